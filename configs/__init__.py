@@ -1,0 +1,1 @@
+"""Configuration: schema, loader, and one YAML file per recipe. Imports no torch."""

@@ -1,0 +1,324 @@
+"""Every knob: its type, default, unit and meaning. YAML files only override what stands here."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+
+class ConfigNode(BaseModel):
+    """Base of all sections: frozen, no unknown keys, docstrings below the fields are their descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class VisualEncoderConfig(ConfigNode):
+    """The network that turns frames into maps of stride 4, 8, 16 and 32."""
+
+    name: Literal["video-swin-t", "video-swin-s", "video-swin-b", "video-swin", "resnet50"] = "video-swin-t"
+    """A published size, or `video-swin` with the four fields below."""
+
+    embed_dim: PositiveInt = 96
+    """Channels of the first stage; only read for `video-swin`."""
+
+    depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 6, 2)
+    """Blocks per stage; only read for `video-swin`."""
+
+    num_heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (3, 6, 12, 24)
+    """Attention heads per stage; only read for `video-swin`."""
+
+    window_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (8, 7, 7)
+    """Frames, rows and columns of an attention window; only read for `video-swin`."""
+
+    drop_path_rate: NonNegativeFloat = 0.2
+    """Probability of skipping the last block in training; earlier ones grow linearly from 0."""
+
+    weights: Path | None = None
+    """File with pretrained weights (a Kinetics Video-Swin or a torchvision ResNet-50); None starts at random."""
+
+
+class TextEncoderConfig(ConfigNode):
+    """RoBERTa and its tokenizer."""
+
+    path: str = "roberta-base"
+    """Local folder or hub id in the Hugging Face layout. A folder without weights starts at random.
+    `{data.root}` stands for the root of the data."""
+
+    frozen: bool = True
+    """Keep the encoder as it is loaded. Needs a folder with weights, or the words mean nothing."""
+
+    eval_mode_when_frozen: bool = False
+    """Switch off the dropout of a frozen encoder. The published training leaves it on."""
+
+    random_init: bool = False
+    """Ignore weights in the folder and initialise from its config.json (tests, training from scratch)."""
+
+
+class MaskHeadConfig(ConfigNode):
+    """The dynamic convolutions that draw the masks."""
+
+    dim: PositiveInt = 8
+    """Channels of the mask features and of the hidden layers."""
+
+    offset_scale: PositiveFloat = 1.0
+    """Divisor of the pixel offsets that enter the head; 1 as published, larger suits short training."""
+
+
+class ModelConfig(ConfigNode):
+    """SOC."""
+
+    visual_encoder: VisualEncoderConfig = VisualEncoderConfig()
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    mask_head: MaskHeadConfig = MaskHeadConfig()
+
+    dim: PositiveInt = 256
+    """Width of everything after the encoders."""
+
+    num_heads: PositiveInt = 8
+    """Attention heads of fusion, transformer and object cluster; must divide `dim`."""
+
+    num_queries: PositiveInt = 20
+    """Object queries per frame."""
+
+    num_classes: PositiveInt = 1
+    """1: referred or not. 65: the categories of Ref-YouTube-VOS."""
+
+    ffn_dim: PositiveInt = 2048
+    """Hidden width of the feed-forward layers."""
+
+    dropout: NonNegativeFloat = 0.1
+    """Dropout of transformer, object cluster and text projection."""
+
+    num_encoder_layers: PositiveInt = 3
+    """Deformable encoder layers."""
+
+    num_decoder_layers: PositiveInt = 3
+    """Deformable decoder layers."""
+
+    num_points: PositiveInt = 4
+    """Sampling points per head and level of deformable attention."""
+
+    num_cluster_layers: PositiveInt = 3
+    """Encoder and decoder layers of the object cluster."""
+
+    output_layer: Literal["first", "last"] = "first"
+    """Decoder layer that answers in evaluation. The published evaluation reads the first, and so do the published
+    numbers; the last is the one that a model of ours should use."""
+
+    weights: Path | None = None
+    """Checkpoint to start from (ours, or one with the published names)."""
+
+    keep_class_head: bool = True
+    """Take the classification head from `weights`, too; the published finetuning starts it anew."""
+
+    @model_validator(mode="after")
+    def heads_divide_dim(self) -> "ModelConfig":
+        """Raises ValueError if the width cannot be split into the heads."""
+        if self.dim % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} must divide dim={self.dim}")
+        return self
+
+
+class DataConfig(ConfigNode):
+    """Which clips, how large, how many at a time."""
+
+    dataset: Literal["ref_youtube_vos"] = "ref_youtube_vos"
+    """Format of the data; Referring Shapes are in the format of Ref-YouTube-VOS."""
+
+    root: Path | None = None
+    """Folder of the data; given on the command line, by SOC_DATA_ROOT, or in a YAML file that you own."""
+
+    train_split: str = "train"
+    """Split that is trained on."""
+
+    eval_split: str = "valid"
+    """Split that is evaluated."""
+
+    num_frames: PositiveInt = 8
+    """Frames of a training clip."""
+
+    frame_sampling: Literal["windows", "random"] = "windows"
+    """`windows`: consecutive, not overlapping, fixed (published). `random`: a random start at every visit."""
+
+    sentences_per_clip: PositiveInt = 1
+    """Sentences drawn per training clip; they share the visual encoder's work. 1 as published: every sentence and
+    window is one sample."""
+
+    short_side: PositiveInt = 360
+    """Pixels of the shorter side after resizing."""
+
+    long_side: PositiveInt = 640
+    """Limit of the longer side, in pixels."""
+
+    flip_probability: NonNegativeFloat = 0.3085
+    """Probability of a left-right flip in training (the published code flips where a normal number exceeds 0.5)."""
+
+    lower_case: bool = True
+    """Lower-case the sentences."""
+
+    batch_size: PositiveInt = 1
+    """Training clips per process and step."""
+
+    eval_num_frames: NonNegativeInt = 36
+    """Longest clip in evaluation and prediction, in frames; longer videos go window by window. 0: no limit."""
+
+    eval_sentences: PositiveInt = 8
+    """Sentences segmented at a time in evaluation (memory)."""
+
+    max_eval_videos: NonNegativeInt = 0
+    """Evaluate only the first so many videos; 0: all."""
+
+    num_workers: NonNegativeInt = 4
+    """Processes that read frames; 0 reads in the main process."""
+
+    num_classes_from_categories: bool = False
+    """Label targets with the 65 categories of Ref-YouTube-VOS instead of one class `referred`."""
+
+
+class LossConfig(ConfigNode):
+    """Weights of the losses and of the matching costs."""
+
+    class_weight: NonNegativeFloat = 2.0
+    contrastive_weight: NonNegativeFloat = 1.0
+    mask_focal_weight: NonNegativeFloat = 2.0
+    dice_weight: NonNegativeFloat = 5.0
+    box_weight: NonNegativeFloat = 2.0
+    giou_weight: NonNegativeFloat = 2.0
+    class_cost: NonNegativeFloat = 2.0
+    dice_cost: NonNegativeFloat = 5.0
+    box_cost: NonNegativeFloat = 2.0
+    giou_cost: NonNegativeFloat = 2.0
+    contrastive_cost: NonNegativeFloat = 0.0
+
+
+class OptimConfig(ConfigNode):
+    """AdamW, its schedule and clipping."""
+
+    lr: PositiveFloat = 1e-4
+    """Peak learning rate of everything that is not an encoder."""
+
+    lr_visual_encoder: NonNegativeFloat = 1e-5
+    """Peak learning rate of the visual encoder."""
+
+    lr_text_encoder: NonNegativeFloat = 5e-6
+    """Peak learning rate of the text encoder, where it is trained."""
+
+    weight_decay: NonNegativeFloat = 1e-4
+    """Decay of every parameter, as published."""
+
+    max_grad_norm: NonNegativeFloat = 0.1
+    """Global L2 norm to which gradients are clipped; 0 disables clipping."""
+
+    schedule: Literal["multistep", "cosine"] = "multistep"
+    """`multistep`: times `gamma` at each of `milestones` (published). `cosine`: to zero over the stage."""
+
+    milestones: tuple[PositiveInt, ...] = (20,)
+    """Epochs after which the learning rate falls."""
+
+    gamma: PositiveFloat = 0.1
+    """Factor at each milestone."""
+
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the learning rate rises linearly at the start of the stage."""
+
+
+class StageConfig(ConfigNode):
+    """One stage of training. In YAML, `data` and `optim` of a stage name only what differs from the sections above."""
+
+    name: str = "main"
+    epochs: PositiveInt = 30
+    """Passes over the training data."""
+
+    max_steps: NonNegativeInt = 0
+    """End the stage after so many steps; 0: no limit. The schedule is stretched to what is really run."""
+
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+
+
+class TrainConfig(ConfigNode):
+    """The loop."""
+
+    seed: NonNegativeInt = 42
+    """Each process adds its rank."""
+
+    amp: Literal["off", "bf16"] = "off"
+    """Mixed precision; losses, norms and sampling locations stay in float32."""
+
+    log_every: PositiveInt = 20
+    """Steps between two lines of metrics.jsonl."""
+
+    validate_every: NonNegativeInt = 1
+    """Epochs between validations; 0: only at the end of each stage."""
+
+    validate_videos: NonNegativeInt = 0
+    """Videos per validation during training; 0: all."""
+
+    checkpoint_every: PositiveInt = 1
+    """Epochs between checkpoints (the last of a stage is always written)."""
+
+    keep_checkpoints: PositiveInt = 3
+    """Older ones are deleted; the best is always kept."""
+
+    resume: bool = False
+    """Continue the run in `output_dir` from its last checkpoint."""
+
+
+class EvalConfig(ConfigNode):
+    """Benchmark evaluation."""
+
+    write_masks: bool = True
+    """Write the PNG files of a submission."""
+
+    zip_submission: bool = False
+    """Pack them as the server wants them."""
+
+
+class PredictConfig(ConfigNode):
+    """Prediction on a video of one's own."""
+
+    video: Path | None = None
+    """A video file, or a folder of frames."""
+
+    sentences: tuple[str, ...] = ()
+    """What to look for, one sentence per object."""
+
+    frame_step: PositiveInt = 1
+    """Use every so many frames."""
+
+    threshold: NonNegativeFloat = 0.5
+    """Probability above which a pixel belongs to an object."""
+
+    fps: NonNegativeFloat = 0.0
+    """Frames per second of the overlay video; 0: as the source, or 10 for a folder."""
+
+
+class Config(ConfigNode):
+    """One experiment."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    stages: tuple[StageConfig, ...] = ()
+    """Stages in order; none: one stage with `data` and `optim` as they stand."""
+
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    predict: PredictConfig = PredictConfig()
+
+    output_dir: Path = Path("runs/default")
+    """Where checkpoints, metrics and masks go."""
+
+    overwrite: bool = False
+    """Allow an output folder that already holds a run; its files are replaced one by one."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: a GPU where there is one."""
+
+    num_threads: NonNegativeInt = 0
+    """CPU threads of PyTorch; 0: its own choice."""
+
+    def training_stages(self) -> tuple[StageConfig, ...]:
+        """The stages to run; a single one where the file names none."""
+        return self.stages or (StageConfig(data=self.data, optim=self.optim),)

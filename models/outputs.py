@@ -1,0 +1,107 @@
+"""What the stages of the model hand to each other and to the criterion."""
+
+from dataclasses import dataclass, replace
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Sentences as RoBERTa sees them, padded to the longest.
+
+    Attributes:
+        ids: indices into the vocabulary, `<s> ... </s>`.
+        is_padding: True where no token is.
+    """
+
+    ids: Int[Tensor, "batch word"]
+    is_padding: Bool[Tensor, "batch word"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextFeatures:
+    """Sentences after the text encoder and the projection to the model's width.
+
+    Attributes:
+        words: one feature per token.
+        word_positions: sine position encoding of the tokens.
+        is_padding: True where no token is.
+        sentence: from the encoder's pooler; what the object cluster is told to look for.
+    """
+
+    words: Float[Tensor, "batch word dim"]
+    word_positions: Float[Tensor, "batch word dim"]
+    is_padding: Bool[Tensor, "batch word"]
+    sentence: Float[Tensor, "batch dim"]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFeatures:
+    """Clips after the visual encoder: all that does not depend on the sentence.
+
+    Attributes:
+        stride4: raw encoder map, for the mask features.
+        levels: projected maps, finest first (strides 8, 16, 32, 64).
+        positions: 2-D sine position encoding of each level.
+        is_padding: True where a cell of a level lies in the padding.
+        frame_size_px: (height, width) of the padded frames.
+        sizes_px: (height, width) of each clip before padding.
+    """
+
+    stride4: Float[Tensor, "batch time channel height4 width4"]
+    levels: tuple[Float[Tensor, "batch time dim _ _"], ...]
+    positions: tuple[Float[Tensor, "batch time dim _ _"], ...]
+    is_padding: tuple[Bool[Tensor, "batch time _ _"], ...]
+    frame_size_px: tuple[int, int]
+    sizes_px: tuple[tuple[int, int], ...]
+
+    def for_sentences(self, clip_of_sentence: Int[Tensor, " sentence"]) -> "VideoFeatures":
+        """The features of clip `clip_of_sentence[i]` in place i: sentences of one clip share its encoding."""
+        chosen = clip_of_sentence.tolist()
+        if chosen == list(range(len(self.sizes_px))):
+            return self
+        return replace(
+            self,
+            stride4=self.stride4[clip_of_sentence],
+            levels=tuple(level[clip_of_sentence] for level in self.levels),
+            positions=tuple(position[clip_of_sentence] for position in self.positions),
+            is_padding=tuple(mask[clip_of_sentence] for mask in self.is_padding),
+            sizes_px=tuple(self.sizes_px[i] for i in chosen),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOutput:
+    """Predictions read from one decoder layer.
+
+    Attributes:
+        mask_logits: before the sigmoid, at stride 4 of the padded frame.
+        class_logits: before the sigmoid; high where the query shows the referred object.
+        boxes_cxcywh_norm: relative to the unpadded frame, in [0, 1].
+        cluster: video-level content of each query, from the object cluster.
+    """
+
+    mask_logits: Float[Tensor, "batch time query height4 width4"]
+    class_logits: Float[Tensor, "batch time query num_classes"]
+    boxes_cxcywh_norm: Float[Tensor, "batch time query 4"]
+    cluster: Float[Tensor, "batch query dim"]
+
+
+@dataclass(frozen=True, slots=True)
+class SOCOutput:
+    """All that the model says about a batch.
+
+    Attributes:
+        layers: one entry per supervised decoder layer in training, exactly one in evaluation; the last is the answer.
+        sentence: word features that have looked at the video, averaged; aligned with `cluster` by the contrastive
+            loss. None in evaluation, where nobody reads it.
+    """
+
+    layers: tuple[LayerOutput, ...]
+    sentence: Float[Tensor, "batch dim"] | None
+
+    @property
+    def final(self) -> LayerOutput:
+        """The answer."""
+        return self.layers[-1]

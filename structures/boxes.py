@@ -1,0 +1,38 @@
+"""Boxes: formats, overlap, and extents of masks."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def cxcywh_to_xyxy(boxes: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 4"]:
+    """Centre, width and height to left, top, right and bottom, in the same unit."""
+    centre, size = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+
+
+def xyxy_to_cxcywh(boxes: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 4"]:
+    """Left, top, right and bottom to centre, width and height, in the same unit."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def mask_extents_xyxy(masks: Bool[Tensor, "*shape height width"]) -> Float[Tensor, "*shape 4"]:
+    """Smallest and largest pixel index of each mask, (x_min, y_min, x_max, y_max); zeros for an empty mask.
+
+    The far edge is the index of the last pixel, without the usual plus one: the published targets are so.
+    """
+    height, width = masks.shape[-2:]
+    columns, rows = masks.any(dim=-2), masks.any(dim=-1)
+    x = torch.arange(width, device=masks.device)
+    y = torch.arange(height, device=masks.device)
+    extents = torch.stack(
+        [
+            torch.where(columns, x, width).amin(dim=-1),
+            torch.where(rows, y, height).amin(dim=-1),
+            torch.where(columns, x, -1).amax(dim=-1),
+            torch.where(rows, y, -1).amax(dim=-1),
+        ],
+        dim=-1,
+    )
+    return torch.where(masks.any(dim=-1).any(dim=-1)[..., None], extents, 0).float()

@@ -1,0 +1,115 @@
+"""What a dataset yields (`VideoSample`) and what the loop receives (`VideoBatch`).
+
+A sample is one clip with one or more sentences about it: the visual encoder does not depend on the
+sentence, so sentences about the same clip share its cost.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from structures.clips import PaddedClips
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceMeta:
+    """Where a sentence and its clip come from.
+
+    Attributes:
+        video: name of the video's folder.
+        expression: identifier of the sentence within its video.
+        kind: tag of the sentence ("appearance", "motion", ...); empty where the data has none.
+        frame_names: stems of the frames of the clip, in order.
+        original_size: (height, width) of the frames on disk, in pixels.
+        object_id: palette index of the referred object in the mask files; None when it is unknown.
+    """
+
+    video: str
+    expression: str
+    kind: str
+    frame_names: tuple[str, ...]
+    original_size: tuple[int, int]
+    object_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClipTarget:
+    """What the model should find for one sentence; frames as in the clip (or its annotated frame).
+
+    Attributes:
+        masks: of every annotated instance; all False where it is not visible.
+        boxes_cxcywh_norm: centre, width and height divided by the unpadded frame; zeros where not visible.
+        is_visible: True where the instance has at least one pixel.
+        labels: class index of each instance (0 where the data has no classes).
+        referred: which of the instances the sentence means.
+    """
+
+    masks: Bool[Tensor, "object time height width"]
+    boxes_cxcywh_norm: Float[Tensor, "object time 4"]
+    is_visible: Bool[Tensor, "object time"]
+    labels: Int[Tensor, " object"]
+    referred: int = 0
+
+    def to(self, device: torch.device | str) -> "ClipTarget":
+        """The same target on another device."""
+        return replace(
+            self,
+            masks=self.masks.to(device, non_blocking=True),
+            boxes_cxcywh_norm=self.boxes_cxcywh_norm.to(device, non_blocking=True),
+            is_visible=self.is_visible.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSample:
+    """One clip and the sentences about it.
+
+    Attributes:
+        frames: RGB, normalised.
+        sentences: at least one.
+        targets: one per sentence, or None where the data has no annotation.
+        meta: one per sentence.
+        annotated_frame: the only frame with an annotation (A2D, JHMDB); None when all have one.
+    """
+
+    frames: Float[Tensor, "time 3 height width"]
+    sentences: tuple[str, ...]
+    targets: tuple[ClipTarget, ...] | None
+    meta: tuple[SentenceMeta, ...]
+    annotated_frame: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoBatch:
+    """Several samples, padded: `clip` counts clips, `sentence` counts sentences.
+
+    Attributes:
+        clips: the frames.
+        sentences: all sentences of all clips, clip by clip.
+        clip_of_sentence: index of the clip that each sentence is about.
+        targets: one per sentence, masks padded to the shape of `clips`; None without annotation.
+        meta: one per sentence.
+        annotated_frame: per clip, the only frame that is segmented; None when all frames are.
+    """
+
+    clips: PaddedClips
+    sentences: tuple[str, ...]
+    clip_of_sentence: Int[Tensor, " sentence"]
+    targets: tuple[ClipTarget, ...] | None
+    meta: tuple[SentenceMeta, ...]
+    annotated_frame: Int[Tensor, " clip"] | None = None
+
+    def to(self, device: torch.device | str) -> "VideoBatch":
+        """The same batch on another device; one move per tensor."""
+        return replace(
+            self,
+            clips=self.clips.to(device),
+            clip_of_sentence=self.clip_of_sentence.to(device, non_blocking=True),
+            targets=None if self.targets is None else tuple(t.to(device) for t in self.targets),
+            annotated_frame=None
+            if self.annotated_frame is None
+            else self.annotated_frame.to(device, non_blocking=True),
+        )
