@@ -1,0 +1,1 @@
+"""What a prediction is worth: overlap, COCO mean average precision, region and boundary scores."""

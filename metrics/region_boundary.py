@@ -1,0 +1,329 @@
+"""Region similarity J and boundary accuracy F of mask sequences, and the DAVIS-2017 protocols built on them.
+
+Source: Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation" (CVPR 2016), for
+the measures; Pont-Tuset et al. (arXiv:1704.00675) and Caelles et al. (arXiv:1905.00737) for the semi-supervised and the
+unsupervised protocol.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil, hypot
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64, Shaped, UInt8
+from scipy.optimize import linear_sum_assignment
+
+from metrics.bit_masks import BitMasks, count
+from structures.masks_io import VOID_INDEX
+
+Task = Literal["semi-supervised", "unsupervised"]
+
+TASKS: tuple[Task, ...] = ("semi-supervised", "unsupervised")
+
+MAX_PROPOSALS = 20
+"""Number of objects that the unsupervised protocol lets a prediction propose per sequence."""
+
+BOUNDARY_TOLERANCE = 0.008
+"""Distance between matching outlines, as a share of the diagonal of the image."""
+
+RECALL_THRESHOLD = 0.5
+
+NUM_DECAY_BINS = 4
+
+
+class FrameStatistics(NamedTuple):
+    """A measure over the frames of one object.
+
+    Attributes:
+        mean: over all frames.
+        recall: share of frames above one half.
+        decay: mean of the first quarter of the frames minus mean of the last.
+    """
+
+    mean: float
+    recall: float
+    decay: float
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceMasks:
+    """Annotation and prediction of one video as object ids.
+
+    Attributes:
+        name: of the video.
+        annotation: 0 is background, 255 void.
+        prediction: 0 is background.
+    """
+
+    name: str
+    annotation: UInt8[np.ndarray, "time height width"]
+    prediction: UInt8[np.ndarray, "time height width"]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectScore:
+    """Scores of one object.
+
+    Attributes:
+        name: of the video, an underscore, and a number from 1. In the unsupervised protocol the number counts the
+            predicted objects that were assigned, in the order of their ids, as the official toolkit does.
+        region: J over the frames.
+        boundary: F over the frames.
+    """
+
+    name: str
+    region: FrameStatistics
+    boundary: FrameStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class DavisScores:
+    """Scores of all objects of a benchmark."""
+
+    objects: tuple[ObjectScore, ...]
+
+    @property
+    def region(self) -> FrameStatistics:
+        """J: mean, recall and decay averaged over objects."""
+        return _average([score.region for score in self.objects])
+
+    @property
+    def boundary(self) -> FrameStatistics:
+        """F: mean, recall and decay averaged over objects."""
+        return _average([score.boundary for score in self.objects])
+
+    @property
+    def mean(self) -> float:
+        """J&F: the average of the means of J and F."""
+        return (self.region.mean + self.boundary.mean) / 2
+
+    def as_dict(self) -> dict[str, dict]:
+        """The scores under the names of the official toolkit, for JSON: `global` and `per_object`."""
+        overall = {"J&F-Mean": self.mean}
+        for letter, statistics in (("J", self.region), ("F", self.boundary)):
+            overall[f"{letter}-Mean"] = statistics.mean
+            overall[f"{letter}-Recall"] = statistics.recall
+            overall[f"{letter}-Decay"] = statistics.decay
+        per_object = {
+            score.name: {"J-Mean": score.region.mean, "F-Mean": score.boundary.mean} for score in self.objects
+        }
+        return {"global": overall, "per_object": per_object}
+
+
+def region_similarity(
+    annotation: Bool[np.ndarray, "time height width"],
+    prediction: Bool[np.ndarray, "time height width"],
+    void: Bool[np.ndarray, "time height width"] | None = None,
+) -> Float64[np.ndarray, " time"]:
+    """J of each frame: intersection over union; 1 where both masks are empty.
+
+    Args:
+        annotation: of one object.
+        prediction: of the same object.
+        void: True where pixels do not count.
+    """
+    _require_equal_shapes(annotation=annotation, prediction=prediction, void=void)
+    union = annotation | prediction
+    intersection = annotation & prediction
+    if void is not None:
+        union &= ~void
+        intersection &= ~void
+    return _jaccard(np.count_nonzero(intersection, axis=(1, 2)), np.count_nonzero(union, axis=(1, 2)))
+
+
+def boundary_accuracy(
+    annotation: Bool[np.ndarray, "time height width"],
+    prediction: Bool[np.ndarray, "time height width"],
+    void: Bool[np.ndarray, "time height width"] | None = None,
+) -> Float64[np.ndarray, " time"]:
+    """F of each frame: harmonic mean of the shares of either outline that lie near the other.
+
+    Args:
+        annotation: of one object.
+        prediction: of the same object.
+        void: True where pixels are background in both masks.
+    """
+    _require_equal_shapes(annotation=annotation, prediction=prediction, void=void)
+    radius = boundary_radius(*annotation.shape[1:])
+    scores = np.empty(len(annotation))
+    for frame, masks in enumerate(zip(annotation, prediction, strict=True)):
+        pair = np.stack(masks)
+        if void is not None:
+            pair &= ~void[frame]
+        bits = BitMasks.from_masks(pair, radius)
+        near_other = count(bits.outlines & bits.near_outlines[::-1])
+        scores[frame] = _f_measure(near_other[:1], near_other[1:], bits.outline_lengths[:1], bits.outline_lengths[1:])[
+            0
+        ]
+    return scores
+
+
+def boundary_radius(height: int, width: int) -> int:
+    """Largest distance in pixels at which two outlines still match."""
+    return ceil(BOUNDARY_TOLERANCE * hypot(height, width))
+
+
+def frame_statistics(values: Float64[np.ndarray, " time"]) -> FrameStatistics:
+    """Mean, recall and decay of a measure over frames.
+
+    Raises:
+        ValueError: there is no frame.
+    """
+    if not len(values):
+        raise ValueError("values must hold at least one frame, got none")
+    edges = np.round(np.linspace(1, len(values), NUM_DECAY_BINS + 1) + 1e-10).astype(np.int64) - 1
+    edges %= 256  # the toolkit keeps frame indices in 8 bits; published decays of longer videos depend on it
+    first, last = values[edges[0] : edges[1] + 1], values[edges[-2] : edges[-1] + 1]
+    decay = first.mean() - last.mean() if len(first) and len(last) else np.nan
+    return FrameStatistics(float(values.mean()), float((values > RECALL_THRESHOLD).mean()), float(decay))
+
+
+def score_sequences(sequences: Iterable[SequenceMasks], task: Task) -> DavisScores:
+    """Score predictions by a protocol of DAVIS-2017.
+
+    Semi-supervised: object k of the prediction is object k of the annotation, the first and the last frame do not
+    count, void pixels are background. Unsupervised: all frames count, void pixels do not, and the predicted objects of
+    each sequence are assigned to the annotated ones so that the sum of J&F is greatest.
+
+    The objects of a sequence are those up to the greatest id in its first annotated frame.
+
+    Args:
+        sequences: consumed one by one, so that a generator keeps one of them in memory.
+        task: the protocol.
+
+    Raises:
+        ValueError: the task is unknown, a prediction has more objects than the protocol admits, a shape does not fit,
+            a sequence has too few frames, or nothing is annotated at all.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task={task!r} must be one of {', '.join(TASKS)}")
+    objects: list[ObjectScore] = []
+    for sequence in sequences:
+        score = score_semi_supervised if task == "semi-supervised" else score_unsupervised
+        region, boundary = score(sequence)
+        for number, (j, f) in enumerate(zip(region, boundary, strict=True), start=1):
+            objects.append(ObjectScore(f"{sequence.name}_{number}", frame_statistics(j), frame_statistics(f)))
+    if not objects:
+        raise ValueError("no sequence has an annotated object in its first frame: there is nothing to score")
+    return DavisScores(tuple(objects))
+
+
+def score_semi_supervised(
+    sequence: SequenceMasks,
+) -> tuple[Float64[np.ndarray, "object time"], Float64[np.ndarray, "object time"]]:
+    """J and F of each annotated object in each frame but the first and the last."""
+    num_objects = _num_objects(sequence)
+    if len(sequence.annotation) < 3:
+        raise ValueError(
+            f"{sequence.name}: {len(sequence.annotation)} frames; the semi-supervised protocol drops the first and "
+            "the last and needs at least 3"
+        )
+    annotation, prediction = sequence.annotation[1:-1], sequence.prediction[1:-1]
+    num_predicted = int(prediction.max())
+    if num_predicted > num_objects:
+        raise ValueError(
+            f"{sequence.name}: the prediction holds object id {num_predicted}, but only {num_objects} objects are "
+            "annotated"
+        )
+    region = np.empty((num_objects, len(annotation)))
+    boundary = np.empty_like(region)
+    for frame, (true_ids, ids) in enumerate(zip(annotation, prediction, strict=True)):
+        true, predicted = _object_bits(true_ids, num_objects), _object_bits(ids, num_objects)
+        region[:, frame], boundary[:, frame] = _compare(true, predicted)
+    return region, boundary
+
+
+def score_unsupervised(
+    sequence: SequenceMasks,
+) -> tuple[Float64[np.ndarray, "object time"], Float64[np.ndarray, "object time"]]:
+    """J and F of each annotated object in each frame, after the best assignment of predictions.
+
+    Rows are in the order of the assigned predictions' ids, as in the official toolkit.
+    """
+    num_objects = _num_objects(sequence)
+    num_predicted = int(sequence.prediction.max())
+    if num_predicted > MAX_PROPOSALS:
+        raise ValueError(
+            f"{sequence.name}: the prediction holds object id {num_predicted}; the unsupervised protocol admits ids "
+            f"up to {MAX_PROPOSALS}"
+        )
+    num_predicted = max(num_predicted, num_objects)  # what was not predicted counts as empty
+    region = np.empty((num_predicted, num_objects, len(sequence.annotation)))
+    boundary = np.empty_like(region)
+    for frame, (true_ids, ids) in enumerate(zip(sequence.annotation, sequence.prediction, strict=True)):
+        true = _object_bits(true_ids, num_objects)
+        predicted = _object_bits(ids * (true_ids != VOID_INDEX), num_predicted)
+        for proposal in range(num_predicted):
+            one = slice(proposal, proposal + 1)
+            region[proposal, :, frame], boundary[proposal, :, frame] = _compare(true, predicted, one)
+    quality = (region.mean(axis=2) + boundary.mean(axis=2)) / 2
+    proposals, objects = linear_sum_assignment(-quality)
+    return region[proposals, objects], boundary[proposals, objects]
+
+
+def _num_objects(sequence: SequenceMasks) -> int:
+    _require_equal_shapes(name=sequence.name, annotation=sequence.annotation, prediction=sequence.prediction, void=None)
+    if not len(sequence.annotation):
+        raise ValueError(f"{sequence.name}: no frames")
+    first = sequence.annotation[0]
+    return int(first.max(where=first != VOID_INDEX, initial=0))
+
+
+def _object_bits(ids: UInt8[np.ndarray, "height width"], num_objects: int) -> BitMasks:
+    masks = ids == np.arange(1, num_objects + 1, dtype=np.uint8)[:, None, None]
+    return BitMasks.from_masks(masks, boundary_radius(*ids.shape))
+
+
+def _compare(
+    true: BitMasks, predicted: BitMasks, which: slice = slice(None)
+) -> tuple[Float64[np.ndarray, " object"], Float64[np.ndarray, " object"]]:
+    """J and F between annotated objects and predicted ones (`which`: as many, or one for all)."""
+    intersection = count(true.pixels & predicted.pixels[which])
+    region = _jaccard(intersection, true.areas + predicted.areas[which] - intersection)
+    boundary = _f_measure(
+        count(true.outlines & predicted.near_outlines[which]),
+        count(predicted.outlines[which] & true.near_outlines),
+        true.outline_lengths,
+        np.broadcast_to(predicted.outline_lengths[which], true.outline_lengths.shape),
+    )
+    return region, boundary
+
+
+def _jaccard(
+    intersection: Shaped[np.ndarray, " count"], union: Shaped[np.ndarray, " count"]
+) -> Float64[np.ndarray, " count"]:
+    return np.where(union > 0, intersection / np.maximum(union, 1), 1.0)
+
+
+def _f_measure(
+    true_matched: Shaped[np.ndarray, " count"],
+    predicted_matched: Shaped[np.ndarray, " count"],
+    true_length: Shaped[np.ndarray, " count"],
+    predicted_length: Shaped[np.ndarray, " count"],
+) -> Float64[np.ndarray, " count"]:
+    """Harmonic mean of precision and recall of outlines; 1 where both are empty, 0 where one is."""
+    precision = predicted_matched / np.maximum(predicted_length, 1)
+    recall = true_matched / np.maximum(true_length, 1)
+    total = precision + recall
+    score = np.where(total > 0, 2 * precision * recall / np.where(total > 0, total, 1.0), 0.0)
+    return np.where((true_length == 0) & (predicted_length == 0), 1.0, score)
+
+
+def _average(statistics: list[FrameStatistics]) -> FrameStatistics:
+    mean, recall, decay = np.mean(statistics, axis=0).tolist()
+    return FrameStatistics(mean, recall, decay)
+
+
+def _require_equal_shapes(
+    *,
+    annotation: Shaped[np.ndarray, "..."],
+    prediction: Shaped[np.ndarray, "..."],
+    void: Shaped[np.ndarray, "..."] | None,
+    name: str = "",
+) -> None:
+    prefix = f"{name}: " if name else ""
+    if annotation.shape != prediction.shape:
+        raise ValueError(f"{prefix}prediction of shape {prediction.shape}, annotation of shape {annotation.shape}")
+    if void is not None and void.shape != annotation.shape:
+        raise ValueError(f"{prefix}void of shape {void.shape}, annotation of shape {annotation.shape}")

@@ -1,0 +1,1 @@
+"""Helpers run as `python -m tools.<name>` from the root of the repository; nothing imports them."""
