@@ -1,0 +1,69 @@
+"""From the configuration to something to iterate over."""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from configs.schema import DataConfig
+from datasets.base import ClipDataset, EvalDataset
+from datasets.collate import collate
+from datasets.ref_youtube_vos import RefYoutubeVos
+from datasets.sampling import EpochSampler
+from structures.samples import VideoBatch
+
+logger = logging.getLogger(__name__)
+
+DATASETS: dict[str, type[RefYoutubeVos]] = {"ref_youtube_vos": RefYoutubeVos}
+"""Formats by their name in the configuration."""
+
+
+def build_train_loader(data: DataConfig, *, seed: int, rank: int = 0, world_size: int = 1) -> DataLoader[VideoBatch]:
+    """Batches of training clips for one of `world_size` processes.
+
+    Call `loader.sampler.set_epoch(epoch)` before each pass. What a pass yields follows from seed and epoch alone: it
+    does not depend on the number of workers, nor on the state of any global generator.
+    """
+    source = _open(data, data.train_split)
+    clips = ClipDataset(
+        source.training_videos(),
+        num_frames=data.num_frames,
+        frame_sampling=data.frame_sampling,
+        sentences_per_clip=data.sentences_per_clip,
+        short_side=data.short_side,
+        long_side=data.long_side,
+        flip_probability=data.flip_probability,
+        seed=seed,
+    )
+    return DataLoader(
+        clips,
+        batch_size=data.batch_size,
+        sampler=EpochSampler(len(clips), seed=seed, rank=rank, world_size=world_size),
+        collate_fn=collate,
+        num_workers=data.num_workers,
+        persistent_workers=data.num_workers > 0,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def build_eval_dataset(data: DataConfig) -> EvalDataset:
+    """The videos of the evaluation split, sorted by name; the first `max_eval_videos` of them if that is set."""
+    return EvalDataset(_open(data, data.eval_split).videos, max_videos=data.max_eval_videos)
+
+
+def _open(data: DataConfig, split: str) -> RefYoutubeVos:
+    if data.root is None:
+        raise ValueError("data.root is not set: give data.root=FOLDER on the command line or set SOC_DATA_ROOT")
+    root = Path(data.root).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"data.root={root}: no such folder")
+    return DATASETS[data.dataset](
+        root, split, lower_case=data.lower_case, label_categories=data.num_classes_from_categories
+    )
+
+
+def _start_worker(worker: int) -> None:
+    """Worker processes hand over many small tensors; by file descriptor they would exceed the usual limit of 1024."""
+    torch.multiprocessing.set_sharing_strategy("file_system")

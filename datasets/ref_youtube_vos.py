@@ -1,0 +1,164 @@
+"""Ref-YouTube-VOS, and everything in its format (Referring Shapes).
+
+    ROOT/meta_expressions/<split>/meta_expressions.json   videos.<video>.{frames, expressions.<id>.{exp, obj_id, kind}}
+    ROOT/<split>/JPEGImages/<video>/<frame>.jpg
+    ROOT/<split>/Annotations/<video>/<frame>.png          pixel value = object id
+    ROOT/<split>/meta.json                                videos.<video>.objects.<id>.category
+
+The published `valid` file has no `obj_id` and contains the test videos, too.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datasets.base import Expression, VideoRecord
+from datasets.categories import CATEGORY_INDEX
+from datasets.text import clean_sentence
+from datasets.visibility import visible_objects
+
+
+class RefYoutubeVos:
+    """One split on disk. The index files are read here, once; images are read by whoever needs them.
+
+    Args:
+        root: folder of the data.
+        split: "train", "valid" or "test".
+        lower_case: lower-case the sentences.
+        label_categories: label objects with the 65 categories instead of class 0.
+
+    Attributes:
+        videos: sorted by name; valid videos that are also test videos are left out.
+
+    Raises:
+        ValueError: a file or folder is missing or damaged, or a sentence is empty.
+    """
+
+    def __init__(self, root: Path, split: str, *, lower_case: bool = True, label_categories: bool = False) -> None:
+        self.root = root
+        self.folder = root / split
+        self._expressions_file = root / "meta_expressions" / split / "meta_expressions.json"
+        self._lower_case = lower_case
+        described = _read_videos(self._expressions_file)
+        if split == "valid":
+            test_file = root / "meta_expressions" / "test" / "meta_expressions.json"
+            test_videos = _read_videos(test_file) if test_file.exists() else {}
+            described = {video: content for video, content in described.items() if video not in test_videos}
+        self._require_folders(described)
+        meta_file = self.folder / "meta.json"
+        self._categories = None
+        if label_categories or meta_file.exists():
+            self._categories = _read_categories(meta_file)
+        self._label_categories = label_categories
+        self.videos = tuple(self._record(video, described[video]) for video in sorted(described))
+
+    def training_videos(self) -> tuple[VideoRecord, ...]:
+        """The videos with what training needs: the object of each sentence and where it is visible.
+
+        Raises:
+            ValueError: a sentence has no object, or one that is in no mask and not in meta.json; a mask is unreadable.
+        """
+        visibility = visible_objects(
+            self.folder,
+            frames={video.name: video.frame_names for video in self.videos},
+            source=self._expressions_file.read_bytes(),
+        )
+        for video in self.videos:
+            known = set(visibility[video.name]) | self._objects_in_meta(video.name)
+            for expression in video.expressions:
+                if expression.object_id is None:
+                    raise ValueError(
+                        f"{self._expressions_file}: video {video.name}, expression {expression.name} has no obj_id; "
+                        "this split cannot be trained on"
+                    )
+                if expression.object_id not in known:
+                    raise ValueError(
+                        f"{self._expressions_file}: video {video.name}, expression {expression.name}: object "
+                        f"{expression.object_id} is in no mask of the video (objects there: {sorted(known)})"
+                    )
+        return tuple(replace(video, visible=visibility[video.name]) for video in self.videos)
+
+    def _require_folders(self, described: Mapping[str, Any]) -> None:
+        frames = self.folder / "JPEGImages"
+        if not frames.is_dir():
+            raise ValueError(f"{frames}: no such folder")
+        present = {path.name for path in frames.iterdir()}
+        missing = sorted(set(described) - present)
+        if missing:
+            shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            raise ValueError(f"{frames}: folders of {len(missing)} videos are missing: {shown}")
+
+    def _record(self, video: str, content: Mapping[str, Any]) -> VideoRecord:
+        try:
+            frames, described = tuple(sorted(content["frames"])), content["expressions"]
+            expressions = tuple(self._expression(video, name, described[name]) for name in described)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{self._expressions_file}: video {video}: bad or missing entry ({error})") from None
+        if not frames or not expressions:
+            raise ValueError(f"{self._expressions_file}: video {video} has no frames or no expressions")
+        has_masks = any(expression.object_id is not None for expression in expressions)
+        return VideoRecord(
+            name=video,
+            frame_names=frames,
+            frame_folder=self.folder / "JPEGImages" / video,
+            mask_folder=self.folder / "Annotations" / video if has_masks else None,
+            expressions=expressions,
+        )
+
+    def _expression(self, video: str, name: str, content: Mapping[str, Any]) -> Expression:
+        sentence = clean_sentence(content["exp"], lower_case=self._lower_case)
+        if not sentence:
+            raise ValueError(f"{self._expressions_file}: video {video}, expression {name}: the sentence is empty")
+        number = content.get("obj_id")
+        if number is not None and not (str(number).isdecimal() and 1 <= int(number) <= 255):
+            raise ValueError(
+                f"{self._expressions_file}: video {video}, expression {name}: obj_id={number!r} must be a pixel value "
+                "from 1 to 255"
+            )
+        object_id = None if number is None else int(number)
+        return Expression(
+            name=name,
+            sentence=sentence,
+            object_id=object_id,
+            kind=str(content.get("kind", "")),
+            label=self._label(video, object_id),
+        )
+
+    def _label(self, video: str, object_id: int | None) -> int:
+        if not self._label_categories or object_id is None or self._categories is None:
+            return 0
+        category = self._categories.get(video, {}).get(object_id)
+        if category not in CATEGORY_INDEX:
+            raise ValueError(
+                f"{self.folder / 'meta.json'}: video {video}, object {object_id}: category {category!r} is none of the "
+                f"{len(CATEGORY_INDEX)} of YouTube-VOS"
+            )
+        return CATEGORY_INDEX[category]
+
+    def _objects_in_meta(self, video: str) -> set[int]:
+        return set() if self._categories is None else set(self._categories.get(video, {}))
+
+
+def _read_videos(path: Path) -> dict[str, Any]:
+    try:
+        videos = json.loads(path.read_bytes())["videos"]
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{path}: not a readable JSON file with `videos` ({error!r})") from None
+    if not isinstance(videos, dict):
+        raise ValueError(f"{path}: `videos` must be a mapping, not {type(videos).__name__}")
+    return videos
+
+
+def _read_categories(path: Path) -> dict[str, dict[int, str]]:
+    """Category of each object of each video."""
+    try:
+        return {
+            video: {int(number): item.get("category", "") for number, item in content["objects"].items()}
+            for video, content in _read_videos(path).items()
+        }
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: bad or missing entry ({error})") from None

@@ -1,0 +1,112 @@
+"""Which frames make a clip, and in which order clips are visited."""
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch.utils.data import Sampler
+
+
+Item = TypeVar("Item")
+
+
+class Visit(NamedTuple):
+    """One look at one sample: all that is random about it follows from these two numbers and the seed."""
+
+    index: int
+    epoch: int
+
+
+def window_at(start: int, *, length: int, num_frames: int) -> tuple[int, ...]:
+    """Positions of `num_frames` frames from `start` on; the last frame repeats where the video of `length` ends."""
+    return tuple(min(start + i, length - 1) for i in range(num_frames))
+
+
+def consecutive_windows(length: int, num_frames: int) -> tuple[tuple[int, ...], ...]:
+    """Cuts a video of `length` frames into windows that do not overlap.
+
+    A short last window is replaced by the last `num_frames` frames; a video shorter than a window is padded by
+    repeating its last frame.
+    """
+    if length < 1:
+        raise ValueError(f"length={length}: a video needs at least one frame")
+    starts = list(range(0, max(length - num_frames, 0) + 1, num_frames))
+    if length > num_frames and length % num_frames:
+        starts.append(length - num_frames)
+    return tuple(window_at(start, length=length, num_frames=num_frames) for start in starts)
+
+
+def random_window(
+    length: int, num_frames: int, *, visible: Collection[int], generator: torch.Generator
+) -> tuple[int, ...]:
+    """A window with a random start, drawn from those that contain at least one of the `visible` positions."""
+    starts = [
+        start
+        for start in range(max(length - num_frames, 0) + 1)
+        if any(position in visible for position in range(start, min(start + num_frames, length)))
+    ]
+    if not starts:
+        raise ValueError(f"visible={sorted(visible)}: no window of a video of {length} frames contains any of these")
+    return window_at(starts[random_index(len(starts), generator)], length=length, num_frames=num_frames)
+
+
+def random_index(count: int, generator: torch.Generator) -> int:
+    """A number from 0 to `count` - 1."""
+    return int(torch.randint(count, (), generator=generator))
+
+
+def draw(items: Sequence[Item], count: int, generator: torch.Generator) -> list[Item]:
+    """Up to `count` different items in random order, all equally likely."""
+    order = torch.randperm(len(items), generator=generator)[:count]
+    return [items[i] for i in order.tolist()]
+
+
+def visit_generator(seed: int, visit: Visit) -> torch.Generator:
+    """A generator of its own for each visit: results do not depend on workers, processes or a resumed run."""
+    digest = hashlib.blake2b(f"{seed}/{visit.epoch}/{visit.index}".encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest))
+
+
+class EpochSampler(Sampler[Visit]):
+    """The share of one process of a shuffled pass over the data; works with and without several processes.
+
+    All processes get equally many visits: where the samples do not divide evenly, the first ones come twice.
+
+    Args:
+        num_samples: length of the data.
+        seed: of the order; the epoch is mixed in.
+        rank: this process.
+        world_size: number of processes.
+        shuffle: False visits the samples in order.
+    """
+
+    def __init__(
+        self, num_samples: int, *, seed: int = 0, rank: int = 0, world_size: int = 1, shuffle: bool = True
+    ) -> None:
+        if num_samples < 1:
+            raise ValueError(f"num_samples={num_samples}: there is nothing to visit")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank={rank} must lie in [0, world_size={world_size})")
+        self.num_samples = num_samples
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Call before each pass: order, windows, sentences and flips of a pass follow from its number."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.num_samples // self.world_size)
+
+    def __iter__(self) -> Iterator[Visit]:
+        if self.shuffle:
+            generator = visit_generator(self.seed, Visit(index=-1, epoch=self.epoch))
+            order = torch.randperm(self.num_samples, generator=generator).tolist()
+        else:
+            order = list(range(self.num_samples))
+        for i in range(self.rank, len(self) * self.world_size, self.world_size):
+            yield Visit(index=order[i % self.num_samples], epoch=self.epoch)

@@ -1,0 +1,358 @@
+"""What moves in a clip of Referring Shapes: looks, trajectories and how a clip is staged.
+
+Lengths are given for frames of 64 x 96 pixels and 12 frames, and scaled to other sizes and counts. Most clips hold a
+pair of look-alikes (same shape, colour and size) that move or change differently; where the pair starts is drawn so
+that swapping the two motions would have been as likely, so the first frame says nothing about who moves how.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Float
+
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+TURNABLE_SHAPES = ("square", "triangle", "star", "cross")
+"""Shapes whose rotation shows."""
+
+COLOURS = {
+    "red": (215, 45, 40),
+    "green": (50, 165, 60),
+    "blue": (45, 75, 215),
+    "yellow": (235, 205, 50),
+    "purple": (150, 60, 190),
+    "cyan": (60, 205, 215),
+}
+TEXTURES = ("plain", "stripes", "dots", "noise")
+DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
+OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
+CHANGES = ("grow", "shrink", "spin")
+
+_PLANS = {"motion": 0.40, "change": 0.24, "pass": 0.20, "border": 0.10, "free": 0.06}
+_MAX_TRIES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The room that a clip has.
+
+    Attributes:
+        height: of the frames, in pixels.
+        width: of the frames, in pixels.
+        num_frames: of the clip.
+        unit: pixels that one length unit covers; 1 for frames of 64 x 96.
+        pace: pixels per frame of speed 1; below `unit` in clips longer than 12 frames, whose objects move slower.
+    """
+
+    height: int
+    width: int
+    num_frames: int
+    unit: float
+    pace: float
+
+
+def make_stage(size: tuple[int, int], num_frames: int) -> Stage:
+    """The stage for frames of `size` (height, width).
+
+    Raises:
+        ValueError: frames too small to tell shapes apart, or too few frames to see a motion.
+    """
+    height, width = size
+    if height < 48 or width < 72 or height > 1080 or width > 1920:
+        raise ValueError(f"size={height}x{width} must lie between 48x72 and 1080x1920 (height x width)")
+    if not 4 <= num_frames <= 200:
+        raise ValueError(f"num_frames={num_frames} must lie between 4 and 200")
+    unit = min(height / 64, width / 96)
+    return Stage(height, width, num_frames, unit, unit * min(1.0, 11 / (num_frames - 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Texture:
+    """Pattern that modulates the brightness of a shape and moves with it.
+
+    Attributes:
+        kind: one of `TEXTURES`.
+        frequency: periods per radius.
+        strength: relative amplitude of the brightness.
+        seed: of the noise pattern and the phase.
+    """
+
+    kind: str
+    frequency: float
+    strength: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Actor:
+    """One shape and its life in the clip.
+
+    Attributes:
+        shape: one of `SHAPES`.
+        colour: one of `COLOURS`.
+        rgb: the shade of that colour, 0 to 255.
+        texture: pattern on it.
+        centres: (x, y) in pixels, where pixel centres lie at integers.
+        radii: of the circumscribed circle, in pixels.
+        angles: in radians.
+    """
+
+    shape: str
+    colour: str
+    rgb: tuple[float, float, float]
+    texture: Texture
+    centres: Float[np.ndarray, "time 2"] = field(repr=False)
+    radii: Float[np.ndarray, " time"] = field(repr=False)
+    angles: Float[np.ndarray, " time"] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A clip before it is drawn.
+
+    Attributes:
+        stage: sizes.
+        actors: from the back to the front; object id is the index plus one.
+        background_seed: of the background texture.
+    """
+
+    stage: Stage
+    actors: tuple[Actor, ...]
+    background_seed: int
+
+
+def sample_scene(rng: np.random.Generator, stage: Stage) -> Scene:
+    """Draw looks, motions and places of 2 to 4 shapes.
+
+    Args:
+        rng: source of all randomness.
+        stage: sizes of the clip.
+    """
+    while True:
+        plan = str(rng.choice(list(_PLANS), p=list(_PLANS.values())))
+        count = int(rng.choice([2, 3, 4], p=[0.2, 0.45, 0.35]))
+        count = max(count, 3) if plan in ("pass", "free") else count
+        actors = _stage_plan(rng, stage, plan, _sample_looks(rng, stage, plan, count))
+        if actors is not None:
+            order = rng.permutation(len(actors))
+            return Scene(stage, tuple(actors[i] for i in order), int(rng.integers(2**31)))
+
+
+def _sample_looks(rng: np.random.Generator, stage: Stage, plan: str, count: int) -> list[Actor]:
+    """Actors at rest at the origin; the first two look alike unless the plan is "free"."""
+    needs_turn = plan == "change"
+    pool = TURNABLE_SHAPES if needs_turn and rng.random() < 0.6 else SHAPES
+    first = _new_actor(rng, stage, str(rng.choice(pool)), str(rng.choice(list(COLOURS))), rng.uniform(7.5, 10.5))
+    actors = [first]
+    if plan != "free":
+        twin = _new_actor(rng, stage, first.shape, first.colour, 1.0)
+        actors.append(replace(twin, radii=first.radii * rng.uniform(0.93, 1.07), rgb=first.rgb))
+    while len(actors) < count:
+        model = actors[int(rng.integers(len(actors)))]
+        shared = rng.random()
+        shape = model.shape if shared < 0.35 else str(rng.choice(SHAPES))
+        colour = model.colour if 0.35 <= shared < 0.7 else str(rng.choice(list(COLOURS)))
+        if all((a.shape, a.colour) != (shape, colour) for a in actors):
+            actors.append(_new_actor(rng, stage, shape, colour, rng.uniform(6.8, 12.5)))
+    return actors
+
+
+def _new_actor(rng: np.random.Generator, stage: Stage, shape: str, colour: str, radius: float) -> Actor:
+    shade = np.array(COLOURS[colour]) * rng.uniform(0.88, 1.06) + rng.uniform(-12, 12, size=3)
+    red, green, blue = (float(v) for v in np.clip(shade, 0, 255))
+    texture = Texture(
+        kind=str(rng.choice(TEXTURES)),
+        frequency=float(rng.uniform(1.0, 1.8)),
+        strength=float(rng.uniform(0.12, 0.28)),
+        seed=int(rng.integers(2**31)),
+    )
+    # equal areas look equally large: a star or a triangle needs a larger circumscribed circle
+    radius *= {"triangle": 1.2, "star": 1.25, "cross": 1.1, "square": 1.15}.get(shape, 1.0) * stage.unit
+    return Actor(
+        shape=shape,
+        colour=colour,
+        rgb=(red, green, blue),
+        texture=texture,
+        centres=np.zeros((stage.num_frames, 2)),
+        radii=np.full(stage.num_frames, radius),
+        angles=np.full(stage.num_frames, rng.uniform(-0.25, 0.25)),
+    )
+
+
+def sample_path(
+    rng: np.random.Generator, stage: Stage, motion: str, speed: tuple[float, float] | None = None
+) -> Float[np.ndarray, "time 2"]:
+    """Offsets from the start, in pixels, of a named motion.
+
+    Args:
+        rng: source of randomness.
+        stage: sizes of the clip.
+        motion: a direction, "still", or "stop" (moves in some direction, then rests).
+        speed: range in units of `stage.pace`; by default 2.4 to 3.4 sideways, 1.9 to 2.6 up and down.
+    """
+    steps = np.ones(stage.num_frames - 1)
+    if motion == "still":
+        return np.zeros((stage.num_frames, 2))
+    direction = motion
+    if motion == "stop":
+        direction = str(rng.choice(list(DIRECTIONS)))
+        steps[int(round(len(steps) * rng.uniform(0.4, 0.6))) :] = 0
+        speed = (2.6, 3.8)
+    low, high = speed or ((2.4, 3.4) if direction in ("left", "right") else (1.9, 2.6))
+    angle = rng.uniform(-0.14, 0.14)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    velocity = turn @ np.array(DIRECTIONS[direction]) * rng.uniform(low, high) * stage.pace
+    travelled = np.concatenate([[0.0], np.cumsum(steps)])
+    return travelled[:, None] * velocity
+
+
+def _stage_plan(rng: np.random.Generator, stage: Stage, plan: str, looks: list[Actor]) -> list[Actor] | None:
+    """Give the actors their trajectories; None when no arrangement was found."""
+    if plan == "motion":
+        actors = _place_pair(rng, stage, looks[:2], _contrasting_paths(rng, stage))
+    elif plan == "change":
+        pair = _change_pair(rng, stage, looks[:2])
+        motions = [str(m) for m in rng.choice(["left", "right", "up", "down", "still", "still"], size=2)]
+        actors = _place_pair(rng, stage, pair, [sample_path(rng, stage, m) for m in motions])
+    elif plan == "pass":
+        actors = _place_passing(rng, stage, looks)
+        looks = [looks[0], looks[2], looks[1], *looks[3:]]
+    elif plan == "border":
+        actors = _place_at_border(rng, stage, looks[0])
+    else:
+        actors = []
+    if actors is None:
+        return None
+    for look in looks[len(actors) :]:
+        placed = _place_freely(rng, stage, look, actors)
+        if placed is None:
+            return None
+        actors.append(placed)
+    return actors
+
+
+def _contrasting_paths(rng: np.random.Generator, stage: Stage) -> list[Float[np.ndarray, "time 2"]]:
+    """Two motions that a sentence can tell apart, in random order."""
+    direction = str(rng.choice(list(DIRECTIONS)))
+    kind = rng.random()
+    if kind < 0.14:
+        direction = str(rng.choice(["left", "right"]))
+        fast, slow = (3.4, 4.2), (1.0, 1.4)
+        paths = [sample_path(rng, stage, direction, fast), sample_path(rng, stage, direction, slow)]
+    else:
+        if kind < 0.50:
+            other = OPPOSITE[direction]
+        elif kind < 0.66:
+            other = str(rng.choice([d for d in DIRECTIONS if d not in (direction, OPPOSITE[direction])]))
+        else:
+            other = "still" if kind < 0.78 else "stop"
+        paths = [sample_path(rng, stage, direction), sample_path(rng, stage, other)]
+    return paths[::-1] if rng.random() < 0.5 else paths
+
+
+def _change_pair(rng: np.random.Generator, stage: Stage, pair: list[Actor]) -> list[Actor]:
+    """Let one or both actors grow, shrink or spin, differently; sizes agree at a random moment."""
+    names = ["grow", "shrink", "none"]
+    if pair[0].shape in TURNABLE_SHAPES:
+        names.append("spin")
+    chosen = [str(n) for n in rng.choice(names, size=2, replace=False)]
+    moment = rng.uniform(0, 1)
+    return [_apply_change(rng, stage, actor, name, moment) for actor, name in zip(pair, chosen, strict=True)]
+
+
+def _apply_change(rng: np.random.Generator, stage: Stage, actor: Actor, change: str, moment: float) -> Actor:
+    time = np.linspace(0, 1, stage.num_frames)
+    if change in ("grow", "shrink"):
+        rate = np.log(rng.uniform(1.65, 2.0)) * (1 if change == "grow" else -1)
+        return replace(actor, radii=actor.radii * np.exp(rate * (time - moment)))
+    if change == "spin":
+        rate = np.deg2rad(rng.uniform(14, 21)) * rng.choice([-1, 1]) * min(1.0, 11 / (stage.num_frames - 1))
+        return replace(actor, angles=actor.angles + rate * np.arange(stage.num_frames))
+    return actor
+
+
+def _random_start(rng: np.random.Generator, stage: Stage) -> Float[np.ndarray, "2"]:
+    margin = 6 * stage.unit
+    return rng.uniform([margin, margin], [stage.width - margin, stage.height - margin])
+
+
+def _stays_inside(stage: Stage, actor: Actor, share_of_radius: float) -> bool:
+    """Whether the centre keeps this share of the radius from the border in every frame."""
+    margin = (share_of_radius * actor.radii)[:, None]
+    limit = np.array([stage.width - 1, stage.height - 1])
+    return bool(((actor.centres >= margin) & (actor.centres <= limit - margin)).all())
+
+
+def _closeness(a: Actor, b: Actor) -> Float[np.ndarray, " time"]:
+    """Distance of the centres divided by the sum of the radii."""
+    return np.linalg.norm(a.centres - b.centres, axis=-1) / (a.radii + b.radii)
+
+
+def _place_pair(
+    rng: np.random.Generator, stage: Stage, pair: list[Actor], paths: list[Float[np.ndarray, "time 2"]]
+) -> list[Actor] | None:
+    """Starts for two look-alikes that suit the paths as given and exchanged, so that they tell nothing about them."""
+    for _ in range(_MAX_TRIES):
+        starts = [_random_start(rng, stage), _random_start(rng, stage)]
+        placements = [
+            [replace(actor, centres=start + path) for actor, start, path in zip(pair, starts, order, strict=True)]
+            for order in (paths, paths[::-1])
+        ]
+        if all(
+            all(_stays_inside(stage, actor, 0.35) for actor in placed) and _closeness(*placed).min() > 0.8
+            for placed in placements
+        ):
+            return placements[0]
+    return None
+
+
+def _place_passing(rng: np.random.Generator, stage: Stage, looks: list[Actor]) -> list[Actor] | None:
+    """The first actor crosses the third, which rests or drifts; the second is placed later."""
+    mover, crossed = looks[0], looks[2]
+    for _ in range(_MAX_TRIES):
+        path = sample_path(rng, stage, str(rng.choice(list(DIRECTIONS))), (3.0, 4.0))
+        mover = replace(mover, centres=_random_start(rng, stage) + path)
+        moment = int(round((stage.num_frames - 1) * rng.uniform(0.4, 0.6)))
+        meeting = mover.centres[moment] + rng.uniform(-0.4, 0.4, size=2) * crossed.radii[0]
+        drift = path - path[moment]
+        crossed = replace(crossed, centres=meeting - drift * rng.choice([0.0, 0.0, 0.2]))
+        apart = _closeness(mover, crossed)
+        if _stays_inside(stage, mover, 0.2) and _stays_inside(stage, crossed, 0.5) and apart[0] > 1 and (apart[-1] > 1):
+            return [mover, crossed]
+    return None
+
+
+def _place_at_border(rng: np.random.Generator, stage: Stage, look: Actor) -> list[Actor] | None:
+    """An actor that enters the frame or leaves it."""
+    for _ in range(_MAX_TRIES):
+        direction = str(rng.choice(list(DIRECTIONS)))
+        path = sample_path(rng, stage, direction, (2.8, 3.8))
+        start = _random_start(rng, stage)
+        axis, sign = (0, DIRECTIONS[direction][0]) if direction in ("left", "right") else (1, DIRECTIONS[direction][1])
+        extent = (stage.width, stage.height)[axis]
+        enters = rng.random() < 0.5
+        edge = (0 if sign > 0 else extent) if enters else (extent if sign > 0 else 0) - path[-1, axis]
+        start[axis] = edge + (-1 if enters else 1) * sign * look.radii[0] * rng.uniform(1.0, 1.2)
+        actor = replace(look, centres=start + path)
+        across = actor.centres[:, 1 - axis]
+        margin = 0.8 * look.radii[0]
+        inside = actor.centres[len(path) // 2, axis]
+        if margin < across.min() and across.max() < (stage.height, stage.width)[axis] - margin and 0 < inside < extent:
+            return [actor]
+    return None
+
+
+def _place_freely(rng: np.random.Generator, stage: Stage, look: Actor, others: list[Actor]) -> Actor | None:
+    """Any motion, mostly in the frame, starting beside the others and not hiding or hidden for long."""
+    for _ in range(_MAX_TRIES):
+        motion = str(
+            rng.choice(["left", "right", "up", "down", "still", "stop"], p=[0.18, 0.18, 0.15, 0.15, 0.22, 0.12])
+        )
+        actor = replace(look, centres=_random_start(rng, stage) + sample_path(rng, stage, motion))
+        closeness = [_closeness(actor, other) for other in others]
+        if _stays_inside(stage, actor, 0.2) and all(
+            c[0] > 0.85 and (c < 0.6).mean() < 0.3 and c.min() > 0.2 for c in closeness
+        ):
+            if len(others) >= 2 and rng.random() < 0.12:
+                actor = _apply_change(rng, stage, actor, str(rng.choice(CHANGES)), 0.5)
+            return actor
+    return None

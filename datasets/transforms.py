@@ -1,0 +1,134 @@
+"""What happens to a clip between the decoder and the batch: resize, flip, normalise.
+
+Each transform maps an `AnnotatedClip` to a new one. Frames, object maps and boxes are tv_tensors, so torchvision
+does the geometry; sentences travel with them, because a flip changes what they have to say.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from datasets.text import swap_left_right
+from structures.boxes import mask_extents_xyxy
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedClip:
+    """A decoded clip on its way to becoming a sample.
+
+    Attributes:
+        frames: RGB in [0, 255], a tv_tensors.Video.
+        object_map: id of the object at each pixel, 0 where there is none, a tv_tensors.Mask.
+        objects: ids of the objects that matter here.
+        boxes_xyxy_px: tv_tensors.BoundingBoxes of `objects`, object by object; meaningless where not visible.
+        sentences: at least one.
+    """
+
+    frames: UInt8[Tensor, "time 3 height width"]
+    object_map: UInt8[Tensor, "time height width"]
+    objects: tuple[int, ...]
+    boxes_xyxy_px: Float[Tensor, "object_time 4"]
+    sentences: tuple[str, ...]
+
+
+def annotate_clip(
+    frames: UInt8[Tensor, "time 3 height width"],
+    object_map: UInt8[Tensor, "time height width"],
+    *,
+    objects: tuple[int, ...],
+    sentences: tuple[str, ...],
+) -> AnnotatedClip:
+    """Wraps decoded arrays and measures the boxes, as published, before any resizing."""
+    masks = masks_of_objects(object_map, objects)
+    boxes = tv_tensors.BoundingBoxes(
+        mask_extents_xyxy(masks).flatten(0, 1),  # (object*time, 4)
+        format=tv_tensors.BoundingBoxFormat.XYXY,
+        canvas_size=(frames.shape[-2], frames.shape[-1]),
+    )
+    return AnnotatedClip(
+        frames=tv_tensors.Video(frames),
+        object_map=tv_tensors.Mask(object_map),
+        objects=objects,
+        boxes_xyxy_px=boxes,
+        sentences=sentences,
+    )
+
+
+def masks_of_objects(object_map: UInt8[Tensor, "time height width"], objects: tuple[int, ...]) -> Tensor:
+    """One mask per object and frame, bool (object, time, height, width)."""
+    ids = torch.tensor(objects, dtype=torch.uint8)
+    return object_map.as_subclass(Tensor)[None] == ids[:, None, None, None]  # (object, time, height, width)
+
+
+def resized_size(height: int, width: int, *, short_side: int, long_side: int) -> tuple[int, int]:
+    """(height, width) after resizing: the short side becomes `short_side`, unless the long one would exceed its limit.
+
+    Source: the published transforms, rounding included (and so DETR's).
+    """
+    low, high = min(height, width), max(height, width)
+    target = short_side
+    if high / low * target > long_side:
+        target = round(long_side * low / high)
+    if low == target:
+        return height, width
+    if height <= width:
+        return target, int(target * width / height)
+    return int(target * height / width), target
+
+
+def resize(clip: AnnotatedClip, *, short_side: int, long_side: int) -> AnnotatedClip:
+    """The clip at the size of `resized_size`; itself if it has that size already."""
+    height, width = clip.frames.shape[-2:]
+    size = resized_size(height, width, short_side=short_side, long_side=long_side)
+    if size == (height, width):
+        return clip
+    return replace(
+        clip,
+        frames=_resize_frames(clip.frames, size),
+        object_map=functional.resize(clip.object_map, list(size), interpolation=InterpolationMode.NEAREST),
+        boxes_xyxy_px=functional.resize(clip.boxes_xyxy_px, list(size)),
+    )
+
+
+def flip_left_right(clip: AnnotatedClip) -> AnnotatedClip:
+    """The mirrored clip; sentences swap left and right."""
+    return replace(
+        clip,
+        frames=functional.horizontal_flip(clip.frames),
+        object_map=functional.horizontal_flip(clip.object_map),
+        boxes_xyxy_px=functional.horizontal_flip(clip.boxes_xyxy_px),
+        sentences=tuple(swap_left_right(sentence) for sentence in clip.sentences),
+    )
+
+
+def random_flip_left_right(clip: AnnotatedClip, *, probability: float, generator: torch.Generator) -> AnnotatedClip:
+    """`flip_left_right` with the given probability."""
+    flipped = torch.rand((), generator=generator).item() < probability
+    return flip_left_right(clip) if flipped else clip
+
+
+def normalise(frames: UInt8[Tensor, "time 3 height width"]) -> Float[Tensor, "time 3 height width"]:
+    """RGB in [0, 255] to what the encoders were trained on: ImageNet mean 0 and deviation 1."""
+    unit = functional.to_dtype(frames.as_subclass(Tensor), torch.float32, scale=True)
+    return functional.normalize(unit, list(IMAGENET_MEAN), list(IMAGENET_STD), inplace=True)
+
+
+def prepare_frames(
+    frames: UInt8[Tensor, "time 3 height width"], *, short_side: int, long_side: int
+) -> Float[Tensor, "time 3 resized_height resized_width"]:
+    """Resizes and normalises frames: the same for training, evaluation and prediction."""
+    height, width = frames.shape[-2:]
+    size = resized_size(height, width, short_side=short_side, long_side=long_side)
+    return normalise(frames if size == (height, width) else _resize_frames(frames, size))
+
+
+def _resize_frames(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    return functional.resize(frames, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)

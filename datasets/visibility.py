@@ -1,0 +1,114 @@
+"""In which frames each object can be seen: read from all masks once, then kept in a small file."""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from structures.masks_io import read_index_png
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Raise when the meaning of the file changes; older files are then made anew."""
+
+FILE_NAME = "visible_objects.json"
+
+Visibility = Mapping[str, Mapping[int, frozenset[int]]]
+"""Video -> object id -> positions of the frames in which it has at least one pixel."""
+
+
+def visible_objects(
+    folder: Path, *, frames: Mapping[str, tuple[str, ...]], source: bytes, num_threads: int | None = None
+) -> Visibility:
+    """In which frames each object of each video of a split is visible.
+
+    Args:
+        folder: of the split; masks are `Annotations/<video>/<frame>.png` in it. The result is kept here, or in the
+            user's cache folder where this one cannot be written.
+        frames: frame names of each video.
+        source: the file that `frames` came from; a kept result is used only for the same content.
+        num_threads: that read masks; None chooses.
+
+    Raises:
+        ValueError: a mask is missing or unreadable.
+    """
+    key = hashlib.sha256(b"%d/" % FORMAT + source).hexdigest()
+    places = (folder / FILE_NAME, user_cache_folder() / f"visible_objects_{key[:16]}.json")
+    for place in places:
+        found = _read(place, key)
+        if found is not None:
+            return found
+    total = sum(len(names) for names in frames.values())
+    logger.info("reading %d masks under %s once, to learn where each object is visible", total, folder)
+    with ThreadPoolExecutor(num_threads) as threads:
+        found = dict(
+            zip(
+                frames,
+                threads.map(lambda item: _visible_in(folder / "Annotations" / item[0], item[1]), frames.items()),
+                strict=True,
+            )
+        )
+    _keep(places, {"key": key, "videos": {video: _as_lists(objects) for video, objects in found.items()}})
+    return found
+
+
+def user_cache_folder() -> Path:
+    """Where files that can be made anew go when the data's folder cannot be written."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "soc"
+
+
+def _visible_in(mask_folder: Path, frames: tuple[str, ...]) -> dict[int, frozenset[int]]:
+    positions: dict[int, set[int]] = {}
+    for position, frame in enumerate(frames):
+        counts = np.bincount(read_index_png(mask_folder / f"{frame}.png").ravel())
+        for object_id in np.flatnonzero(counts).tolist():
+            if object_id:
+                positions.setdefault(object_id, set()).add(position)
+    return {object_id: frozenset(found) for object_id, found in positions.items()}
+
+
+def _as_lists(objects: Mapping[int, frozenset[int]]) -> dict[str, list[int]]:
+    return {str(object_id): sorted(positions) for object_id, positions in objects.items()}
+
+
+def _read(place: Path, key: str) -> Visibility | None:
+    try:
+        content = json.loads(place.read_text())
+        if content["key"] != key:
+            return None
+        return {
+            video: {int(object_id): frozenset(positions) for object_id, positions in objects.items()}
+            for video, objects in content["videos"].items()
+        }
+    except OSError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        logger.warning("%s is damaged and will be made anew", place)
+        return None
+
+
+def _keep(places: tuple[Path, ...], content: dict[str, object]) -> None:
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            handle, unfinished = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.", suffix=".unfinished")
+        except OSError:
+            continue
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(content, file)
+            os.chmod(unfinished, 0o644)  # mkstemp makes files that only their owner can read
+            os.replace(unfinished, place)
+        except OSError:
+            Path(unfinished).unlink(missing_ok=True)
+            continue
+        return
+    logger.warning("cannot write any of %s; masks will be read again next time", ", ".join(map(str, places)))
