@@ -35,7 +35,7 @@ def write_text_encoder(folder: Path, sentences: list[str], *, vocab_size: int = 
         show_progress=False,
     )
     tokenizer.train_from_iterator(sentences, trainer)
-    tokenizer.post_processor = RobertaProcessing(sep=("</s>", 2), cls=("<s>", 0), add_prefix_space=False)
+    tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0), True, False)
     tokenizer.model.save(str(folder))
     tokenizer.save(str(folder / "tokenizer.json"))
     _write_json(folder / "tokenizer_config.json", _tokenizer_config())
