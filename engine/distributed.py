@@ -1,0 +1,91 @@
+"""One process or several: the only place that reads what `torchrun` sets."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The processes of this run.
+
+    Attributes:
+        rank: index of this process among all.
+        local_rank: index of this process on its machine; its GPU.
+        size: number of processes.
+    """
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process logs and writes files."""
+        return self.rank == 0
+
+
+def read_world() -> World:
+    """Reads RANK, LOCAL_RANK and WORLD_SIZE; one process where `torchrun` did not set them."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World()
+    return World(rank=int(os.environ["RANK"]), local_rank=int(os.environ["LOCAL_RANK"]), size=size)
+
+
+def choose_device(name: str, world: World) -> torch.device:
+    """The device of this process.
+
+    Args:
+        name: `auto`, `cpu` or `cuda`.
+        world: decides the index of the GPU.
+
+    Raises:
+        ValueError: if `cuda` is asked for and there is none, or not one for each process.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("device=cuda, but PyTorch sees no GPU; use device=cpu or device=auto")
+    if world.local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"process {world.local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}"
+        )
+    return torch.device("cuda", world.local_rank)
+
+
+@contextmanager
+def process_group(world: World, device: torch.device) -> Iterator[None]:
+    """Connects the processes for the length of the block; nothing happens with a single one or inside another block."""
+    if world.size == 1 or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # Rank 0 may score a long validation while the others wait.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def gather(value: Any, world: World) -> list[Any]:
+    """The values of all processes, by rank, in every process. The values must be picklable and on the CPU."""
+    if world.size == 1:
+        return [value]
+    values: list[Any] = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values
+
+
+def wait_for_all(world: World) -> None:
+    """Returns when every process has come here."""
+    if world.size > 1:
+        dist.barrier()
