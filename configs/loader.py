@@ -1,0 +1,352 @@
+"""From YAML files and command-line overrides to one typed `Config`; all that is wrong is reported at once.
+
+A file may name another one in `base:` and is merged into it: sections key by key, everything else (lists, too)
+replaces what was there. Overrides such as `optim.lr=1e-5` come last. Every value remembers the file and the line it
+came from, so that an error can point there.
+"""
+
+import difflib
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+
+from configs.schema import Config
+from configs.yaml_tree import KeyPath, Origin, YamlTree, dotted, read_tree, read_value, show_path, suggest_file
+
+COMMAND_LINE = "command line"
+DATA_ROOT_VARIABLE = "SOC_DATA_ROOT"
+STAGE_SECTIONS = ("data", "optim")  # sections of a stage that start from the ones of the same name at the top
+
+ERROR_TEXT = {
+    "missing": "missing key",
+    "model_type": "expected a section (key: value lines)",
+    "tuple_type": "expected a list",
+    "string_type": "expected text; put it in quotes",
+    "path_type": "expected a path; put it in quotes",
+}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used.
+
+    Attributes:
+        problems: one line each, `file:line: key: what is wrong`.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(dict.fromkeys(problems))
+        super().__init__("\n".join(self.problems))
+
+
+@dataclass(slots=True)
+class Draft:
+    """A configuration that is being put together.
+
+    Attributes:
+        values: plain nested dicts, lists and scalars.
+        origins: where each key came from.
+        problems: what was wrong so far.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[KeyPath, Origin] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def origin(self, key: KeyPath) -> Origin:
+        """The origin of `key`, or that of the nearest section above it."""
+        for length in range(len(key), 0, -1):
+            if key[:length] in self.origins:
+                found = self.origins[key[:length]]
+                rest = dotted(key[length:])
+                return Origin(found.place, f"{found.key}.{rest}" if rest else found.key)
+        return Origin("configuration", dotted(key))
+
+    def report(self, origin: Origin, message: str) -> None:
+        """Notes a problem."""
+        self.problems.append(f"{origin.place}: {origin.key}: {message}")
+
+    def forget(self, key: KeyPath) -> None:
+        """Drops the origins of `key` and of all below it."""
+        for known in [known for known in self.origins if known[: len(key)] == key]:
+            del self.origins[known]
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration in `path` and its bases, changed by `overrides`.
+
+    Args:
+        path: a YAML file.
+        overrides: `dotted.key=value`, values as in YAML. `data.*` and `optim.*` reach every stage, also one that
+            names the key itself; `stages.0.optim.lr=...` changes one stage (later overrides win).
+
+    Raises:
+        ConfigError: with all problems found.
+    """
+    draft = Draft()
+    read_file(draft, Path(path), chain=())
+    if draft.problems:  # what an unreadable file would have said is unknown: more errors would only mislead
+        raise ConfigError(draft.problems)
+    for override in overrides:
+        apply_override(draft, override)
+    take_root_from_environment(draft)
+    inherit_into_stages(draft)
+    config = validate(draft)
+    if config is None or draft.problems:
+        raise ConfigError(draft.problems)
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """All keys of `config` with their values, as YAML that `load_config` reads."""
+    yaml = YAML(typ="rt")
+    yaml.default_flow_style = False
+    yaml.width = 120
+    yaml.representer.add_representer(list, represent_list)
+    yaml.representer.add_representer(type(None), represent_none)
+    stream = io.StringIO()
+    yaml.dump(config.model_dump(mode="json"), stream)
+    return stream.getvalue()
+
+
+def represent_list(representer: Any, values: list[Any]) -> Any:
+    """Lists of scalars on one line, lists of sections (stages) line by line."""
+    return representer.represent_sequence(
+        "tag:yaml.org,2002:seq", values, flow_style=not any(isinstance(value, dict) for value in values)
+    )
+
+
+def represent_none(representer: Any, _value: None) -> Any:
+    """`null`, where ruamel would write nothing."""
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+# ---- reading files ----
+
+
+def read_file(draft: Draft, path: Path, chain: tuple[Path, ...]) -> None:
+    """Merges `path` into the draft, its bases first. `chain`: the files that led here."""
+    try:
+        tree = read_tree(path)
+    except ValueError as error:
+        draft.problems.append(str(error))
+        return
+    if "base" in tree.values:
+        read_base(draft, tree.values.pop("base"), tree.origins[("base",)], (*chain, path))
+    merge(draft, tree)
+
+
+def read_base(draft: Draft, base: object, origin: Origin, chain: tuple[Path, ...]) -> None:
+    """Merges the file that the last file of `chain` names as its base."""
+    if not isinstance(base, str) or not base:
+        draft.report(origin, f"expected the path of a YAML file, relative to this one, got {base!r}")
+        return
+    target = chain[-1].parent / base
+    if not target.is_file():
+        draft.report(origin, f"no such file: {show_path(target)}{suggest_file(target)}")
+        return
+    if any(target.resolve() == visited.resolve() for visited in chain):
+        circle = " -> ".join(show_path(step) for step in (*chain, target))
+        draft.report(origin, f"files that are based on each other: {circle}")
+        return
+    read_file(draft, target, chain)
+
+
+# ---- merging ----
+
+
+def merge(draft: Draft, tree: YamlTree) -> None:
+    """Merges a file into the draft: sections key by key, the rest replaces."""
+
+    def into(target: dict[str, Any], source: Mapping[str, Any], key: KeyPath) -> None:
+        for name, value in source.items():
+            here = (*key, name)
+            if isinstance(value, dict) and isinstance(target.get(name), dict):
+                into(target[name], value, here)
+                continue
+            draft.forget(here)
+            target[name] = value
+            draft.origins |= {known: origin for known, origin in tree.origins.items() if known[: len(here)] == here}
+
+    into(draft.values, tree.values, ())
+
+
+def apply_override(draft: Draft, override: str) -> None:
+    """Applies `dotted.key=value`."""
+    name, equals, text = override.partition("=")
+    parts = name.strip().split(".")
+    if not equals or not all(parts):
+        draft.problems.append(f"{COMMAND_LINE}: {override}: expected key=value, such as optim.lr=1e-5")
+        return
+    try:
+        set_value(draft, parts, read_value(text))
+    except ValueError as error:
+        draft.problems.append(f"{COMMAND_LINE}: {name}: {error}")
+
+
+def set_value(draft: Draft, parts: Sequence[str], value: Any) -> None:
+    """Puts `value` at the dotted key `parts`, making sections on the way.
+
+    Raises:
+        ValueError: if the way leads through a single value or past the end of a list.
+    """
+    node: Any = draft.values
+    key: KeyPath = ()
+    for depth, part in enumerate(parts):
+        step = list_index(node, part) if isinstance(node, list) else part
+        if step is None:
+            raise ValueError(f"{dotted(key)} has {len(node)} entries, counted from 0; there is no {part!r}")
+        if not isinstance(node, dict | list):
+            raise ValueError(f"{dotted(key)} is a single value, not a section")
+        key = (*key, step)
+        if depth == len(parts) - 1:
+            break
+        if isinstance(node, dict) and node.get(part) is None:
+            node[part] = {}
+            draft.origins[key] = Origin(COMMAND_LINE, dotted(key))
+        node = node[step]
+    if isinstance(value, dict):
+        for name, item in value.items():
+            set_value(draft, (*parts, name), item)
+        return
+    node[key[-1]] = value
+    draft.forget(key)
+    draft.origins[key] = Origin(COMMAND_LINE, dotted(key))
+    drop_from_stages(draft, key)
+
+
+def list_index(values: Sequence[Any], part: str) -> int | None:
+    """`part` as an index of the list, or None."""
+    return int(part) if part.isdecimal() and int(part) < len(values) else None
+
+
+def drop_from_stages(draft: Draft, key: KeyPath) -> None:
+    """Lets `data.x` and `optim.x` of the command line reach the stages that set x themselves."""
+    if key[0] not in STAGE_SECTIONS:
+        return
+    for i, stage in enumerate(stages_of(draft)):
+        section = stage.get(str(key[0]))
+        if len(key) > 1 and isinstance(section, dict) and key[1] in section:
+            del section[str(key[1])]
+            draft.forget(("stages", i, *key))
+
+
+def take_root_from_environment(draft: Draft) -> None:
+    """Fills an unset `data.root` from SOC_DATA_ROOT."""
+    root = os.environ.get(DATA_ROOT_VARIABLE)
+    data = draft.values.setdefault("data", {})
+    if root and isinstance(data, dict) and data.get("root") is None:
+        data["root"] = root
+        draft.origins["data", "root"] = Origin(f"environment variable {DATA_ROOT_VARIABLE}", "data.root")
+
+
+def stages_of(draft: Draft) -> list[dict[str, Any]]:
+    """The stages that are sections; anything else is left for the validation to complain about."""
+    stages = draft.values.get("stages")
+    return [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
+
+
+def inherit_into_stages(draft: Draft) -> None:
+    """Gives every stage the top-level `data` and `optim`, changed by what the stage itself says."""
+    stages = draft.values.get("stages")
+    for i, stage in enumerate(stages if isinstance(stages, list) else []):
+        if not isinstance(stage, dict):
+            continue
+        for section in STAGE_SECTIONS:
+            own, shared = stage.get(section, {}), draft.values.get(section, {})
+            if not isinstance(own, dict) or not isinstance(shared, dict):
+                continue
+            for name in shared.keys() - own.keys():
+                draft.origins["stages", i, section, name] = draft.origin((section, name))
+            stage[section] = {**shared, **own}
+
+
+# ---- validation ----
+
+
+def validate(draft: Draft) -> Config | None:
+    """The typed configuration, or None after a report."""
+    report_booleans(draft)
+    try:
+        return Config.model_validate(draft.values)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            report_validation(draft, detail)
+    return None
+
+
+def report_booleans(draft: Draft) -> None:
+    """Reports true and false where a number belongs: pydantic would read them as 1 and 0."""
+    for key, value in leaves(draft.values):
+        section = section_at(key[:-1])
+        name = str(key[-1])
+        if isinstance(value, bool) and section is not None and name in section.model_fields:
+            if section.model_fields[name].annotation in (int, float):
+                draft.report(draft.origin(key), f"expected a number, got {str(value).lower()}")
+
+
+def report_validation(draft: Draft, detail: Mapping[str, Any]) -> None:
+    """Turns one of pydantic's errors into a line that points to where the value was written."""
+    key = tuple(detail["loc"])
+    origin = draft.origin(key)
+    if detail["type"] == "extra_forbidden":
+        draft.report(origin, f"unknown key{suggest_key(key)}")
+        return
+    message = ERROR_TEXT.get(detail["type"])
+    if message is None:
+        message = str(detail["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
+    if detail["type"] not in ("missing", "value_error"):
+        message += f", got {detail['input']!r}"
+    draft.report(origin, message)
+
+
+def suggest_key(key: KeyPath) -> str:
+    """`; did you mean ...?` for an unknown key: a neighbour spelt alike, or the same name in another section."""
+    name = str(key[-1])
+    section = section_at(key[:-1])
+    if section is not None and (close := difflib.get_close_matches(name, section.model_fields, n=1)):
+        return f"; did you mean {close[0]!r}?"
+    elsewhere = [path for path in known_keys(Config) if path.rpartition(".")[2] == name]
+    return f"; did you mean {elsewhere[0]!r}?" if elsewhere else ""
+
+
+def section_at(key: KeyPath) -> type[BaseModel] | None:
+    """The model that describes the section at `key`."""
+    model: type[BaseModel] | None = Config
+    for step in key:
+        if isinstance(step, int):
+            continue
+        if model is None or step not in model.model_fields:
+            return None
+        model = section_type(model.model_fields[step].annotation)
+    return model
+
+
+def section_type(annotation: Any) -> type[BaseModel] | None:
+    """The model in a field's type: the type itself, or what it is a tuple of."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """All dotted keys that overrides may name, those of stages left out."""
+    for name, info in model.model_fields.items():
+        yield prefix + name
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from known_keys(info.annotation, f"{prefix}{name}.")
+
+
+def leaves(values: Any, key: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """All values that are neither sections nor lists, with their keys."""
+    if isinstance(values, dict | list):
+        for name, value in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from leaves(value, (*key, name))
+    else:
+        yield key, values

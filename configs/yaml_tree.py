@@ -1,0 +1,163 @@
+"""One YAML file: its values as plain Python, and the line of each."""
+
+import difflib
+import os
+import re
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value was written.
+
+    Attributes:
+        place: `file:line`, or `command line`.
+        key: the dotted key as it stands there.
+    """
+
+    place: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class YamlTree:
+    """What one file says.
+
+    Attributes:
+        values: plain nested dicts, lists and scalars.
+        origins: where each key and each entry of a list stands.
+    """
+
+    values: dict[str, Any]
+    origins: dict[KeyPath, Origin]
+
+
+def read_tree(path: Path) -> YamlTree:
+    """Reads `path`; an empty file has no values.
+
+    Raises:
+        ValueError: one readable line, `file:line: what is wrong`.
+    """
+    shown = show_path(path)
+    try:
+        tree = YAML(typ="rt", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{shown}: no such file{suggest_file(path)}") from error
+    except OSError as error:
+        raise ValueError(f"{shown}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{shown}: not a text file in UTF-8: {error.reason} at byte {error.start}") from error
+    except YAMLError as error:
+        raise ValueError(describe_yaml_error(shown, error)) from error
+    if tree is None:
+        return YamlTree({}, {})
+    if not isinstance(tree, CommentedMap):
+        found = "a list" if isinstance(tree, list) else "a single value"
+        raise ValueError(f"{shown}:1: expected a mapping (key: value lines), got {found}")
+    return plain_tree(tree, shown)
+
+
+def read_value(text: str) -> Any:
+    """One value as YAML reads it: number, text, list, null.
+
+    Raises:
+        ValueError: if it is not YAML.
+    """
+    try:
+        return plain_value(YAML(typ="safe", pure=True).load(text))
+    except YAMLError as error:
+        raise ValueError(f"the value is not YAML: {describe_syntax(error)}") from error
+
+
+def describe_yaml_error(shown: str, error: YAMLError) -> str:
+    """One line for a syntax error or a duplicate key."""
+    mark = error.problem_mark or error.context_mark if isinstance(error, MarkedYAMLError) else None
+    place = f"{shown}:{mark.line + 1}" if mark else shown
+    text = describe_syntax(error)
+    if duplicate := re.match(r'found duplicate key "(.*?)"', text):
+        return f"{place}: {duplicate[1]}: this key stands twice in its section"
+    return f"{place}: not YAML: {text}"
+
+
+def describe_syntax(error: YAMLError) -> str:
+    """What ruamel says, without its excerpt of the source."""
+    if not isinstance(error, MarkedYAMLError):
+        return " ".join(str(error).split())
+    return "; ".join(part for part in (error.problem, error.context) if part) or "syntax error"
+
+
+def plain_tree(tree: CommentedMap, shown: str) -> YamlTree:
+    """Plain dicts, lists and scalars of a parsed file, and the line of each key."""
+    origins: dict[KeyPath, Origin] = {}
+
+    def convert(node: Any, key: KeyPath, line: int) -> Any:
+        if key:
+            origins[key] = Origin(f"{shown}:{line}", dotted(key))
+        if isinstance(node, CommentedMap):
+            return {str(name): convert(node[name], (*key, str(name)), line_of(node, name, line)) for name in node}
+        if isinstance(node, CommentedSeq):
+            return [convert(item, (*key, i), line_of(node, i, line)) for i, item in enumerate(node)]
+        return plain_scalar(node)
+
+    return YamlTree(convert(tree, (), 1), origins)
+
+
+def line_of(node: CommentedMap | CommentedSeq, name: Any, otherwise: int) -> int:
+    """Line of a key or item, counted from 1; `otherwise` for keys that came through a YAML merge (`<<`)."""
+    try:
+        place = node.lc.key(name) if isinstance(node, CommentedMap) else node.lc.item(name)
+    except (KeyError, TypeError):
+        return otherwise
+    return int(place[0]) + 1
+
+
+def plain_scalar(value: Any) -> Any:
+    """Plain Python in place of ruamel's scalars, which remember how they were written."""
+    if value is None:
+        return None
+    if isinstance(value, date):  # nothing here is a date, but a name may look like one
+        return value.isoformat()
+    if type(value).__name__ == "ScalarBoolean":
+        return bool(value)
+    for plain in (bool, int, float, str):
+        if isinstance(value, plain):
+            return plain(value)
+    return str(value)
+
+
+def plain_value(value: Any) -> Any:
+    """`plain_scalar` for nested values."""
+    if isinstance(value, dict):
+        return {str(name): plain_value(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [plain_value(item) for item in value]
+    return plain_scalar(value)
+
+
+def dotted(key: KeyPath) -> str:
+    """`stages.0.optim.lr`."""
+    return ".".join(str(step) for step in key)
+
+
+def show_path(path: Path) -> str:
+    """The path as the user would type it: relative where it lies below the working directory."""
+    absolute = Path(os.path.normpath(Path.cwd() / path))
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
+
+
+def suggest_file(path: Path) -> str:
+    """`; did you mean ...?` with a file of a similar name in the same folder."""
+    if not path.parent.is_dir():
+        return ""
+    names = [entry.name for entry in path.parent.iterdir() if entry.suffix in (".yaml", ".yml")]
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {show_path(path.parent / close[0])!r}?" if close else ""
