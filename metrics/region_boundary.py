@@ -8,7 +8,7 @@ unsupervised protocol.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, hypot
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped, UInt8
@@ -98,7 +98,7 @@ class DavisScores:
         """J&F: the average of the means of J and F."""
         return (self.region.mean + self.boundary.mean) / 2
 
-    def as_dict(self) -> dict[str, dict]:
+    def as_dict(self) -> dict[str, dict[str, Any]]:
         """The scores under the names of the official toolkit, for JSON: `global` and `per_object`."""
         overall = {"J&F-Mean": self.mean}
         for letter, statistics in (("J", self.region), ("F", self.boundary)):

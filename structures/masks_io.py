@@ -44,9 +44,7 @@ def read_index_png(path: str | Path) -> UInt8[np.ndarray, "height width"]:
     try:
         with Image.open(path) as image:
             if image.mode not in ("P", "L", "1"):
-                raise ValueError(
-                    f"{path}: expected a palette or grey mask of 8 bits, got an image of mode {image.mode}"
-                )
+                raise ValueError(f"{path}: expected a palette or grey mask of 8 bits, got mode {image.mode}")
             return np.array(image, dtype=np.uint8)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such mask file") from None
@@ -83,8 +81,8 @@ def _save_png(path: str | Path, image: Image.Image) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             image.save(file, format="PNG")
-        os.chmod(unfinished, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(unfinished, path)
+        Path(unfinished).chmod(0o644)  # mkstemp makes files that only their owner can read
+        Path(unfinished).replace(path)
     except BaseException:
         Path(unfinished).unlink(missing_ok=True)
         raise

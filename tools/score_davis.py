@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -127,9 +128,9 @@ def _report(scores: DavisScores, json_target: str | None) -> None:
     sys.stdout.write(format_table(scores))
 
 
-def _without_nan(values: dict) -> dict:
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
     """The same with None for NaN, which JSON does not know."""
-    cleaned = {}
+    cleaned: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
             cleaned[key] = _without_nan(value)
@@ -143,8 +144,8 @@ def _write_text(path: Path, text: str) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
-        os.chmod(unfinished, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(unfinished, path)
+        Path(unfinished).chmod(0o644)  # mkstemp makes files that only their owner can read
+        Path(unfinished).replace(path)
     except BaseException:
         Path(unfinished).unlink(missing_ok=True)
         raise
@@ -152,9 +153,7 @@ def _write_text(path: Path, text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.score_davis", description=__doc__)
-    parser.add_argument(
-        "--gt", type=Path, required=True, metavar="DAVIS_DIR", help="folder with Annotations, ImageSets"
-    )
+    parser.add_argument("--gt", type=Path, required=True, metavar="DAVIS_DIR", help="a folder like DAVIS")
     parser.add_argument("--pred", type=Path, required=True, metavar="DIR", help="holds <sequence>/<frame>.png")
     parser.add_argument("--task", choices=TASKS, required=True, help="the protocol")
     parser.add_argument("--set", default="val", help="name of the list of sequences (default: val)")
