@@ -284,10 +284,9 @@ def report_booleans(draft: Draft) -> None:
     """Reports true and false where a number belongs: pydantic would read them as 1 and 0."""
     for key, value in leaves(draft.values):
         section = section_at(key[:-1])
-        name = str(key[-1])
-        if isinstance(value, bool) and section is not None and name in section.model_fields:
-            if section.model_fields[name].annotation in (int, float):
-                draft.report(draft.origin(key), f"expected a number, got {str(value).lower()}")
+        info = section.model_fields.get(str(key[-1])) if section is not None else None
+        if isinstance(value, bool) and info is not None and info.annotation in (int, float):
+            draft.report(draft.origin(key), f"expected a number, got {str(value).lower()}")
 
 
 def report_validation(draft: Draft, detail: Mapping[str, Any]) -> None:

@@ -1,0 +1,47 @@
+"""Shapes are checked in all tests: jaxtyping's import hook must stand before the first import of the project."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+CHECKED_PACKAGES = ["structures", "models", "datasets", "metrics", "engine"]
+
+shape_checker = install_import_hook(CHECKED_PACKAGES, "beartype.beartype")
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder `shared` beside the repository, with real data; tests that ask for it are skipped without it."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs the folder `shared` beside the repository, which is absent")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outcome of a test does not depend on who runs it."""
+    monkeypatch.delenv("SOC_DATA_ROOT", raising=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips GPU tests where there is no GPU."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)

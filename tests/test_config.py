@@ -1,0 +1,202 @@
+"""Configuration: files, bases, overrides, stages and the errors in them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from configs.loader import ConfigError, dump_config, load_config
+from configs.schema import Config
+
+SHIPPED = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.yaml"))
+
+WriteYaml = Callable[..., Path]
+
+
+@pytest.fixture
+def write_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteYaml:
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str, name: str = "recipe.yaml") -> Path:
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def problems_of(path: Path, overrides: tuple[str, ...] = ()) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_file_loads_and_survives_printing(path: Path, tmp_path: Path):
+    config = load_config(path)
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(printed) == config
+
+
+@pytest.mark.parametrize("path", [path for path in SHIPPED if path.name != "base.yaml"], ids=lambda path: path.name)
+def test_every_recipe_starts_with_the_command_that_runs_it_and_what_to_expect(path: Path):
+    header = "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    assert f"configs/{path.name}" in header
+    assert "Expected" in header
+    assert "Time" in header
+
+
+def test_base_yaml_says_what_the_defaults_say(repository: Path):
+    assert load_config(repository / "configs" / "base.yaml") == Config()
+
+
+def test_an_empty_file_gives_the_defaults(write_yaml: WriteYaml):
+    assert load_config(write_yaml("# nothing\n")) == Config()
+
+
+def test_a_file_overrides_its_base_and_the_base_its_own(write_yaml: WriteYaml):
+    write_yaml("model: {dim: 64, num_heads: 4, num_queries: 5}\noptim: {milestones: [1, 2]}\n", "deep/root.yaml")
+    write_yaml("base: deep/root.yaml\nmodel: {num_queries: 6, ffn_dim: 8}\n", "middle.yaml")
+    config = load_config(write_yaml("base: middle.yaml\nmodel: {ffn_dim: 16}\noptim: {milestones: [7]}\n"))
+    assert (config.model.dim, config.model.num_queries, config.model.ffn_dim) == (64, 6, 16)
+    assert config.optim.milestones == (7,), "lists are replaced, not joined"
+
+
+def test_overrides_are_read_as_yaml(write_yaml: WriteYaml):
+    overrides = [
+        "optim.lr=1e-5",
+        "optim.milestones=[3, 5]",
+        "train.resume=true",
+        "train.amp=off",
+        "data.root=null",
+        'predict.sentences=["the girl: left", the boy]',
+        "predict.video=2024-01-01",
+        "model={dim: 32, mask_head: {dim: 4}}",
+    ]
+    config = load_config(write_yaml("data: {root: somewhere}\nmodel: {num_queries: 3}\n"), overrides)
+    assert config.optim.lr == 1e-5
+    assert config.optim.milestones == (3, 5)
+    assert config.train.resume
+    assert config.train.amp == "off"
+    assert config.data.root is None
+    assert config.predict.sentences == ("the girl: left", "the boy")
+    assert config.predict.video == Path("2024-01-01")
+    assert (config.model.dim, config.model.mask_head.dim, config.model.num_queries) == (32, 4, 3)
+
+
+def test_a_stage_names_only_what_differs(write_yaml: WriteYaml):
+    text = """
+data: {num_frames: 4, batch_size: 2}
+optim: {lr: 1.0e-3}
+stages:
+  - {name: stills, epochs: 5, data: {num_frames: 1}, optim: {schedule: cosine}}
+  - {name: clips, epochs: 7}
+"""
+    stills, clips = load_config(write_yaml(text)).training_stages()
+    assert (stills.data.num_frames, stills.data.batch_size) == (1, 2)
+    assert (stills.optim.lr, stills.optim.schedule) == (1e-3, "cosine")
+    assert (clips.epochs, clips.data.num_frames, clips.optim.schedule) == (7, 4, "multistep")
+
+
+def test_overrides_of_data_and_optim_reach_every_stage(write_yaml: WriteYaml):
+    path = write_yaml("stages: [{data: {batch_size: 8, num_frames: 1}}, {}]\n")
+    config = load_config(path, ["data.root=DATA", "data.batch_size=3", "stages.0.epochs=4", "optim.lr=0.5"])
+    assert [str(stage.data.root) for stage in config.stages] == ["DATA", "DATA"]
+    assert [stage.data.batch_size for stage in config.stages] == [3, 3]
+    assert [stage.optim.lr for stage in config.stages] == [0.5, 0.5]
+    assert config.stages[0].data.num_frames == 1
+    assert config.stages[0].epochs == 4
+
+
+def test_an_override_of_one_stage_stays_in_that_stage(write_yaml: WriteYaml):
+    path = write_yaml("stages: [{name: a}, {name: b}]\n")
+    config = load_config(path, ["optim.lr=0.5", "stages.1.optim.lr=0.25"])
+    assert [stage.optim.lr for stage in config.stages] == [0.5, 0.25]
+
+
+def test_the_data_root_comes_from_the_environment_if_nothing_else_names_it(
+    write_yaml: WriteYaml, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SOC_DATA_ROOT", "from_environment")
+    path = write_yaml("stages: [{}]\n")
+    assert str(load_config(path).stages[0].data.root) == "from_environment"
+    assert str(load_config(path, ["data.root=named"]).stages[0].data.root) == "named"
+
+
+def test_all_problems_are_reported_at_once_with_file_line_and_suggestion(write_yaml: WriteYaml):
+    write_yaml("optim:\n  lr: fast\n", "root.yaml")
+    path = write_yaml("base: root.yaml\ndata:\n  num_frame: 8\n  batch_size: 0\nmodel:\n  dim: 30\nlr: 1\n")
+    problems = problems_of(path, ("train.sed=1", "stages.0.epochs=3", "nonsense"))
+    assert "recipe.yaml:3: data.num_frame: unknown key; did you mean 'num_frames'?" in problems
+    assert "recipe.yaml:4: data.batch_size: expected greater than 0, got 0" in problems
+    assert "recipe.yaml:5: model: num_heads=8 must divide dim=30" in problems
+    assert "recipe.yaml:7: lr: unknown key; did you mean 'optim.lr'?" in problems
+    assert any(line.startswith("root.yaml:2: optim.lr: ") and "'fast'" in line for line in problems)
+    assert "command line: train.sed: unknown key; did you mean 'seed'?" in problems
+    assert "command line: nonsense: expected key=value, such as optim.lr=1e-5" in problems
+
+
+def test_a_problem_in_a_shared_section_is_reported_once_however_many_stages_inherit_it(write_yaml: WriteYaml):
+    path = write_yaml("data:\n  batch_size: 0\nstages:\n  - {name: a}\n  - name: b\n    data:\n      num_frames: -1\n")
+    assert problems_of(path) == (
+        "recipe.yaml:2: data.batch_size: expected greater than 0, got 0",
+        "recipe.yaml:7: stages.1.data.num_frames: expected greater than 0, got -1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model:\n  dim: 3\n  dim: 4\n", "recipe.yaml:3: dim: this key stands twice in its section"),
+        ("model: [1\n", "recipe.yaml:2: not YAML: "),
+        ("- 1\n", "recipe.yaml:1: expected a mapping (key: value lines), got a list"),
+        ("base: absent.yaml\n", "recipe.yaml:1: base: no such file: absent.yaml"),
+        ("base: recipe.yaml\n", "recipe.yaml:1: base: files that are based on each other: recipe.yaml -> recipe.yaml"),
+        ("base: [a, b]\n", "recipe.yaml:1: base: expected the path of a YAML file"),
+        ("model:\n", "recipe.yaml:1: model: expected a section (key: value lines), got None"),
+        ("train:\n  seed: true\n", "recipe.yaml:2: train.seed: expected a number, got true"),
+        ("stages: 3\n", "recipe.yaml:1: stages: expected a list, got 3"),
+        ("stages:\n  - 3\n", "recipe.yaml:2: stages.0: expected a section (key: value lines), got 3"),
+        ("device: gpu\n", "recipe.yaml:1: device: expected 'auto', 'cpu' or 'cuda', got 'gpu'"),
+    ],
+)
+def test_a_broken_file_is_explained(write_yaml: WriteYaml, text: str, expected: str):
+    (problem,) = problems_of(write_yaml(text))
+    assert problem.startswith(expected)
+
+
+def test_bases_in_a_circle_are_named(write_yaml: WriteYaml):
+    write_yaml("base: recipe.yaml\n", "other.yaml")
+    (problem,) = problems_of(write_yaml("\nbase: other.yaml\n"))
+    assert problem == (
+        "other.yaml:1: base: files that are based on each other: recipe.yaml -> other.yaml -> recipe.yaml"
+    )
+
+
+def test_a_missing_file_is_explained_with_the_name_that_was_meant(write_yaml: WriteYaml):
+    write_yaml("")
+    assert problems_of(Path("recipes.yaml")) == ("recipes.yaml: no such file; did you mean 'recipe.yaml'?",)
+
+
+def test_a_folder_and_a_binary_file_are_no_configurations(write_yaml: WriteYaml, tmp_path: Path):
+    path = write_yaml("")
+    path.write_bytes(b"\xff\xfe\x00")
+    assert problems_of(path)[0].startswith("recipe.yaml: not a text file in UTF-8")
+    assert problems_of(tmp_path)[0].endswith("cannot be read: Is a directory")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("stages.1.epochs=3", "command line: stages.1.epochs: stages has 1 entries, counted from 0; there is no '1'"),
+        ("stages.first.epochs=3", "command line: stages.first.epochs: stages has 1 entries"),
+        ("device.name=3", "command line: device.name: device is a single value, not a section"),
+        ("optim.milestones=[1", "command line: optim.milestones: the value is not YAML"),
+        ("optim..lr=1", "command line: optim..lr=1: expected key=value"),
+    ],
+)
+def test_a_broken_override_is_explained(write_yaml: WriteYaml, override: str, expected: str):
+    (problem,) = problems_of(write_yaml("device: cpu\nstages: [{name: a}]\n"), (override,))
+    assert problem.startswith(expected)
