@@ -1,0 +1,198 @@
+"""Who imports whom, read from the syntax trees; the picture is in docs/architecture.md."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PACKAGES = ("structures", "configs", "metrics", "datasets", "models", "engine", "tools", "tests", "benchmarks")
+SCRIPTS = ("main", "train", "eval", "predict")
+PROJECT = (*PACKAGES, *SCRIPTS)
+
+LIBRARY = {"structures", "configs", "metrics", "datasets", "models", "engine"}
+ALLOWED = {
+    "structures": set(),
+    "configs": {"structures"},
+    "metrics": {"structures", "configs"},
+    "datasets": {"structures", "configs"},
+    "models": {"structures", "configs"},
+    "engine": {"structures", "configs"},
+    "predict": LIBRARY,
+    "eval": LIBRARY,
+    "train": LIBRARY | {"eval", "predict"},
+    "main": LIBRARY | {"train", "eval", "predict"},
+}
+
+# Inside models: a module imports only from floors below its own.
+FLOORS = (
+    {"outputs", "ops", "losses", "checkpoint_names"},
+    {"layers", "position_encoding", "window_attention"},
+    {"video_swin", "resnet", "text_encoder"},
+    {"fusion", "deformable_transformer", "object_cluster", "spatial_decoder", "dynamic_mask_head"},
+    {"soc", "matcher", "postprocess"},
+    {"criterion", "inference"},
+    {"build"},
+)
+
+BANNED = {
+    "datasets": "Hugging Face `datasets` is not used here; `datasets` is our own package",
+    "evaluate": "Hugging Face `evaluate` is not used here; write `from eval import evaluate`",
+}
+
+
+def source_files() -> list[Path]:
+    files = [ROOT / f"{script}.py" for script in SCRIPTS if (ROOT / f"{script}.py").is_file()]
+    for package in PACKAGES:
+        files += sorted((ROOT / package).rglob("*.py"))
+    return [path for path in files if "__pycache__" not in path.parts]
+
+
+def name_of(path: Path) -> str:
+    """`models/ops/x.py` -> `models.ops.x`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> Iterator[tuple[ast.stmt, str]]:
+    """Every import of a file, also those inside functions, as (statement, dotted module)."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from ((node, f"{module}.{alias.name}" if module in PACKAGES else module) for alias in node.names)
+
+
+def place(path: Path, node: ast.stmt) -> str:
+    return f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+def floor_of(module: str) -> int | None:
+    """Floor of `models.<name>...`."""
+    name = module.split(".")[1] if "." in module else ""
+    return next((i for i, floor in enumerate(FLOORS) if name in floor), None)
+
+
+def test_imports_flow_one_way():
+    wrong = []
+    for path in source_files():
+        importer = name_of(path).split(".")[0]
+        for node, module in imports_of(path):
+            imported = module.split(".")[0]
+            if importer in ALLOWED and imported in PROJECT and imported not in ALLOWED[importer] | {importer}:
+                wrong.append(f"{place(path, node)}: {importer} must not import {imported}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_models_are_built_from_the_ground_up():
+    wrong = []
+    for path in sorted((ROOT / "models").rglob("*.py")):
+        own = floor_of(name_of(path))
+        if own is None:
+            if name_of(path) != "models":
+                wrong.append(f"{path.relative_to(ROOT)}: give it a floor in {Path(__file__).name}")
+            continue
+        for node, module in imports_of(path):
+            below = floor_of(module) if module.startswith("models.") else None
+            same_folder = module.split(".")[1:2] == name_of(path).split(".")[1:2]
+            if below is not None and below >= own and not same_folder:
+                wrong.append(f"{place(path, node)}: {name_of(path)} must not import {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_criterion_and_postprocessing_know_outputs_but_not_the_model():
+    for name in ("criterion", "postprocess", "matcher", "losses"):
+        modules = {
+            module.split(".")[1] for _, module in imports_of(ROOT / "models" / f"{name}.py") if "models." in module
+        }
+        assert modules.isdisjoint({"soc", "build"}), name
+
+
+def test_imports_are_absolute_and_name_what_they_take():
+    wrong = []
+    for path in source_files():
+        for node, module in imports_of(path):
+            if module.startswith("."):
+                wrong.append(f"{place(path, node)}: relative import")
+            if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
+                wrong.append(f"{place(path, node)}: wildcard import")
+            if isinstance(node, ast.Import) and module == "eval":
+                wrong.append(f"{place(path, node)}: `import eval` hides the builtin; write `from eval import evaluate`")
+            if isinstance(node, ast.Import) and module in BANNED:
+                wrong.append(f"{place(path, node)}: {BANNED[module]}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nobody_edits_the_import_path():
+    wrong = []
+    for path in source_files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Attribute)
+                and node.attr == "path"
+                and isinstance(node.value, ast.Name)
+                and node.value.id == "sys"
+            ):
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: sys.path")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("package", ["datasets", "models", "metrics", "tools"])
+def test_the_packages_of_this_name_are_ours(package: str):
+    found = Path(str(importlib.import_module(package).__file__)).parent
+    assert found == ROOT / package, (
+        f"`import {package}` finds {found}, a library of the same name (for `datasets`: Hugging Face's). This "
+        "repository is never installed and always runs from its root: `python main.py ...`, `python -m tools.x ...`, "
+        "`pytest`; never `python tools/x.py`, which puts tools/ first on the import path."
+    )
+
+
+def test_the_repository_cannot_be_installed_over_other_packages():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert "packages = []" in text
+    assert not (ROOT / "setup.py").exists()
+
+
+def test_configs_import_no_torch():
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        heavy = {module for _, module in imports_of(path) if module.split(".")[0] in ("torch", "numpy", "structures")}
+        assert not heavy, f"{path.name}: {heavy}"
+
+
+@pytest.mark.parametrize("command", [["config", "--config", "configs/base.yaml"], ["--help"]], ids=["config", "help"])
+def test_printing_the_configuration_needs_no_torch(command: list[str]):
+    blocked = """
+import runpy, sys
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "transformers", "numpy"):
+            raise RuntimeError(f"{name} was imported")
+sys.meta_path.insert(0, NoTorch())
+sys.argv = ["main.py", *sys.argv[1:]]
+runpy.run_path("main.py", run_name="__main__")
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", blocked, *command], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
+    assert "num_queries" in run.stdout or "usage" in run.stdout
+
+
+def test_no_file_names_a_folder_of_a_machine():
+    roots = ("/" + folder + "/" for folder in ("work", "home", "root", "mnt", "tmp"))
+    prefixes = tuple(roots)
+    wrong = []
+    for pattern in ("*.py", "configs/*.yaml", "scripts/*.sh", "*.md", "docs/*.md"):
+        for path in ROOT.glob(pattern) if pattern != "*.py" else source_files():
+            if path == Path(__file__).resolve():
+                continue
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+                if any(prefix in line for prefix in prefixes):
+                    wrong.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert not wrong, "\n".join(wrong)
