@@ -1,7 +1,7 @@
 """What every data set is made of: records of videos, and the two ways to read them, for training and evaluation."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -177,8 +177,8 @@ class ClipDataset(Dataset[VideoSample]):
 
     def __getitem__(self, visit: Visit | int) -> VideoSample:
         if isinstance(visit, int):
-            visit = Visit(index=visit, epoch=0)
-        entry = self.entries[visit.index]
+            visit = Visit(sample=visit, epoch=0)
+        entry = self.entries[visit.sample]
         generator = visit_generator(self.seed, visit)
         window = self._window(entry, generator)
         expressions = _expressions_in(entry.expressions, entry.video, window)
@@ -212,8 +212,8 @@ def read_clip(video: VideoRecord, positions: Sequence[int], expressions: Sequenc
     frames = video.read_frames(positions)
     object_map = video.read_object_map(positions, size=(frames.shape[-2], frames.shape[-1]))
     objects = tuple(dict.fromkeys(e.object_id for e in expressions if e.object_id is not None))
-    present = object_map.unique().tolist()
-    missing = [number for number in objects if number not in present]
+    pixels = torch.bincount(object_map.flatten(), minlength=256).tolist()
+    missing = [number for number in objects if pixels[number] == 0]
     if missing:
         raise ValueError(
             f"objects {missing} do not occur in frames {[video.frame_names[p] for p in positions]} of video "
@@ -226,13 +226,13 @@ def make_targets(clip: AnnotatedClip, expressions: Sequence[Expression]) -> tupl
     """One target per expression; expressions of one object share its mask."""
     time, _, height, width = clip.frames.shape
     masks = masks_of_objects(clip.object_map, clip.objects)  # (object, time, height, width)
-    visible = masks.flatten(2).any(dim=2)  # (object, time)
+    visible = masks.view(torch.uint8).flatten(2).amax(dim=2).bool()  # (object, time); any() takes 20 times as long
     boxes = clip.boxes_xyxy_px.as_subclass(Tensor) / torch.tensor([width, height, width, height])
     boxes = xyxy_to_cxcywh(boxes).reshape(-1, time, 4)  # (object, time, 4)
     boxes = torch.where(visible[..., None], boxes, 0)
     targets = []
     for expression in expressions:
-        place = clip.objects.index(expression.object_id)  # type: ignore[arg-type]  # training data has ids
+        place = clip.objects.index(expression.object_id)
         targets.append(
             ClipTarget(
                 masks=masks[place : place + 1],
@@ -329,6 +329,9 @@ class EvalDataset(Dataset[EvalVideo]):
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    def __iter__(self) -> Iterator[EvalVideo]:
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> EvalVideo:
         record = self.videos[index]

@@ -1,10 +1,10 @@
 """From the configuration to something to iterate over."""
 
-import logging
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from configs.schema import DataConfig
 from datasets.base import ClipDataset, EvalDataset
@@ -12,8 +12,6 @@ from datasets.collate import collate
 from datasets.ref_youtube_vos import RefYoutubeVos
 from datasets.sampling import EpochSampler
 from structures.samples import VideoBatch
-
-logger = logging.getLogger(__name__)
 
 DATASETS: dict[str, type[RefYoutubeVos]] = {"ref_youtube_vos": RefYoutubeVos}
 """Formats by their name in the configuration."""
@@ -36,8 +34,9 @@ def build_train_loader(data: DataConfig, *, seed: int, rank: int = 0, world_size
         flip_probability=data.flip_probability,
         seed=seed,
     )
+    # collate turns VideoSample into VideoBatch, which the type of DataLoader cannot say
     return DataLoader(
-        clips,
+        cast("Dataset[VideoBatch]", clips),
         batch_size=data.batch_size,
         sampler=EpochSampler(len(clips), seed=seed, rank=rank, world_size=world_size),
         collate_fn=collate,

@@ -7,14 +7,13 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch.utils.data import Sampler
 
-
 Item = TypeVar("Item")
 
 
 class Visit(NamedTuple):
     """One look at one sample: all that is random about it follows from these two numbers and the seed."""
 
-    index: int
+    sample: int
     epoch: int
 
 
@@ -64,7 +63,7 @@ def draw(items: Sequence[Item], count: int, generator: torch.Generator) -> list[
 
 def visit_generator(seed: int, visit: Visit) -> torch.Generator:
     """A generator of its own for each visit: results do not depend on workers, processes or a resumed run."""
-    digest = hashlib.blake2b(f"{seed}/{visit.epoch}/{visit.index}".encode(), digest_size=7).digest()
+    digest = hashlib.blake2b(f"{seed}/{visit.epoch}/{visit.sample}".encode(), digest_size=7).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest))
 
 
@@ -100,13 +99,13 @@ class EpochSampler(Sampler[Visit]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.num_samples // self.world_size)
+        return (self.num_samples + self.world_size - 1) // self.world_size
 
     def __iter__(self) -> Iterator[Visit]:
         if self.shuffle:
-            generator = visit_generator(self.seed, Visit(index=-1, epoch=self.epoch))
+            generator = visit_generator(self.seed, Visit(sample=-1, epoch=self.epoch))
             order = torch.randperm(self.num_samples, generator=generator).tolist()
         else:
             order = list(range(self.num_samples))
         for i in range(self.rank, len(self) * self.world_size, self.world_size):
-            yield Visit(index=order[i % self.num_samples], epoch=self.epoch)
+            yield Visit(sample=order[i % self.num_samples], epoch=self.epoch)

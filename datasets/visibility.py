@@ -105,8 +105,8 @@ def _keep(places: tuple[Path, ...], content: dict[str, object]) -> None:
         try:
             with os.fdopen(handle, "w") as file:
                 json.dump(content, file)
-            os.chmod(unfinished, 0o644)  # mkstemp makes files that only their owner can read
-            os.replace(unfinished, place)
+            Path(unfinished).chmod(0o644)  # mkstemp makes files that only their owner can read
+            Path(unfinished).replace(place)
         except OSError:
             Path(unfinished).unlink(missing_ok=True)
             continue
