@@ -41,10 +41,10 @@ class RefYoutubeVos:
         self.folder = root / split
         self._expressions_file = root / "meta_expressions" / split / "meta_expressions.json"
         self._lower_case = lower_case
-        described = _read_videos(self._expressions_file)
+        described = read_videos(self._expressions_file)
         if split == "valid":
             test_file = root / "meta_expressions" / "test" / "meta_expressions.json"
-            test_videos = _read_videos(test_file) if test_file.exists() else {}
+            test_videos = read_videos(test_file) if test_file.exists() else {}
             described = {video: content for video, content in described.items() if video not in test_videos}
         self._require_folders(described)
         meta_file = self.folder / "meta.json"
@@ -141,7 +141,12 @@ class RefYoutubeVos:
         return set() if self._categories is None else set(self._categories.get(video, {}))
 
 
-def _read_videos(path: Path) -> dict[str, Any]:
+def read_videos(path: Path) -> dict[str, Any]:
+    """What a file of expressions (or meta.json) says about each video.
+
+    Raises:
+        ValueError: the file is missing or damaged, or has no `videos`.
+    """
     try:
         videos = json.loads(path.read_bytes())["videos"]
     except FileNotFoundError:
@@ -158,7 +163,7 @@ def _read_categories(path: Path) -> dict[str, dict[int, str]]:
     try:
         return {
             video: {int(number): item.get("category", "") for number, item in content["objects"].items()}
-            for video, content in _read_videos(path).items()
+            for video, content in read_videos(path).items()
         }
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: bad or missing entry ({error})") from None

@@ -40,6 +40,7 @@ def test_clips_are_padded_at_the_end_the_bottom_and_the_right():
 
 def test_targets_are_padded_like_the_clips():
     batch = collate([make_sample(2, 4, 6), make_sample(3, 5, 4)])
+    assert batch.targets is not None
     for target, is_padding in zip(batch.targets, batch.clips.is_padding, strict=True):
         assert torch.equal(target.masks[0], ~is_padding)
     assert batch.targets[0].is_visible.tolist() == [[True, True, False]]
@@ -50,12 +51,15 @@ def test_sentences_are_lined_up_clip_by_clip():
     batch = collate([make_sample(2, 4, 4, "ab"), make_sample(2, 4, 4, "c"), make_sample(2, 4, 4, "def")])
     assert batch.sentences == tuple("abcdef")
     assert batch.clip_of_sentence.tolist() == [0, 0, 1, 2, 2, 2]
+    assert batch.targets is not None
     assert len(batch.targets) == len(batch.meta) == 6
     assert batch.annotated_frame is None
 
 
 def test_a_target_of_an_annotated_frame_keeps_its_single_step():
     batch = collate([make_sample(3, 4, 6, annotated_frame=1), make_sample(3, 5, 4, annotated_frame=2)])
+    assert batch.annotated_frame is not None
+    assert batch.targets is not None
     assert batch.annotated_frame.tolist() == [1, 2]
     assert [tuple(target.masks.shape) for target in batch.targets] == [(1, 1, 5, 6)] * 2
 
