@@ -1,0 +1,217 @@
+"""The training objective: predictions and targets to one weighted sum, with its terms for the log."""
+
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, distributed
+
+from models.losses import contrastive_loss, dice_loss, focal_loss, generalized_iou, upsample_logits
+from models.matcher import Assignment, Matcher, StackedTargets, stack_targets
+from models.outputs import LayerOutput, SOCOutput
+from structures.samples import ClipTarget
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Weight of each term, the same for every decoder layer; the defaults are those of all published recipes.
+
+    Attributes:
+        classification: focal loss of the class logits.
+        contrastive: choice of the query by its similarity to the sentence.
+        mask_focal: focal loss of the mask, mean over pixels.
+        dice: overlap of the mask.
+        box: L1 distance of the box.
+        giou: overlap of the box.
+    """
+
+    classification: float = 2.0
+    contrastive: float = 1.0
+    mask_focal: float = 2.0
+    dice: float = 5.0
+    box: float = 2.0
+    giou: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """The objective and its terms.
+
+    Attributes:
+        per_layer: unweighted terms of each decoder layer, last one final; keys are the fields of `LossWeights`.
+        total: weighted sum over terms and layers; the only one to differentiate.
+    """
+
+    per_layer: tuple[dict[str, Float[Tensor, ""]], ...]
+    total: Float[Tensor, ""]
+
+    def scalars(self) -> dict[str, Float[Tensor, ""]]:
+        """For the log, detached and still on the device: "total", "dice/final", "dice/0" (first layer), ..."""
+        last = len(self.per_layer) - 1
+        named = {
+            f"{name}/{'final' if i == last else i}": value.detach()
+            for i, terms in enumerate(self.per_layer)
+            for name, value in terms.items()
+        }
+        return {"total": self.total.detach(), **named}
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Matched queries, ordered by sample and object, so that all layers share their targets.
+
+    Attributes:
+        sample: of each pair.
+        target: index of the object within its sample.
+        query: matched to that object, per layer.
+        query_of_referred: matched to the object that the sentence means.
+    """
+
+    sample: Int[Tensor, " pair"]
+    target: Int[Tensor, " pair"]
+    query: Int[Tensor, "layer pair"]
+    query_of_referred: Int[Tensor, "layer batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """Matches queries with objects and adds up the losses of all decoder layers.
+
+    Attributes:
+        matcher: decides which query shows which object.
+        weights: of the terms.
+    """
+
+    matcher: Matcher = field(default_factory=Matcher)
+    weights: LossWeights = field(default_factory=LossWeights)
+
+    def __call__(self, output: SOCOutput, targets: tuple[ClipTarget, ...]) -> Losses:
+        """Compute the losses, in at least single precision whatever the model ran in.
+
+        Raises:
+            ValueError: if outputs and targets do not fit together, if predictions are not finite, or if the
+                contrastive term has a weight but the output no sentence.
+        """
+        if output.sentence is None and self.weights.contrastive:
+            raise ValueError(f"weights.contrastive={self.weights.contrastive} needs output.sentence, which is None")
+        with torch.autocast(output.final.mask_logits.device.type, enabled=False):
+            precise = _at_least_single_precision(output)
+            stacked = stack_targets(targets, precise.final)
+            assignments = self.matcher.match_layers(precise, stacked)
+            pairs = _sorted_pairs(assignments, stacked, precise.final.mask_logits.device)
+            terms = self._terms(precise, stacked, pairs)
+        names = [weight.name for weight in fields(LossWeights) if weight.name in terms]
+        per_layer = tuple({name: terms[name][i] for name in names} for i in range(len(output.layers)))
+        total = torch.stack([getattr(self.weights, name) * terms[name].sum() for name in names]).sum()
+        return Losses(per_layer=per_layer, total=total)
+
+    def _terms(self, output: SOCOutput, targets: StackedTargets, pairs: Pairs) -> dict[str, Float[Tensor, " layer"]]:
+        """Every term, unweighted, for all layers at once."""
+        num_masks = _num_masks(targets)
+        terms = {"classification": _classification_loss(output.layers, targets, pairs) / num_masks}
+        if output.sentence is not None:
+            cluster = torch.stack([layer.cluster for layer in output.layers])
+            terms["contrastive"] = contrastive_loss(cluster, output.sentence, pairs.query_of_referred)
+        focal, dice = _mask_losses(output.layers, targets, pairs)
+        l1, giou = _box_losses(output.layers, targets, pairs)
+        return terms | {
+            "mask_focal": focal / num_masks,
+            "dice": dice / num_masks,
+            "box": l1 / num_masks,
+            "giou": giou / num_masks,
+        }
+
+
+def _at_least_single_precision(output: SOCOutput) -> SOCOutput:
+    def cast(x: Tensor) -> Tensor:
+        return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+    layers = tuple(
+        replace(
+            layer,
+            mask_logits=cast(layer.mask_logits),
+            class_logits=cast(layer.class_logits),
+            boxes_cxcywh_norm=cast(layer.boxes_cxcywh_norm),
+            cluster=cast(layer.cluster),
+        )
+        for layer in output.layers
+    )
+    return SOCOutput(layers=layers, sentence=None if output.sentence is None else cast(output.sentence))
+
+
+def _sorted_pairs(assignments: tuple[Assignment, ...], targets: StackedTargets, device: torch.device) -> Pairs:
+    """Order the assignments by object and move them to the device, in one transfer."""
+    queries = torch.stack(
+        [torch.cat([query[target.argsort()] for query, target in assignment]) for assignment in assignments]
+    )
+    sample = torch.tensor([i for i, count in enumerate(targets.num_objects) for _ in range(count)])
+    target = torch.cat([torch.arange(count) for count in targets.num_objects])
+    sample, target, *query = torch.cat([sample[None], target[None], queries]).to(device).unbind()
+    starts = [sum(targets.num_objects[:i]) for i in range(len(targets.num_objects))]
+    referred = [start + offset for start, offset in zip(starts, targets.referred, strict=True)]
+    query_of_pair = torch.stack(query)
+    query_of_referred = torch.stack([query_of_pair[:, i] for i in referred], dim=1)
+    return Pairs(sample=sample, target=target, query=query_of_pair, query_of_referred=query_of_referred)
+
+
+def _num_masks(targets: StackedTargets) -> Float[Tensor, ""] | float:
+    """Number of target masks over all frames and samples, visible or not: the mean over processes, at least 1."""
+    count = float(sum(targets.num_objects) * targets.masks.shape[2])
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return max(count, 1.0)
+    total = torch.tensor(count, device=targets.masks.device)
+    distributed.all_reduce(total)
+    return (total / distributed.get_world_size()).clamp(min=1)
+
+
+def _classification_loss(
+    layers: tuple[LayerOutput, ...], targets: StackedTargets, pairs: Pairs
+) -> Float[Tensor, " layer"]:
+    """Focal loss of every class logit, summed; positive only for the query of the referred object, where visible."""
+    logits = torch.stack([layer.class_logits for layer in layers])
+    num_layers, b, t, _, num_classes = logits.shape
+    layer = torch.arange(num_layers, device=logits.device)[:, None]
+    sample = torch.arange(b, device=logits.device)
+    if num_classes == 1:
+        label = torch.zeros_like(sample)
+    else:
+        label = torch.stack([labels[i] for labels, i in zip(targets.labels, targets.referred, strict=True)])
+    wanted = torch.zeros_like(logits)
+    wanted[layer, sample, :, pairs.query_of_referred, label] = targets.referred_is_visible.to(logits.dtype).expand(
+        num_layers, b, t
+    )
+    return focal_loss(logits, wanted).flatten(1).sum(dim=1)  # (layer,)
+
+
+def _mask_losses(
+    layers: tuple[LayerOutput, ...], targets: StackedTargets, pairs: Pairs
+) -> tuple[Float[Tensor, " layer"], Float[Tensor, " layer"]]:
+    """Focal (mean over pixels) and Dice loss of the matched masks, summed over pairs and frames.
+
+    All frames count, also those where the object is not visible; padding counts as background.
+    """
+    matched = torch.stack(
+        [layer.mask_logits[pairs.sample, :, query] for layer, query in zip(layers, pairs.query, strict=True)]
+    )
+    size = (targets.masks.shape[-2], targets.masks.shape[-1])
+    upsampled = upsample_logits(rearrange(matched, "l p t h w -> l (p t) h w"), size)
+    logits = rearrange(upsampled, "l n h w -> l n (h w)")
+    masks = rearrange(targets.masks[pairs.sample, pairs.target], "p t h w -> (p t) (h w)").expand_as(logits)
+    return focal_loss(logits, masks).mean(dim=-1).sum(dim=-1), dice_loss(logits, masks).sum(dim=-1)
+
+
+def _box_losses(
+    layers: tuple[LayerOutput, ...], targets: StackedTargets, pairs: Pairs
+) -> tuple[Float[Tensor, " layer"], Float[Tensor, " layer"]]:
+    """L1 and generalized-IoU loss of the matched boxes, summed over pairs and frames.
+
+    Where the object is not visible its box is zero and counts all the same: as published.
+    """
+    boxes = torch.stack(
+        [layer.boxes_cxcywh_norm[pairs.sample, :, query] for layer, query in zip(layers, pairs.query, strict=True)]
+    )
+    wanted = targets.boxes_cxcywh_norm[pairs.sample, pairs.target]
+    l1 = (boxes - wanted).abs().flatten(1).sum(dim=1)  # (layer,)
+    giou = (1 - generalized_iou(boxes, wanted)).flatten(1).sum(dim=1)  # (layer,)
+    return l1, giou

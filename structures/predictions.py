@@ -1,0 +1,53 @@
+"""What post-processing yields and metrics, submissions and drawings read."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCandidates:
+    """Every query's answer for one frame, for benchmarks that rank them all (A2D, JHMDB).
+
+    Attributes:
+        masks: at the size of the frame on disk.
+        scores: probability of showing the referred object.
+    """
+
+    masks: Bool[Tensor, "query height width"]
+    scores: Float[Tensor, " query"]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSegmentation:
+    """The answer to one sentence about one clip.
+
+    Attributes:
+        masks: at the size of the frames on disk.
+        boxes_xyxy_px: left, top, right, bottom in pixels of those frames, as the model predicts them.
+        scores: of every query, for the whole clip.
+        query: the one that was chosen.
+    """
+
+    masks: Bool[Tensor, "time height width"]
+    boxes_xyxy_px: Float[Tensor, "time 4"]
+    scores: Float[Tensor, " query"]
+    query: int
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Ranked detections in one image, for COCO's metrics.
+
+    Attributes:
+        masks: at the size of the image on disk.
+        boxes_xyxy_px: left, top, right, bottom in pixels of that image.
+        scores: descending.
+        labels: always 1, the only category of referring expressions.
+    """
+
+    masks: Bool[Tensor, "detection height width"]
+    boxes_xyxy_px: Float[Tensor, "detection 4"]
+    scores: Float[Tensor, " detection"]
+    labels: Int[Tensor, " detection"]
