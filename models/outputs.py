@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -17,6 +18,10 @@ class Tokens:
 
     ids: Int[Tensor, "batch word"]
     is_padding: Bool[Tensor, "batch word"]
+
+    def to(self, device: torch.device | str) -> "Tokens":
+        """The same tokens on another device."""
+        return Tokens(self.ids.to(device, non_blocking=True), self.is_padding.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True, slots=True)

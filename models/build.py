@@ -1,0 +1,150 @@
+"""From configuration to modules; the only place of `models` that reads a configuration."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from configs.schema import LossConfig, ModelConfig, VisualEncoderConfig
+from models.checkpoint_names import is_published_soc, load_strictly, soc_from_published
+from models.criterion import Criterion, LossWeights
+from models.matcher import Matcher
+from models.resnet import ResNet50
+from models.soc import SOC
+from models.text_encoder import TextEncoder, load_text_encoder
+from models.video_swin import SIZES, VideoSwin, VideoSwinSize
+
+logger = logging.getLogger(__name__)
+
+
+def build_model(config: ModelConfig, *, data_root: Path | None = None, text_encoder: TextEncoder | None = None) -> SOC:
+    """SOC as configured, with the pretrained weights that the configuration names.
+
+    Args:
+        config: the section `model`.
+        data_root: replaces `{data.root}` in the path of the text encoder.
+        text_encoder: one that was built elsewhere; None builds it from the configuration.
+
+    Raises:
+        ValueError: if a file or folder is missing or does not fit.
+    """
+    if text_encoder is None:
+        text_encoder = build_text_encoder(config, data_root=data_root)
+    model = SOC(
+        build_visual_encoder(config.visual_encoder),
+        text_encoder,
+        dim=config.dim,
+        num_heads=config.num_heads,
+        num_queries=config.num_queries,
+        num_classes=config.num_classes,
+        ffn_dim=config.ffn_dim,
+        dropout=config.dropout,
+        num_encoder_layers=config.num_encoder_layers,
+        num_decoder_layers=config.num_decoder_layers,
+        num_cluster_layers=config.num_cluster_layers,
+        num_points=config.num_points,
+        output_layer=config.output_layer,
+        mask_dim=config.mask_head.dim,
+        mask_offset_scale=config.mask_head.offset_scale,
+    )
+    if config.weights is not None:
+        load_weights(model, config.weights, keep_class_head=config.keep_class_head)
+    return model
+
+
+def build_text_encoder(config: ModelConfig, *, data_root: Path | None) -> TextEncoder:
+    """The text encoder that the configuration names.
+
+    Raises:
+        ValueError: if its path needs `data.root` and there is none, or cannot be loaded.
+    """
+    path = config.text_encoder.path
+    if "{data.root}" in path:
+        if data_root is None:
+            raise ValueError(f"model.text_encoder.path={path} needs data.root; give data.root=FOLDER")
+        path = path.replace("{data.root}", str(data_root))
+    return load_text_encoder(
+        path,
+        frozen=config.text_encoder.frozen,
+        eval_mode_when_frozen=config.text_encoder.eval_mode_when_frozen,
+        # A checkpoint brings the encoder's weights along.
+        random_init=config.text_encoder.random_init,
+        weights_follow=config.weights is not None,
+    )
+
+
+def build_visual_encoder(config: VisualEncoderConfig) -> VideoSwin | ResNet50:
+    """The visual encoder, with its pretrained weights where the configuration names a file."""
+    encoder: VideoSwin | ResNet50
+    if config.name == "resnet50":
+        encoder = ResNet50()
+    else:
+        custom = VideoSwinSize(config.embed_dim, config.depths, config.num_heads, config.window_size)
+        encoder = VideoSwin(SIZES.get(config.name, custom), drop_path_rate=config.drop_path_rate)
+    if config.weights is not None:
+        encoder.load_pretrained(read_state_dict(config.weights))
+    return encoder
+
+
+def build_criterion(config: LossConfig) -> Criterion:
+    """Matcher and losses with the configured weights."""
+    matcher = Matcher(
+        cost_class=config.class_cost,
+        cost_dice=config.dice_cost,
+        cost_box=config.box_cost,
+        cost_giou=config.giou_cost,
+        cost_contrastive=config.contrastive_cost,
+    )
+    weights = LossWeights(
+        classification=config.class_weight,
+        contrastive=config.contrastive_weight,
+        mask_focal=config.mask_focal_weight,
+        dice=config.dice_weight,
+        box=config.box_weight,
+        giou=config.giou_weight,
+    )
+    return Criterion(matcher, weights)
+
+
+def load_weights(model: SOC, path: Path, *, keep_class_head: bool = True) -> None:
+    """Load a checkpoint of ours, or one with the published names, strictly.
+
+    Args:
+        model: changed in place, or not at all.
+        path: the file.
+        keep_class_head: False leaves the classification head as it is, as the published finetuning does.
+
+    Raises:
+        ValueError: if the file is missing, unreadable or of another architecture.
+    """
+    state: Mapping[str, Tensor] = read_state_dict(path)
+    if is_published_soc(state):
+        state = soc_from_published(state)
+    if not keep_class_head:
+        own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("class_heads.")}
+        state = {**{n: t for n, t in state.items() if not n.startswith("class_heads.")}, **own}
+    load_strictly(model, state, source=f"checkpoint {path}")
+    logger.info("loaded %d tensors from %s", len(state), path)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file, whatever they are wrapped in.
+
+    Raises:
+        ValueError: if the file is missing, unreadable, or holds no tensors by name.
+    """
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
+    for key in ("model", "model_state_dict", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise ValueError(f"checkpoint {path} holds no state dict (a mapping from names to tensors)")
+    return dict(content)

@@ -1,0 +1,92 @@
+"""Answers for whole videos: windows of frames against any number of sentences. Evaluation and prediction share it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from models.outputs import TextFeatures
+from models.postprocess import boxes_to_pixels, resize_logits, trajectory_scores
+from models.soc import SOC
+from structures.clips import PaddedClips
+
+
+@dataclass(frozen=True, slots=True)
+class ClipAnswer:
+    """What the model says to one sentence about one window of frames.
+
+    Attributes:
+        mask_logits: of the chosen query, before the sigmoid, at stride 4 of the resized frames.
+        boxes_xyxy_norm: left, top, right and bottom as shares of the frame, as the model predicts them.
+        frame_scores: probability in each frame that the query shows what is meant (best class).
+        score: of the chosen query for the window.
+        query: the chosen one.
+    """
+
+    mask_logits: Float[Tensor, "time height4 width4"]
+    boxes_xyxy_norm: Float[Tensor, "time 4"]
+    frame_scores: Float[Tensor, " time"]
+    score: float
+    query: int
+
+    def logits_at(self, size: tuple[int, int]) -> Float[Tensor, "time height width"]:
+        """Mask logits at (height, width), resized once, as the published inference does."""
+        return resize_logits(self.mask_logits, size)
+
+    def masks_at(
+        self, size: tuple[int, int], *, logit_threshold: float = 0.0
+    ) -> Bool[Tensor, "time height width"]:
+        """Masks at (height, width), a frame at a time, so that only one is held as numbers."""
+        masks = torch.empty(len(self.mask_logits), *size, dtype=torch.bool)
+        for frame, logits in enumerate(self.mask_logits):
+            masks[frame] = resize_logits(logits[None], size)[0] > logit_threshold
+        return masks
+
+
+def windows(num_frames: int, longest: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of consecutive windows of at most `longest` frames; one window if `longest` is 0."""
+    step = longest or max(1, num_frames)
+    for start in range(0, num_frames, step):
+        yield start, min(start + step, num_frames)
+
+
+def encode_sentences(
+    model: SOC, sentences: Sequence[str], *, group: int, device: torch.device
+) -> tuple[TextFeatures, ...]:
+    """The sentences, encoded once, in groups of at most `group`."""
+    groups = [sentences[start : start + group] for start in range(0, len(sentences), group)]
+    return tuple(model.encode_text(model.tokenize(part).to(device)) for part in groups)
+
+
+def segment_window(
+    model: SOC, frames: Float[Tensor, "time 3 height width"], texts: Sequence[TextFeatures], *, device: torch.device
+) -> tuple[ClipAnswer, ...]:
+    """One answer per sentence, on the CPU; the visual encoder runs once.
+
+    Args:
+        model: in evaluation mode.
+        frames: resized and normalised.
+        texts: groups of sentences, see `encode_sentences`.
+        device: of the model.
+    """
+    t, _, h, w = frames.shape
+    clips = PaddedClips(frames[None].to(device), torch.zeros(1, t, h, w, dtype=torch.bool, device=device), ((h, w),))
+    video = model.encode_video(clips)
+    answers: list[ClipAnswer] = []
+    for text in texts:
+        count = len(text.sentence)
+        output = model.segment(video.for_sentences(torch.zeros(count, dtype=torch.long, device=device)), text)
+        layer = output.final
+        scores = trajectory_scores(layer.class_logits)
+        queries = scores.argmax(dim=-1)
+        sentence = torch.arange(count, device=device)
+        masks = layer.mask_logits[sentence, :, queries].float().cpu()
+        boxes = boxes_to_pixels(layer.boxes_cxcywh_norm[sentence, :, queries].float().cpu(), (1, 1))
+        per_frame = layer.class_logits[sentence, :, queries].float().sigmoid().amax(dim=-1).cpu()
+        best = scores.amax(dim=-1)
+        for i, (score, query) in enumerate(zip(best.tolist(), queries.tolist(), strict=True)):
+            answers.append(ClipAnswer(masks[i].clone(), boxes[i], per_frame[i], score, query))
+    return tuple(answers)
+

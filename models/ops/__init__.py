@@ -1,0 +1,1 @@
+"""Operators that have, or may one day have, a compiled backend."""

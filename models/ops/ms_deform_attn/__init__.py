@@ -1,0 +1,1 @@
+"""Multi-scale deformable attention (Deformable DETR, arXiv:2010.04159)."""

@@ -1,0 +1,100 @@
+"""Deformable attention as a layer: projections, sampling places and weights around the operator."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from models.ops.ms_deform_attn.functional import ms_deform_attn
+
+
+class MSDeformAttn(nn.Module):
+    """Every query looks at a few learned places near its reference, on every level.
+
+    Args:
+        dim: width of queries and values.
+        num_levels: value maps.
+        num_heads: attention heads; must divide `dim`.
+        num_points: places per head and level.
+
+    Source: Deformable DETR (arXiv:2010.04159), section 4.1.
+    """
+
+    def __init__(self, dim: int, *, num_levels: int = 4, num_heads: int = 8, num_points: int = 4) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"num_heads={num_heads} must divide dim={dim}")
+        self.num_levels, self.num_heads, self.num_points = num_levels, num_heads, num_points
+        places = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(dim, places * 2)
+        self.attention_weights = nn.Linear(dim, places)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Each head starts looking in its own direction, point k at k cells from the reference."""
+        angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        directions = directions / directions.abs().amax(dim=-1, keepdim=True)
+        steps = torch.arange(1, self.num_points + 1)
+        bias = directions[:, None, None] * steps[None, None, :, None]  # (head, 1, point, 2)
+        nn.init.zeros_(self.sampling_offsets.weight)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(bias.expand(-1, self.num_levels, -1, -1).flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(
+        self,
+        query: Float[Tensor, "batch query dim"],
+        reference: Float[Tensor, "batch query level ref"],
+        memory: Float[Tensor, "batch cell dim"],
+        level_shapes: Sequence[tuple[int, int]],
+        *,
+        memory_is_padding: Bool[Tensor, "batch cell"] | None = None,
+    ) -> Float[Tensor, "batch query dim"]:
+        """Attend from `query` to `memory`.
+
+        Args:
+            query: content plus position.
+            reference: (x, y) or (x, y, w, h) per level, as fractions of the padded map.
+            memory: cells of all levels, finest first.
+            level_shapes: (height, width) of each level.
+            memory_is_padding: cells whose value counts as zero.
+        """
+        value = self.value_proj(memory)
+        if memory_is_padding is not None:
+            value = value.masked_fill(memory_is_padding[..., None], 0.0)
+        locations, weights = self.places(query, reference, level_shapes)
+        value = rearrange(value, "b s (m c) -> b s m c", m=self.num_heads)
+        return self.output_proj(ms_deform_attn(value, level_shapes, locations, weights.to(value.dtype)))
+
+    def places(
+        self,
+        query: Float[Tensor, "batch query dim"],
+        reference: Float[Tensor, "batch query level ref"],
+        level_shapes: Sequence[tuple[int, int]],
+    ) -> tuple[Float[Tensor, "batch query head level point 2"], Float[Tensor, "batch query head level point"]]:
+        """Where each query samples, (x, y) in [0, 1] of the padded map, and with which weights.
+
+        Raises:
+            ValueError: if a reference is neither a point nor a box.
+        """
+        layout = {"m": self.num_heads, "l": self.num_levels, "p": self.num_points}
+        offsets = rearrange(self.sampling_offsets(query), "b q (m l p xy) -> b q m l p xy", xy=2, **layout)
+        logits = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))  # (b, q, m, l*p)
+        weights = logits.softmax(dim=-1).unflatten(-1, (self.num_levels, self.num_points))
+        reference = rearrange(reference, "b q l ref -> b q 1 l 1 ref")
+        if reference.shape[-1] == 2:
+            cells = reference.new_tensor([(width, height) for height, width in level_shapes])
+            return reference + offsets / cells[:, None], weights
+        if reference.shape[-1] == 4:
+            return reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5, weights
+        raise ValueError(f"reference has {reference.shape[-1]} coordinates, expected 2 (point) or 4 (box)")

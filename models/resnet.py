@@ -1,0 +1,55 @@
+"""ResNet-50 on independent frames."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models import resnet50
+from torchvision.ops import FrozenBatchNorm2d
+
+
+class ResNet50(nn.Module):
+    """The stages of a ResNet-50 with frozen batch norms; stem and first stage are frozen as in DETR.
+
+    Attributes:
+        channels: of the maps of strides 4, 8, 16 and 32.
+    """
+
+    channels = (256, 512, 1024, 2048)
+
+    def __init__(self) -> None:
+        super().__init__()
+        network = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
+        self.conv1, self.bn1, self.relu, self.maxpool = network.conv1, network.bn1, network.relu, network.maxpool
+        self.layer1, self.layer2 = network.layer1, network.layer2
+        self.layer3, self.layer4 = network.layer3, network.layer4
+        for frozen in (self.conv1, self.layer1):
+            frozen.requires_grad_(False)
+
+    def forward(
+        self, frames: Float[Tensor, "batch time 3 height width"]
+    ) -> tuple[Float[Tensor, "batch time _ _ _"], ...]:
+        """Maps of strides 4, 8, 16 and 32."""
+        batch = frames.shape[0]
+        x = rearrange(frames, "b t c h w -> (b t) c h w")
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        maps = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            maps.append(rearrange(x, "(b t) c h w -> b t c h w", b=batch))
+        return tuple(maps)
+
+    def load_pretrained(self, state: dict[str, Tensor]) -> None:
+        """Take the weights of a torchvision ResNet-50 file; its classifier is left out, all else must fit."""
+        self.load_state_dict(
+            {
+                name: tensor
+                for name, tensor in state.items()
+                if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
+            }
+        )
+
+
+def is_resnet_file(state: dict[str, torch.Tensor]) -> bool:
+    """Whether a state dict looks like torchvision's ResNet."""
+    return "conv1.weight" in state and "layer4.0.conv1.weight" in state

@@ -1,0 +1,262 @@
+"""SOC: encode, fuse, decode, cluster, draw.
+
+Source: SOC: Semantic-Assisted Object Cluster for Referring Video Object Segmentation (arXiv:2305.17011), figure 2.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from models.deformable_transformer import DeformableTransformer, TransformerOutput, refine_box
+from models.dynamic_mask_head import DynamicMaskHead
+from models.fusion import VisionLanguageFusion
+from models.layers import MLP
+from models.object_cluster import ObjectCluster
+from models.outputs import LayerOutput, SOCOutput, TextFeatures, Tokens, VideoFeatures
+from models.position_encoding import pixel_positions, word_positions
+from models.resnet import ResNet50
+from models.spatial_decoder import SpatialDecoder
+from models.text_encoder import TextEncoder, TextProjection
+from models.video_swin import VideoSwin
+from structures.clips import PaddedClips
+
+# The score that every query starts with: focal loss is unstable when most of many negatives start near one half.
+PRIOR_PROBABILITY = 0.01
+
+
+class SOC(nn.Module):
+    """The whole model, in three public stages: `encode_video`, `encode_text`, `segment`.
+
+    The visual encoder does not depend on the sentence and the text encoder not on the video, so callers encode every
+    video and every sentence once and combine them as they need.
+
+    Args:
+        visual_encoder: frames to maps of strides 4, 8, 16 and 32.
+        text_encoder: sentences to words.
+        dim: width of everything behind the encoders.
+        num_queries: objects per frame.
+        num_classes: 1 (referred or not) or the number of categories.
+        output_layer: decoder layer that answers in evaluation; "first" gives the published outputs.
+        mask_dim: channels of the mask features.
+        mask_offset_scale: divisor of the offsets in the mask head.
+    """
+
+    def __init__(
+        self,
+        visual_encoder: VideoSwin | ResNet50,
+        text_encoder: TextEncoder,
+        *,
+        dim: int = 256,
+        num_heads: int = 8,
+        num_queries: int = 20,
+        num_classes: int = 1,
+        ffn_dim: int = 2048,
+        dropout: float = 0.1,
+        num_encoder_layers: int = 3,
+        num_decoder_layers: int = 3,
+        num_cluster_layers: int = 3,
+        num_points: int = 4,
+        output_layer: Literal["first", "last"] = "first",
+        mask_dim: int = 8,
+        mask_offset_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.output_layer = output_layer
+        self.visual_encoder, self.text_encoder = visual_encoder, text_encoder
+        self.text_projection = TextProjection(text_encoder.dim, dim, dropout)
+        self.level_projections = _level_projections(visual_encoder.channels, dim)
+        self.fusion = VisionLanguageFusion(dim, num_heads)
+        self.transformer = DeformableTransformer(
+            dim,
+            num_queries=num_queries,
+            num_heads=num_heads,
+            num_levels=len(self.level_projections),
+            num_points=num_points,
+            ffn_dim=ffn_dim,
+            num_encoder_layers=num_encoder_layers,
+            num_decoder_layers=num_decoder_layers,
+            dropout=dropout,
+        )
+        self.object_cluster = ObjectCluster(
+            dim,
+            num_queries=num_queries,
+            num_heads=num_heads,
+            ffn_dim=ffn_dim,
+            num_layers=num_cluster_layers,
+            dropout=dropout,
+        )
+        self.spatial_decoder = SpatialDecoder(dim, stride4_channels=visual_encoder.channels[0], mask_dim=mask_dim)
+        self.mask_head = DynamicMaskHead(dim, dim=mask_dim, offset_scale=mask_offset_scale)
+        self.class_heads, self.box_heads = _prediction_heads(dim, num_classes, num_decoder_layers)
+
+    def forward(
+        self,
+        clips: PaddedClips,
+        tokens: Tokens,
+        *,
+        clip_of_sentence: Int[Tensor, " sentence"] | None = None,
+        annotated_frame: Int[Tensor, " clip"] | None = None,
+    ) -> SOCOutput:
+        """Find in every clip what its sentences mean.
+
+        Args:
+            clips: the frames.
+            tokens: the sentences.
+            clip_of_sentence: which clip each sentence is about; None pairs them one to one.
+            annotated_frame: per clip, the only frame to segment; the visual encoder still sees the others.
+        """
+        video = self.encode_video(clips, annotated_frame=annotated_frame)
+        if clip_of_sentence is not None:
+            video = video.for_sentences(clip_of_sentence)
+        return self.segment(video, self.encode_text(tokens))
+
+    def tokenize(self, sentences: Sequence[str]) -> Tokens:
+        """Sentences to ids; raises ValueError for an empty or overlong one."""
+        return self.text_encoder.tokenize(sentences)
+
+    def encode_text(self, tokens: Tokens) -> TextFeatures:
+        """All that does not depend on the video."""
+        words, pooled = self.text_encoder(tokens)
+        words = self.text_projection(words)
+        return TextFeatures(
+            words=words,
+            word_positions=word_positions(tokens.is_padding, words.shape[-1], words.dtype),
+            is_padding=tokens.is_padding,
+            sentence=self.text_projection(pooled),
+        )
+
+    def encode_video(
+        self, clips: PaddedClips, *, annotated_frame: Int[Tensor, " clip"] | None = None
+    ) -> VideoFeatures:
+        """All that does not depend on the sentence: maps of strides 4 (raw) and 8 to 64 (projected)."""
+        maps = self.visual_encoder(clips.frames)
+        is_padding = clips.is_padding
+        if annotated_frame is not None:
+            maps = tuple(_select_frame(level, annotated_frame) for level in maps)
+            is_padding = _select_frame(is_padding, annotated_frame)
+        batch = is_padding.shape[0]
+        # The last projection makes a map of stride 64 out of the raw map of stride 32.
+        levels = [
+            rearrange(project(rearrange(level, "b t c h w -> (b t) c h w")), "(b t) c h w -> b t c h w", b=batch)
+            for project, level in zip(self.level_projections, (*maps[1:], maps[3]), strict=True)
+        ]
+        masks = tuple(_resize_padding(is_padding, (level.shape[-2], level.shape[-1])) for level in levels)
+        dim, dtype = levels[0].shape[2], clips.frames.dtype
+        return VideoFeatures(
+            stride4=maps[0],
+            levels=tuple(levels),
+            positions=tuple(pixel_positions(mask, dim, dtype) for mask in masks),
+            is_padding=masks,
+            frame_size_px=(clips.frames.shape[-2], clips.frames.shape[-1]),
+            sizes_px=clips.sizes_px,
+        )
+
+    def segment(self, video: VideoFeatures, text: TextFeatures) -> SOCOutput:
+        """Fuse, decode frame by frame, cluster over time, and read off classes, boxes and masks.
+
+        Args:
+            video: one entry per sentence (see `VideoFeatures.for_sentences`).
+            text: the sentences.
+        """
+        fused = [self.fusion(level, text) for level in video.levels]
+        found = self.transformer(fused, video.positions, video.is_padding, list(self.box_heads))
+        if self.training:
+            answering = list(range(len(self.class_heads)))
+            clustered = answering
+        else:
+            # The published evaluation answers from the first layer, with the cluster of the last one added to it.
+            last = len(self.class_heads) - 1
+            answering = [0 if self.output_layer == "first" else last]
+            clustered = [last]
+        cluster = self._cluster(found.objects[clustered], text.sentence)
+        features = self.spatial_decoder(found.memory, video.stride4)
+        objects = found.objects[answering] + cluster[:, :, None]
+        masks = self._draw(objects, found.references[answering], features, video.sizes_px)
+        layers = tuple(
+            LayerOutput(
+                mask_logits=mask_logits,
+                class_logits=self.class_heads[layer](queries),
+                boxes_cxcywh_norm=refine_box(self.box_heads[layer](queries), _reference_before(found, layer)),
+                cluster=content,
+            )
+            for layer, queries, mask_logits, content in zip(answering, objects, masks, cluster, strict=True)
+        )
+        return SOCOutput(layers=layers, sentence=self.sentence_feature(video, text) if self.training else None)
+
+    def sentence_feature(self, video: VideoFeatures, text: TextFeatures) -> Float[Tensor, "batch dim"]:
+        """The text side of the contrastive loss, from the map of stride 32."""
+        return self.fusion.sentence(video.levels[2], video.positions[2], video.is_padding[2], text)
+
+    def _cluster(
+        self, objects: Float[Tensor, "layer batch time query dim"], sentence: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "layer batch query dim"]:
+        num_layers = objects.shape[0]
+        cluster = self.object_cluster(
+            rearrange(objects, "l b t q c -> (l b) t q c"), sentence.repeat(num_layers, 1)
+        )
+        return rearrange(cluster, "(l b) q c -> l b q c", l=num_layers)
+
+    def _draw(
+        self,
+        objects: Float[Tensor, "layer batch time query dim"],
+        references: Float[Tensor, "layer batch time query 4"],
+        features: Float[Tensor, "batch time channel height4 width4"],
+        sizes_px: Sequence[tuple[int, int]],
+    ) -> Float[Tensor, "layer batch time query height4 width4"]:
+        num_layers = objects.shape[0]
+        width_height = references.new_tensor([(width, height) for height, width in sizes_px])
+        places = rearrange(references[..., :2] * width_height[:, None, None], "l b t q xy -> b t (l q) xy")
+        logits = self.mask_head(rearrange(objects, "l b t q c -> b t (l q) c"), places, features)
+        return rearrange(logits, "b t (l q) h w -> l b t q h w", l=num_layers)
+
+
+def _level_projections(channels: Sequence[int], dim: int) -> nn.ModuleList:
+    """Strides 8, 16 and 32 to the model's width, and stride 64 out of stride 32."""
+
+    def project(conv: nn.Conv2d) -> nn.Sequential:
+        nn.init.xavier_uniform_(conv.weight)
+        assert conv.bias is not None
+        nn.init.zeros_(conv.bias)
+        return nn.Sequential(conv, nn.GroupNorm(math.gcd(32, dim), dim))
+
+    fine = [project(nn.Conv2d(width, dim, kernel_size=1)) for width in channels[1:]]
+    return nn.ModuleList([*fine, project(nn.Conv2d(channels[-1], dim, kernel_size=3, stride=2, padding=1))])
+
+
+def _prediction_heads(dim: int, num_classes: int, num_layers: int) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """Class and box heads of every decoder layer, each set starting from the same weights."""
+    class_head, box_head = nn.Linear(dim, num_classes), MLP(dim, 4)
+    nn.init.constant_(class_head.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+    last = box_head.layers[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    class_heads = nn.ModuleList(copy.deepcopy(class_head) for _ in range(num_layers))
+    box_heads = nn.ModuleList(copy.deepcopy(box_head) for _ in range(num_layers))
+    # The first layer refines points: its boxes start small, 12 % of the frame on each side.
+    with torch.no_grad():
+        box_heads[0].layers[-1].bias[2:] = -2.0  # type: ignore[index,union-attr]
+    return class_heads, box_heads
+
+
+def _reference_before(found: TransformerOutput, layer: int) -> Float[Tensor, "batch time query ref"]:
+    return found.first_reference if layer == 0 else found.references[layer - 1]
+
+
+def _select_frame(maps: Tensor, frame: Int[Tensor, " batch"]) -> Tensor:
+    """One frame of each clip, time axis kept."""
+    return maps[torch.arange(len(maps), device=maps.device), frame][:, None]
+
+
+def _resize_padding(
+    is_padding: Bool[Tensor, "batch time height width"], size: tuple[int, int]
+) -> Bool[Tensor, "batch time _ _"]:
+    """Padding of a smaller map, by nearest neighbour."""
+    return F.interpolate(is_padding.float(), size=size, mode="nearest").bool()

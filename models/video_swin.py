@@ -1,0 +1,154 @@
+"""Video Swin Transformer without temporal down-sampling: one feature map per frame and stage."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from models.checkpoint_names import kinetics_to_video_swin, load_strictly
+from models.window_attention import Size3, WindowAttention
+
+PATCH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSwinSize:
+    """What distinguishes tiny, small and base."""
+
+    embed_dim: int
+    depths: tuple[int, int, int, int]
+    num_heads: tuple[int, int, int, int]
+    window_size: Size3 = (8, 7, 7)
+
+
+SIZES = {
+    "video-swin-t": VideoSwinSize(96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "video-swin-s": VideoSwinSize(96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "video-swin-b": VideoSwinSize(128, (2, 2, 18, 2), (4, 8, 16, 32)),
+}
+
+
+class PatchEmbedding(nn.Module):
+    """Patches of 4 x 4 pixels of one frame; frames are padded to whole patches."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv3d(3, dim, kernel_size=(1, PATCH, PATCH), stride=(1, PATCH, PATCH))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, frames: Float[Tensor, "batch time 3 height width"]) -> Float[Tensor, "batch time _ _ dim"]:
+        """One normalised token per patch."""
+        height, width = frames.shape[-2:]
+        frames = F.pad(frames, (0, -width % PATCH, 0, -height % PATCH))
+        # Kernel and stride agree, so the convolution is one matrix product over flattened patches.
+        patches = rearrange(frames, "b t c (h p) (w q) -> b t h w (c p q)", p=PATCH, q=PATCH)
+        return self.norm(F.linear(patches, self.proj.weight.flatten(1), self.proj.bias))
+
+
+class PatchMerging(nn.Module):
+    """2 x 2 neighbours become one token of twice the channels."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "batch time height width dim"]) -> Float[Tensor, "batch time _ _ dim2"]:
+        """Odd sizes are padded with zeros. Channels of the neighbours: column slow, row fast, as in the weights."""
+        x = F.pad(x, (0, 0, 0, x.shape[3] % 2, 0, x.shape[2] % 2))
+        x = rearrange(x, "b t (h row) (w col) c -> b t h w (col row c)", row=2, col=2)
+        return self.reduction(self.norm(x))
+
+
+class VideoSwinBlock(nn.Module):
+    """Window attention and feed-forward, each after a norm and with a residual."""
+
+    def __init__(self, dim: int, num_heads: int, *, window: Size3, is_shifted: bool, drop_path: float) -> None:
+        super().__init__()
+        self.shift: Size3 = (window[0] // 2, window[1] // 2, window[2] // 2) if is_shifted else (0, 0, 0)
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, num_heads, window)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = FeedForward(dim)
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+
+    def forward(
+        self, x: Float[Tensor, "batch time height width dim"]
+    ) -> Float[Tensor, "batch time height width dim"]:
+        """Same shape out as in."""
+        x = x + self.drop_path(self.attn(self.norm1(x), self.shift))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, dim: int, ratio: int = 4) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, ratio * dim)
+        self.fc2 = nn.Linear(ratio * dim, dim)
+
+    def forward(self, x: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
+        """Token by token."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class VideoSwin(nn.Module):
+    """Four stages; each returns its map before down-sampling, without a final norm.
+
+    Args:
+        size: dimensions; `SIZES` holds the published ones.
+        drop_path_rate: of the last block; earlier ones grow linearly from 0.
+
+    Attributes:
+        channels: of the maps of strides 4, 8, 16 and 32.
+
+    Source: arXiv:2106.13230; patch size (1, 4, 4), so that every frame keeps its own map.
+    """
+
+    def __init__(self, size: VideoSwinSize, *, drop_path_rate: float = 0.2) -> None:
+        super().__init__()
+        self.channels = tuple(size.embed_dim * 2**stage for stage in range(4))
+        drop_paths = torch.linspace(0, drop_path_rate, sum(size.depths)).tolist()
+        self.patch_embed = PatchEmbedding(size.embed_dim)
+        self.stages = nn.ModuleList()
+        for stage, (dim, depth, heads) in enumerate(zip(self.channels, size.depths, size.num_heads, strict=True)):
+            first = sum(size.depths[:stage])
+            self.stages.append(
+                nn.ModuleList(
+                    VideoSwinBlock(
+                        dim, heads, window=size.window_size, is_shifted=i % 2 == 1, drop_path=drop_paths[first + i]
+                    )
+                    for i in range(depth)
+                )
+            )
+        self.downsamples = nn.ModuleList(PatchMerging(dim) for dim in self.channels[:3])
+
+    def forward(
+        self, frames: Float[Tensor, "batch time 3 height width"]
+    ) -> tuple[Float[Tensor, "batch time _ _ _"], ...]:
+        """Maps of strides 4, 8, 16 and 32, sizes rounded up."""
+        x = self.patch_embed(frames)
+        maps = []
+        for stage, blocks in enumerate(self.stages):
+            if stage > 0:
+                x = self.downsamples[stage - 1](x)
+            for block in blocks:  # type: ignore[attr-defined]  # ModuleList of ModuleList
+                x = block(x)
+            maps.append(rearrange(x, "b t h w c -> b t c h w"))
+        return tuple(maps)
+
+    def load_pretrained(self, state: dict[str, Tensor]) -> None:
+        """Take the weights of a Kinetics Video-Swin file, strictly.
+
+        Its patches span two frames: as every frame stands for itself here, the two halves are added up, which gives a
+        still video the features it had. The final norm and the classifier have no place here.
+
+        Raises:
+            ValueError: if a weight is missing, unknown or of another shape.
+        """
+        load_strictly(self, kinetics_to_video_swin(state), source="Kinetics Video-Swin file")

@@ -1,0 +1,159 @@
+"""3-D windows: cutting, shifting, masks and relative positions, computed once per shape.
+
+Source: Video Swin Transformer (arXiv:2106.13230), section 3.2, with the conventions of its published weights.
+"""
+
+from functools import lru_cache
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Size3 = tuple[int, int, int]
+
+# Added to the logits of two tokens that the cyclic shift brought together; the published model uses this, not -inf.
+MASKED_LOGIT = -100.0
+
+
+def clip_window(window: Size3, shift: Size3, size: Size3) -> tuple[Size3, Size3]:
+    """Window and shift where the map may be smaller: no window exceeds the map, no shift where one window covers it."""
+    clipped = tuple(min(w, n) for w, n in zip(window, size, strict=True))
+    shifts = tuple(0 if n <= w else s for w, s, n in zip(window, shift, size, strict=True))
+    return (clipped[0], clipped[1], clipped[2]), (shifts[0], shifts[1], shifts[2])
+
+
+@lru_cache(maxsize=64)
+def relative_position_index(window: Size3, num_tokens: int, device: torch.device) -> Int[Tensor, "token token"]:
+    """Row of the bias table for each pair of the first `num_tokens` tokens of a full window.
+
+    A clipped window takes the first rows and columns of the full window's table. That is exact when only time is
+    clipped; where height or width is clipped the geometry is wrong, but the published weights were trained so.
+    """
+    axes = torch.meshgrid(*(torch.arange(n) for n in window), indexing="ij")
+    coordinates = torch.stack(axes).flatten(1)  # (3, tokens)
+    relative = coordinates[:, :, None] - coordinates[:, None, :]
+    depth, height, width = window
+    rows = (relative[0] + depth - 1) * (2 * height - 1) * (2 * width - 1)
+    rows = rows + (relative[1] + height - 1) * (2 * width - 1) + relative[2] + width - 1
+    return rows[:num_tokens, :num_tokens].contiguous().to(device)
+
+
+@lru_cache(maxsize=64)
+def shift_mask(
+    window: Size3, shift: Size3, is_last: tuple[bool, bool, bool], device: torch.device, dtype: torch.dtype
+) -> Float[Tensor, "token token"] | None:
+    """Mask of the windows that are last along the axes in `is_last`; None where nothing is masked.
+
+    Only the last window along a shifted axis holds tokens from both ends of the map: its first `window - shift` rows
+    and its last `shift` rows must not see each other.
+    """
+    if not any(last and s for last, s in zip(is_last, shift, strict=True)):
+        return None
+    regions = [
+        (torch.arange(w) >= w - s) if last and s else torch.zeros(w, dtype=torch.bool)
+        for w, s, last in zip(window, shift, is_last, strict=True)
+    ]
+    region = sum(r.long() << k for k, r in enumerate(torch.meshgrid(*regions, indexing="ij")))
+    assert isinstance(region, Tensor)
+    region = region.flatten()
+    is_apart = region[:, None] != region[None, :]
+    return (is_apart.to(dtype) * MASKED_LOGIT).to(device)
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside windows, with a learned bias per relative position.
+
+    Args:
+        dim: channels.
+        num_heads: must divide `dim`.
+        window: frames, rows and columns of a full window.
+    """
+
+    def __init__(self, dim: int, num_heads: int, window: Size3) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"num_heads={num_heads} must divide dim={dim}")
+        self.num_heads, self.window = num_heads, window
+        num_rows = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
+        self.relative_position_bias_table = nn.Parameter(torch.empty(num_rows, num_heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self._cached_bias: tuple[tuple[object, ...], Tensor] | None = None
+
+    def position_bias(self, num_tokens: int) -> Float[Tensor, "1 head token token"]:
+        """Bias of every pair of tokens; kept between calls as long as the weights do not change."""
+        table = self.relative_position_bias_table
+        # In-place updates (optimiser, load_state_dict) raise _version; moves to a device change data_ptr.
+        key = (num_tokens, table._version, table.data_ptr(), table.dtype, table.device)
+        may_cache = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if may_cache and self._cached_bias is not None and self._cached_bias[0] == key:
+            return self._cached_bias[1]
+        index = relative_position_index(self.window, num_tokens, table.device)
+        bias = rearrange(table[index.flatten()], "(n m) head -> 1 head n m", n=num_tokens).contiguous()
+        self._cached_bias = (key, bias) if may_cache else None
+        return bias
+
+    def forward(
+        self, x: Float[Tensor, "batch time height width dim"], shift: Size3
+    ) -> Float[Tensor, "batch time height width dim"]:
+        """Attend inside windows after a cyclic shift; shape and place of the tokens are unchanged.
+
+        Maps are padded at the end to whole windows with zeros that take part in the attention as any token does:
+        so does the published model.
+        """
+        size: Size3 = (x.shape[1], x.shape[2], x.shape[3])
+        window, shift = clip_window(self.window, shift, size)
+        padding = [(-n) % w for n, w in zip(size, window, strict=True)]
+        if any(padding):
+            x = F.pad(x, (0, 0, 0, padding[2], 0, padding[1], 0, padding[0]))
+        if any(shift):
+            x = x.roll([-s for s in shift], dims=(1, 2, 3))
+        x = self._attend(x, window, shift)
+        if any(shift):
+            x = x.roll(list(shift), dims=(1, 2, 3))
+        return x[:, : size[0], : size[1], : size[2]]
+
+    def _attend(
+        self, x: Float[Tensor, "batch time height width dim"], window: Size3, shift: Size3
+    ) -> Float[Tensor, "batch time height width dim"]:
+        grid = tuple(n // w for n, w in zip(x.shape[1:4], window, strict=True))
+        qkv = rearrange(
+            self.qkv(x),
+            "b (d wd) (h wh) (w ww) (three head c) -> three b d h w head (wd wh ww) c",
+            three=3,
+            head=self.num_heads,
+            wd=window[0],
+            wh=window[1],
+            ww=window[2],
+        )
+        bias = self.position_bias(window[0] * window[1] * window[2]).to(qkv.dtype)
+        # Windows differ in their mask only by being last along a shifted axis: one call per distinct mask.
+        cuts = [((False, 0, n - 1), (True, n - 1, n)) if s else ((False, 0, n),) for n, s in zip(grid, shift, strict=True)]
+        if not any(shift):
+            attended = self._attend_windows(qkv, bias)
+        else:
+            attended = torch.empty_like(qkv[0])
+            for (last_d, d0, d1), (last_h, h0, h1), (last_w, w0, w1) in product(*cuts):
+                part = qkv[:, :, d0:d1, h0:h1, w0:w1]
+                if part.numel():
+                    mask = shift_mask(window, shift, (last_d, last_h, last_w), x.device, bias.dtype)
+                    attended[:, d0:d1, h0:h1, w0:w1] = self._attend_windows(part, bias if mask is None else bias + mask)
+        x = rearrange(
+            attended,
+            "b d h w head (wd wh ww) c -> b (d wd) (h wh) (w ww) (head c)",
+            wd=window[0],
+            wh=window[1],
+            ww=window[2],
+        )
+        return self.proj(x)
+
+    def _attend_windows(
+        self, qkv: Float[Tensor, "3 batch d h w head token channel"], bias: Float[Tensor, "1 head token token"]
+    ) -> Float[Tensor, "batch d h w head token channel"]:
+        query, key, value = qkv.flatten(1, 4)  # (windows, head, token, channel)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return attended.unflatten(0, qkv.shape[1:5])
