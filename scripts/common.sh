@@ -43,9 +43,9 @@ install_requirements() {
     stamp=$(dirname "$(dirname "$python")")/.soc-${file%.txt}
     wanted=$(cat requirements.txt requirements-dev.txt constraints.txt | cksum)
     [[ -f $stamp && $(cat "$stamp") == "$wanted" ]] && return
-    say "installing $file"
+    say "installing $file (PyTorch alone is some GB; minutes, the first time)"
     for attempt in 1 2 3; do
-        if "$python" -m pip install --quiet --disable-pip-version-check --retries 5 --timeout 60 \
+        if "$python" -m pip install -qq --disable-pip-version-check --retries 5 --timeout 60 \
             "${pins[@]}" -r "$file"; then
             printf '%s\n' "$wanted" >"$stamp"
             return
