@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from datasets.shapes.render import RenderedClip
-from datasets.shapes.scene import DIRECTIONS, TURNABLE_SHAPES, Scene
+from datasets.shapes.scene import DIRECTIONS, SIZE_FACTORS, TURNABLE_SHAPES, Scene
 
 Verdict = bool | None
 
@@ -26,7 +26,7 @@ class Facts:
         places: centres divided by the width and height of the frame.
         steps: displacement from frame to frame in units of the stage's pace.
         travelled: distance from the start in length units (pixels of a frame of 64 x 96).
-        radii: in length units, corrected so that equal areas have equal radii.
+        radii: in length units, of the circle that looks as large.
         turns: rotation over the whole clip, in degrees.
         is_visible: True where enough of the object is seen.
         share_inside: of the object's full area that lies within the frame.
@@ -48,6 +48,10 @@ class Facts:
         """Whether the object is visible in at least half of the frames."""
         return bool(self.is_visible[index].mean() >= 0.5)
 
+    def stays_inside(self, index: int) -> bool:
+        """Whether most of the object lies within the frame, all the time."""
+        return bool(self.share_inside[index].min() >= 0.35)
+
     def changes(self, index: int) -> bool:
         """Whether the object visibly changes its size or turns."""
         ratio = self.radii[index, -1] / self.radii[index, 0]
@@ -67,7 +71,7 @@ def measure(scene: Scene, clip: RenderedClip) -> Facts:
         places=centres / [stage.width, stage.height],
         steps=np.diff(centres, axis=1) / stage.pace,
         travelled=np.linalg.norm(centres - centres[:, :1], axis=-1) / stage.unit,
-        radii=np.sqrt(clip.full_areas / np.pi) / stage.unit,
+        radii=np.stack([actor.radii / SIZE_FACTORS[actor.shape] for actor in scene.actors]) / stage.unit,
         turns=np.rad2deg(np.stack([actor.angles[-1] - actor.angles[0] for actor in scene.actors])),
         is_visible=seen.sum(axis=(2, 3)) >= 0.25 * clip.full_areas,
         share_inside=inside / clip.full_areas,
@@ -119,7 +123,7 @@ def stops(facts: Facts, index: int) -> Verdict:
 
 def keeps_moving(facts: Facts, index: int) -> Verdict:
     """Does not stop."""
-    return decide((_speed(facts, index) >= 0.8).all(), stops(facts, index))
+    return decide((_speed(facts, index) >= 0.8).all(), stops(facts, index) is True)
 
 
 def is_fast(facts: Facts, index: int) -> Verdict:
@@ -157,6 +161,17 @@ def spins(facts: Facts, index: int) -> Verdict:
     """Turns round its centre, and one can see it."""
     turn = abs(facts.turns[index])
     return decide(facts.shapes[index] in TURNABLE_SHAPES and turn >= 30, turn < 1)
+
+
+def keeps_its_size(facts: Facts, index: int) -> Verdict:
+    """Neither grows nor shrinks."""
+    ratio = facts.radii[index, -1] / facts.radii[index, 0]
+    return decide(1 / 1.05 <= ratio <= 1.05, ratio >= 1.5 or ratio <= 1 / 1.5)
+
+
+def does_not_spin(facts: Facts, index: int) -> Verdict:
+    """Could be seen to turn, but does not."""
+    return decide(facts.shapes[index] in TURNABLE_SHAPES and abs(facts.turns[index]) < 1, spins(facts, index) is True)
 
 
 # -------------------------------------------------------------------------------------------------- appearance
@@ -206,13 +221,13 @@ def lies_at(side: str) -> Callable[[Facts, int], Verdict]:
 # -------------------------------------------------------------------------------------------------- relation
 
 
-def enters_from(side: str) -> Callable[[Facts, int], Verdict]:
-    """Comes into the frame across a side (left, right, top, bottom)."""
+def enters_from(side: str | None) -> Callable[[Facts, int], Verdict]:
+    """Comes into the frame, across a side (left, right, top, bottom) or across any for None."""
 
     def verdict(facts: Facts, index: int) -> Verdict:
         share = facts.share_inside[index]
         enters = share[0] <= 0.15 and share.max() >= 0.9
-        at_side = _side_value(facts, index, side)[0] < 0.02
+        at_side = side is None or _side_value(facts, index, side)[0] < 0.02
         return decide(enters and at_side, share[0] >= 0.8 or (enters and not at_side))
 
     return verdict

@@ -27,7 +27,12 @@ DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 CHANGES = ("grow", "shrink", "spin")
 
-_PLANS = {"motion": 0.40, "change": 0.24, "pass": 0.20, "border": 0.10, "free": 0.06}
+SIZE_FACTORS = {"circle": 1.0, "ring": 1.0, "square": 1.15, "triangle": 1.2, "star": 1.25, "cross": 1.1}
+"""Radius of the circumscribed circle at which a shape looks as large as a circle of radius 1."""
+
+_PLANS = {"motion": 0.34, "change": 0.30, "pass": 0.22, "border": 0.09, "free": 0.05}
+"""How often a clip is staged for which kind of sentence; whatever else is true of it may be said as well."""
+
 _MAX_TRIES = 60
 
 
@@ -141,7 +146,7 @@ def _sample_looks(rng: np.random.Generator, stage: Stage, plan: str, count: int)
     """Actors at rest at the origin; the first two look alike unless the plan is "free"."""
     needs_turn = plan == "change"
     pool = TURNABLE_SHAPES if needs_turn and rng.random() < 0.6 else SHAPES
-    first = _new_actor(rng, stage, str(rng.choice(pool)), str(rng.choice(list(COLOURS))), rng.uniform(7.5, 10.5))
+    first = _new_actor(rng, stage, str(rng.choice(pool)), str(rng.choice(list(COLOURS))), rng.uniform(7.5, 11.0))
     actors = [first]
     if plan != "free":
         twin = _new_actor(rng, stage, first.shape, first.colour, 1.0)
@@ -152,7 +157,7 @@ def _sample_looks(rng: np.random.Generator, stage: Stage, plan: str, count: int)
         shape = model.shape if shared < 0.35 else str(rng.choice(SHAPES))
         colour = model.colour if 0.35 <= shared < 0.7 else str(rng.choice(list(COLOURS)))
         if all((a.shape, a.colour) != (shape, colour) for a in actors):
-            actors.append(_new_actor(rng, stage, shape, colour, rng.uniform(6.8, 12.5)))
+            actors.append(_new_actor(rng, stage, shape, colour, rng.uniform(6.8, 11.8)))
     return actors
 
 
@@ -165,8 +170,7 @@ def _new_actor(rng: np.random.Generator, stage: Stage, shape: str, colour: str, 
         strength=float(rng.uniform(0.12, 0.28)),
         seed=int(rng.integers(2**31)),
     )
-    # equal areas look equally large: a star or a triangle needs a larger circumscribed circle
-    radius *= {"triangle": 1.2, "star": 1.25, "cross": 1.1, "square": 1.15}.get(shape, 1.0) * stage.unit
+    radius *= SIZE_FACTORS[shape] * stage.unit
     return Actor(
         shape=shape,
         colour=colour,
@@ -195,7 +199,7 @@ def sample_path(
     direction = motion
     if motion == "stop":
         direction = str(rng.choice(list(DIRECTIONS)))
-        steps[int(round(len(steps) * rng.uniform(0.4, 0.6))) :] = 0
+        steps[round(len(steps) * rng.uniform(0.4, 0.6)) :] = 0
         speed = (2.6, 3.8)
     low, high = speed or ((2.4, 3.4) if direction in ("left", "right") else (1.9, 2.6))
     angle = rng.uniform(-0.14, 0.14)
@@ -215,6 +219,7 @@ def _stage_plan(rng: np.random.Generator, stage: Stage, plan: str, looks: list[A
         actors = _place_pair(rng, stage, pair, [sample_path(rng, stage, m) for m in motions])
     elif plan == "pass":
         actors = _place_passing(rng, stage, looks)
+        actors = None if actors is None else _add_second_candidate(rng, stage, looks[1], actors)
         looks = [looks[0], looks[2], looks[1], *looks[3:]]
     elif plan == "border":
         actors = _place_at_border(rng, stage, looks[0])
@@ -255,14 +260,14 @@ def _change_pair(rng: np.random.Generator, stage: Stage, pair: list[Actor]) -> l
     if pair[0].shape in TURNABLE_SHAPES:
         names.append("spin")
     chosen = [str(n) for n in rng.choice(names, size=2, replace=False)]
-    moment = rng.uniform(0, 1)
+    moment = rng.uniform(0.25, 0.75)
     return [_apply_change(rng, stage, actor, name, moment) for actor, name in zip(pair, chosen, strict=True)]
 
 
 def _apply_change(rng: np.random.Generator, stage: Stage, actor: Actor, change: str, moment: float) -> Actor:
     time = np.linspace(0, 1, stage.num_frames)
     if change in ("grow", "shrink"):
-        rate = np.log(rng.uniform(1.65, 2.0)) * (1 if change == "grow" else -1)
+        rate = np.log(rng.uniform(1.6, 1.9)) * (1 if change == "grow" else -1)
         return replace(actor, radii=actor.radii * np.exp(rate * (time - moment)))
     if change == "spin":
         rate = np.deg2rad(rng.uniform(14, 21)) * rng.choice([-1, 1]) * min(1.0, 11 / (stage.num_frames - 1))
@@ -311,14 +316,42 @@ def _place_passing(rng: np.random.Generator, stage: Stage, looks: list[Actor]) -
     for _ in range(_MAX_TRIES):
         path = sample_path(rng, stage, str(rng.choice(list(DIRECTIONS))), (3.0, 4.0))
         mover = replace(mover, centres=_random_start(rng, stage) + path)
-        moment = int(round((stage.num_frames - 1) * rng.uniform(0.4, 0.6)))
+        moment = round((stage.num_frames - 1) * rng.uniform(0.4, 0.6))
         meeting = mover.centres[moment] + rng.uniform(-0.4, 0.4, size=2) * crossed.radii[0]
         drift = path - path[moment]
         crossed = replace(crossed, centres=meeting - drift * rng.choice([0.0, 0.0, 0.2]))
         apart = _closeness(mover, crossed)
-        if _stays_inside(stage, mover, 0.2) and _stays_inside(stage, crossed, 0.5) and apart[0] > 1 and (apart[-1] > 1):
+        if (
+            _stays_inside(stage, mover, 0.35)
+            and _stays_inside(stage, crossed, 0.5)
+            and apart[0] > 1
+            and (apart[-1] > 1)
+        ):
             return [mover, crossed]
     return None
+
+
+def _add_second_candidate(
+    rng: np.random.Generator, stage: Stage, look: Actor, actors: list[Actor]
+) -> list[Actor] | None:
+    """Add a look-alike of the passing actor that starts about as far from the crossed one, but misses it."""
+    mover, crossed = actors
+    distance = np.linalg.norm(mover.centres[0] - crossed.centres[0])
+    for _ in range(_MAX_TRIES):
+        placed = _place_freely(rng, stage, look, actors)
+        if placed is None:
+            return None
+        ratio = np.linalg.norm(placed.centres[0] - crossed.centres[0]) / distance
+        if 0.7 < ratio < 1.4 and _closeness(placed, crossed).min() > 0.9 and _could_exchange(stage, mover, placed):
+            return [*actors, placed]
+    return None
+
+
+def _could_exchange(stage: Stage, a: Actor, b: Actor) -> bool:
+    """Whether both would stay in the frame with their own motion and with that of the other."""
+    between = b.centres[0] - a.centres[0]
+    swapped = (replace(a, centres=b.centres - between), replace(b, centres=a.centres + between))
+    return all(_stays_inside(stage, actor, 0.35) for actor in (a, b, *swapped))
 
 
 def _place_at_border(rng: np.random.Generator, stage: Stage, look: Actor) -> list[Actor] | None:

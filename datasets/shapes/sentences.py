@@ -10,9 +10,10 @@ from datasets.shapes.predicates import Facts, Verdict
 
 KINDS = ("appearance", "place", "motion", "change", "relation")
 
-_KIND_WEIGHTS = {"appearance": 0.32, "place": 0.16, "motion": 0.30, "change": 0.70, "relation": 0.22}
+_KIND_WEIGHTS = {"appearance": 0.28, "place": 0.15, "motion": 0.36, "change": 0.70, "relation": 0.32}
 """Relative chance of a kind where a clip offers it; change and relation are offered by fewer clips."""
 
+_SIZES = ("large", "small")
 _SIDES = {
     "left": ("on the left", "on the left side"),
     "right": ("on the right", "on the right side"),
@@ -37,7 +38,9 @@ _MOTIONS: tuple[tuple[Callable[[Facts, int], Verdict], tuple[str, ...]], ...] = 
 _CHANGES: tuple[tuple[Callable[[Facts, int], Verdict], tuple[str, ...]], ...] = (
     (predicates.grows, ("{} that grows", "{} that gets larger", "{} growing")),
     (predicates.shrinks, ("{} that shrinks", "{} that gets smaller", "{} shrinking")),
-    (predicates.spins, ("{} that spins", "{} that turns around", "{} spinning")),
+    (predicates.spins, ("{} that spins", "{} that rotates", "{} spinning")),
+    (predicates.keeps_its_size, ("{} that keeps its size", "{} that stays the same size")),
+    (predicates.does_not_spin, ("{} that does not spin", "{} that does not rotate")),
 )
 _PLACES: tuple[tuple[Callable[[Facts, int], Verdict], tuple[str, ...]], ...] = (
     *((predicates.lies_at(side), tuple(f"{{}} {words}" for words in _SIDES[side])) for side in _SIDES),
@@ -52,6 +55,7 @@ _BORDER: tuple[tuple[Callable[[Facts, int], Verdict], tuple[str, ...]], ...] = (
         (predicates.leaves_at(side), tuple(f"{{}} that leaves {words}" for words in _SIDES[side][:1]))
         for side in _SIDES
     ),
+    (predicates.enters_from(None), ("{} that enters the picture", "{} that comes into the picture")),
     (predicates.leaves_at(None), ("{} that leaves the picture", "{} that goes out of the picture")),
 )
 _RELATIONS: tuple[tuple[Callable[[Facts, int, int], Verdict], tuple[str, ...]], ...] = (
@@ -114,7 +118,7 @@ def write_sentences(rng: np.random.Generator, facts: Facts) -> list[Sentence]:
     for sentence in _all_sentences(rng, facts):
         offers[sentence.kind].append(sentence)
     for sentences in offers.values():
-        rng.shuffle(sentences)  # type: ignore[arg-type]  # numpy shuffles lists in place
+        rng.shuffle(sentences)
     target = int(rng.integers(4, 9))
     chosen: list[Sentence] = []
     claims: set[tuple[object, ...]] = set()
@@ -135,10 +139,10 @@ def _all_sentences(rng: np.random.Generator, facts: Facts) -> Iterator[Sentence]
             continue
         mine = [noun for noun in nouns if noun.fits[index]]
         yield from _appearance(rng, mine, index)
-        plain = [noun for noun in mine if "large" not in noun.words and "small" not in noun.words]
+        plain = [noun for noun in mine if noun.words.split()[0] not in _SIZES]
         for kind, table in (("place", _PLACES), ("motion", _MOTIONS), ("change", _CHANGES), ("relation", _BORDER)):
             yield from _one_place(rng, facts, plain, index, kind, table)
-        yield from _two_place(rng, facts, plain, index)
+        yield from _two_place(rng, facts, nouns, index)
 
 
 def _nouns(facts: Facts) -> list[Noun]:
@@ -192,11 +196,15 @@ def _one_place(
         if predicate(facts, index) is not True:
             continue
         excluded = [i for i in range(len(facts.shapes)) if predicate(facts, i) is False]
-        if kind in ("motion", "change") and not any(_is_look_alike(facts, index, other) for other in excluded):
-            continue
+        if kind in ("motion", "change"):
+            # one that crosses the border would give its direction away by its place
+            has_look_alike = any(_is_look_alike(facts, index, other) for other in excluded)
+            if not has_look_alike or not facts.stays_inside(index):
+                continue
         usable = [n for n in nouns if set(n.may_mean()) <= {index, *excluded}]
-        # prefer nouns that leave something to the predicate; one alone would decide for a bare unique noun
-        usable = [n for n in usable if len(n.may_mean()) > 1] or usable
+        # the noun should not decide alone; where it must, the sentence says little about its kind
+        telling = [n for n in usable if len(n.may_mean()) > 1]
+        usable = telling if telling or kind == "place" else usable
         if usable:
             noun = usable[int(rng.integers(len(usable)))]
             template = templates[int(rng.integers(len(templates)))]
@@ -204,31 +212,29 @@ def _one_place(
 
 
 def _is_look_alike(facts: Facts, index: int, other: int) -> bool:
-    """Whether another object has the same shape and colour, a similar size, and is seen as often."""
+    """Whether another object has the same shape and colour, a similar size, and is seen as well."""
     same = facts.shapes[index] == facts.shapes[other] and facts.colours[index] == facts.colours[other]
     ratio = facts.radii[index].mean() / facts.radii[other].mean()
-    return index != other and same and 0.6 < ratio < 1.67 and facts.can_be_meant(other)
+    return index != other and same and 0.6 < ratio < 1.67 and facts.can_be_meant(other) and facts.stays_inside(other)
 
 
 def _two_place(rng: np.random.Generator, facts: Facts, nouns: list[Noun], index: int) -> Iterator[Sentence]:
     """Sentences of a noun, a relation and the noun of a third object that only it fits."""
     every = range(len(facts.shapes))
+    plain = [noun for noun in nouns if noun.words.split()[0] not in _SIZES]
+    mine = [noun for noun in plain if noun.fits[index]]
     for number, (relation, templates) in enumerate(_RELATIONS):
         for other in every:
             if other == index or not facts.can_be_meant(other) or relation(facts, index, other) is not True:
                 continue
             excluded = {i for i in every if i != other and relation(facts, i, other) is False}
-            landmarks = [n for n in _nouns(facts) if n.may_mean() == [other] and "shape" not in n.words]
-            landmarks = [n for n in landmarks if len(n.words.split()) <= 2 and n.words.split()[0] not in _SIZES]
-            usable = [n for n in nouns if set(n.may_mean()) <= {index, other, *excluded}]
+            landmarks = [n for n in plain if n.may_mean() == [other] and "shape" not in n.words]
+            usable = [n for n in mine if set(n.may_mean()) <= {index, other, *excluded}]
             usable = [n for n in usable if len(set(n.may_mean()) - {other}) > 1] or usable
-            if number >= 2:  # where both stand still side by side, the noun alone must not decide
+            if number >= 2:  # a lasting side by side is said only where the noun leaves a choice
                 usable = [n for n in usable if len(set(n.may_mean()) - {other}) > 1]
             if not landmarks or not usable:
                 continue
             noun, landmark = usable[int(rng.integers(len(usable)))], landmarks[int(rng.integers(len(landmarks)))]
             template = templates[int(rng.integers(len(templates)))]
             yield Sentence(template.format(noun.phrase, landmark.phrase), "relation", index, ("two", str(number)))
-
-
-_SIZES = ("large", "small")

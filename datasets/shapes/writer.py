@@ -3,7 +3,6 @@
 import json
 import logging
 import multiprocessing
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from datasets.shapes.predicates import measure
@@ -88,7 +87,7 @@ def make_shapes(
             raise ValueError(f"{name}={value} must lie between {least} and 99999")
     if num_workers < 1:
         raise ValueError(f"num_workers={num_workers} must be at least 1")
-    out = Path(out)
+    out = Path(out).absolute()
     _check_replaceable(out, overwrite=overwrite)
     options = {
         "seed": seed,
@@ -133,11 +132,21 @@ def _appearing_whole(out: Path) -> Iterator[Path]:
         folder = work / "new"
         folder.mkdir()
         yield folder
-        if out.exists():
-            os.replace(out, work / "old")
-        os.replace(folder, out)
+        _exchange(folder, out, work / "old")
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _exchange(new: Path, out: Path, old: Path) -> None:
+    """Put `new` in the place of `out`, which moves to `old` if it exists, and comes back if that fails."""
+    if out.exists():
+        out.replace(old)
+    try:
+        new.replace(out)
+    except OSError:
+        if old.exists():
+            old.replace(out)
+        raise
 
 
 def _write_split(
@@ -202,7 +211,7 @@ def _guess(
     return float(overlaps.mean()), float(overlaps[largest]), float(overlaps[alike].mean())
 
 
-def _region_overlap(a: Float[np.ndarray, "time height width"], b: Float[np.ndarray, "time height width"]) -> float:
+def _region_overlap(a: Bool[np.ndarray, "time height width"], b: Bool[np.ndarray, "time height width"]) -> float:
     """Mean over the frames of intersection over union; 1 where both are empty."""
     both, either = (a & b).sum(axis=(1, 2)), (a | b).sum(axis=(1, 2))
     return float(np.where(either == 0, 1.0, both / np.maximum(either, 1)).mean())
