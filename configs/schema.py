@@ -3,7 +3,15 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 
 class ConfigNode(BaseModel):
@@ -122,11 +130,17 @@ class ModelConfig(ConfigNode):
 class DataConfig(ConfigNode):
     """Which clips, how large, how many at a time."""
 
-    dataset: Literal["ref_youtube_vos"] = "ref_youtube_vos"
+    dataset: Literal["ref_youtube_vos", "ref_davis17"] = "ref_youtube_vos"
     """Format of the data; Referring Shapes are in the format of Ref-YouTube-VOS."""
 
     root: Path | None = None
     """Folder of the data; given on the command line, by SOC_DATA_ROOT, or in a YAML file that you own."""
+
+    expressions: Path | None = None
+    """File with the sentences, where it is not in its usual place below `root` (only ref_davis17)."""
+
+    sequences: tuple[str, ...] = ()
+    """Only these videos; none: all (only ref_davis17)."""
 
     train_split: str = "train"
     """Split that is trained on."""

@@ -1,19 +1,46 @@
 """From the configuration to something to iterate over."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from configs.schema import DataConfig
-from datasets.base import ClipDataset, EvalDataset
+from datasets.base import ClipDataset, EvalDataset, VideoRecord
 from datasets.collate import collate
+from datasets.ref_davis17 import RefDavis17
 from datasets.ref_youtube_vos import RefYoutubeVos
 from datasets.sampling import EpochSampler
 from structures.samples import VideoBatch
 
-DATASETS: dict[str, type[RefYoutubeVos]] = {"ref_youtube_vos": RefYoutubeVos}
+
+class VideoSource(Protocol):
+    """One split of a data set on disk."""
+
+    videos: tuple[VideoRecord, ...]
+
+    def training_videos(self) -> tuple[VideoRecord, ...]:
+        """The videos with what training needs: the object of each sentence and where it is visible."""
+
+
+def _open_ref_youtube_vos(data: DataConfig, root: Path, split: str) -> VideoSource:
+    if data.sequences or data.expressions is not None:
+        raise ValueError("data.sequences and data.expressions are only read with data.dataset=ref_davis17")
+    return RefYoutubeVos(root, split, lower_case=data.lower_case, label_categories=data.num_classes_from_categories)
+
+
+def _open_ref_davis17(data: DataConfig, root: Path, split: str) -> VideoSource:
+    if data.num_classes_from_categories:
+        raise ValueError("data.num_classes_from_categories: Ref-DAVIS17 has no categories")
+    return RefDavis17(root, split, expressions=data.expressions, sequences=data.sequences, lower_case=data.lower_case)
+
+
+DATASETS: dict[str, Callable[[DataConfig, Path, str], VideoSource]] = {
+    "ref_youtube_vos": _open_ref_youtube_vos,
+    "ref_davis17": _open_ref_davis17,
+}
 """Formats by their name in the configuration."""
 
 
@@ -52,15 +79,13 @@ def build_eval_dataset(data: DataConfig) -> EvalDataset:
     return EvalDataset(_open(data, data.eval_split).videos, max_videos=data.max_eval_videos)
 
 
-def _open(data: DataConfig, split: str) -> RefYoutubeVos:
+def _open(data: DataConfig, split: str) -> VideoSource:
     if data.root is None:
         raise ValueError("data.root is not set: give data.root=FOLDER on the command line or set SOC_DATA_ROOT")
     root = Path(data.root).expanduser()
     if not root.is_dir():
         raise ValueError(f"data.root={root}: no such folder")
-    return DATASETS[data.dataset](
-        root, split, lower_case=data.lower_case, label_categories=data.num_classes_from_categories
-    )
+    return DATASETS[data.dataset](data, root, split)
 
 
 def _start_worker(worker: int) -> None:

@@ -40,60 +40,68 @@ class MetricsLog:
             kept = [] if keep_up_to_step is None else _lines_up_to(self.path, keep_up_to_step)
             write_text(self.path, "".join(kept))
 
-    def write(self, **values: Any) -> None:
-        """Adds a line."""
+    def write(self, event: str, **values: Any) -> None:
+        """Adds a line about an event (`train`, `validation`)."""
         if self.is_active:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values, default=str) + "\n")
+                file.write(json.dumps({"event": event} | values) + "\n")
 
 
 class StepWindow:
     """Losses of the steps since the last line of the log; they leave the device together, when the line is written."""
 
     def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Empties the window and restarts its clock."""
-        self._steps: list[int] = []
-        self._values: list[dict[str, Tensor]] = []
-        self._num_samples = 0
+        self._steps: list[tuple[int, dict[str, Tensor]]] = []
+        self._num_sentences = 0
+        self._seconds = 0.0
         self._start = time.perf_counter()
 
-    def add(self, step: int, values: dict[str, Tensor], *, num_samples: int) -> None:
-        """Notes one step; the values stay where they are.
+    def add(self, step: int, values: dict[str, Tensor], num_sentences: int) -> None:
+        """Notes one step; the values, scalars without a graph, stay where they are."""
+        self._steps.append((step, values))
+        self._num_sentences += num_sentences
 
-        Args:
-            step: its number.
-            values: scalars without a graph.
-            num_samples: sentences of this step in all processes.
-        """
-        self._steps.append(step)
-        self._values.append(values)
-        self._num_samples += num_samples
+    def restart_clock(self) -> None:
+        """Time since the last step (validation, saving) does not count as training."""
+        self._start = time.perf_counter()
+
+    def pause_clock(self) -> None:
+        """Counts the time until now; `restart_clock` goes on."""
+        now = time.perf_counter()
+        self._seconds += now - self._start
+        self._start = now
+
+    def check_finite(self) -> None:
+        """Raises ValueError if a value since the last line is not finite, naming the first such step and its values."""
+        self._table()
 
     def flush(self) -> dict[str, float]:
-        """Means over the window and `samples_per_second`, and starts the next window; empty after no step.
+        """Means since the last line and `sentences_per_second` of this process; the next line starts from nothing.
 
         Raises:
-            ValueError: if a value is not finite, naming the first such step and its values.
+            ValueError: as `check_finite`.
         """
+        names = list(self._steps[0][1])
+        means = dict(zip(names, self._table().mean(dim=0).tolist(), strict=True))
+        self.pause_clock()
+        means["sentences_per_second"] = self._num_sentences / max(self._seconds, 1e-9)
+        self._steps, self._num_sentences, self._seconds = [], 0, 0.0
+        return means
+
+    def _table(self) -> Tensor:
+        """Steps in rows, values in columns, on the CPU."""
         if not self._steps:
-            return {}
-        names = list(self._values[0])
-        table = torch.stack([torch.stack([values[name].float() for name in names]) for values in self._values]).cpu()
-        for step, row in zip(self._steps, table, strict=True):
+            return torch.zeros(0, 0)
+        rows = [torch.stack([value.detach().float() for value in values.values()]) for _, values in self._steps]
+        table = torch.stack(rows).cpu()
+        for (step, values), row in zip(self._steps, table, strict=True):
             if not row.isfinite().all():
-                losses = describe(dict(zip(names, row.tolist(), strict=True)))
+                found = describe(dict(zip(values, row.tolist(), strict=True)))
                 raise ValueError(
-                    f"step {step}: the loss is not finite ({losses}); lower optim.lr or optim.max_grad_norm, "
-                    "or check the data; checkpoints from before this step are untouched"
+                    f"step {step}: the loss or its gradient is not finite ({found}); lower optim.lr or "
+                    "optim.max_grad_norm, or check the data; checkpoints from before this step are untouched"
                 )
-        seconds = time.perf_counter() - self._start
-        means = dict(zip(names, table.mean(dim=0).tolist(), strict=True))
-        rate = self._num_samples / max(seconds, 1e-9)
-        self.restart()
-        return means | {"samples_per_second": rate}
+        return table
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -35,9 +35,7 @@ class ClipAnswer:
         """Mask logits at (height, width), resized once, as the published inference does."""
         return resize_logits(self.mask_logits, size)
 
-    def masks_at(
-        self, size: tuple[int, int], *, logit_threshold: float = 0.0
-    ) -> Bool[Tensor, "time height width"]:
+    def masks_at(self, size: tuple[int, int], *, logit_threshold: float = 0.0) -> Bool[Tensor, "time height width"]:
         """Masks at (height, width), a frame at a time, so that only one is held as numbers."""
         masks = torch.empty(len(self.mask_logits), *size, dtype=torch.bool)
         for frame, logits in enumerate(self.mask_logits):
@@ -89,4 +87,3 @@ def segment_window(
         for i, (score, query) in enumerate(zip(best.tolist(), queries.tolist(), strict=True)):
             answers.append(ClipAnswer(masks[i].clone(), boxes[i], per_frame[i], score, query))
     return tuple(answers)
-

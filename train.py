@@ -1,0 +1,239 @@
+"""Training: one loop over stages, epochs and batches, read from top to bottom."""
+
+import logging
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from configs.loader import dump_config
+from configs.schema import Config, EvalConfig, StageConfig
+from datasets.loaders import build_eval_dataset, build_train_loader
+from datasets.sampling import EpochSampler
+from engine.checkpoint import (
+    CHECKPOINT_FOLDER,
+    LAST,
+    Progress,
+    TrainingState,
+    last_checkpoint,
+    read_checkpoint,
+    restore_model,
+    restore_optimizer,
+    save_checkpoint,
+)
+from engine.distributed import World, choose_device, gather, process_group, read_world, wait_for_all
+from engine.files import claim_output, write_text
+from engine.logging import METRICS_FILE, MetricsLog, StepWindow, describe, setup_logging
+from engine.optim import build_optimizer, build_schedule, learning_rates
+from engine.progress import progress_bar
+from engine.seeding import random_state, restore_random_state, seed_everything
+from eval import evaluate_model
+from models.build import build_criterion, build_model
+from models.soc import SOC
+from structures.samples import VideoBatch
+
+logger = logging.getLogger(__name__)
+
+
+def fit(config: Config) -> None:
+    """Trains all stages; writes `config.yaml`, `metrics.jsonl` and `checkpoints/` to `output_dir`.
+
+    Under `torchrun` every process calls this with the same configuration. With `train.resume` the run goes on from
+    its last checkpoint as if it had never stopped.
+
+    Raises:
+        ValueError: if data, weights or output folder are not usable, or a loss is not finite.
+    """
+    world = read_world()
+    setup_logging(world)
+    device = choose_device(config.device, world)
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    with process_group(world, device):
+        train_stages(prepare_run(config, world, device))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What stays the same from the first step to the last.
+
+    Attributes:
+        config: resolved.
+        world: the processes.
+        device: of this process.
+        model: on `device`.
+        metrics: the log of numbers.
+        progress: where the run starts: zero, or what a checkpoint says.
+        resumed: content of that checkpoint; None for a new run.
+    """
+
+    config: Config
+    world: World
+    device: torch.device
+    model: SOC
+    metrics: MetricsLog
+    progress: Progress
+    resumed: dict[str, Any] | None
+
+
+def train_stages(run: Run) -> None:
+    """The loop: batch, forward, loss, backward, clip, step, log, validate, save."""
+    config, model, device = run.config, run.model, run.device
+    criterion = build_criterion(config.loss)
+    parallel = DistributedDataParallel(model) if run.world.size > 1 else model
+    progress = run.progress
+
+    for index, stage in list(enumerate(config.training_stages()))[progress.stage :]:
+        loader = build_train_loader(
+            stage.data, seed=config.train.seed + index, rank=run.world.rank, world_size=run.world.size
+        )
+        num_steps = stage_length(stage, len(loader))
+        state = build_state(run, stage, num_steps=num_steps, steps_per_epoch=len(loader), progress=progress)
+        logger.info("stage %s: %d steps, %d per epoch", stage.name, num_steps, len(loader))
+        window = StepWindow()
+        with progress_bar(total=num_steps, initial=progress.stage_step, title=stage.name, world=run.world) as bar:
+            while progress.stage == index:
+                for batch in epoch_of(loader, progress.epoch, at_most=num_steps - progress.stage_step):
+                    model.train()
+                    tokens = model.tokenize(batch.sentences).to(device)
+                    batch = batch.to(device)
+                    with torch.autocast(device.type, torch.bfloat16, enabled=config.train.amp == "bf16"):
+                        output = parallel(
+                            batch.clips,
+                            tokens,
+                            clip_of_sentence=batch.clip_of_sentence,
+                            annotated_frame=batch.annotated_frame,
+                        )
+                    assert batch.targets is not None  # a training loader yields no clip without
+                    losses = criterion(output, batch.targets)
+
+                    state.optimizer.zero_grad()
+                    losses.total.backward()
+                    max_norm = stage.optim.max_grad_norm or float("inf")
+                    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+                    rates = learning_rates(state.optimizer)
+                    state.optimizer.step()
+                    state.schedule.step()
+
+                    progress = replace(progress, step=progress.step + 1, stage_step=progress.stage_step + 1)
+                    window.add(progress.step, losses.scalars() | {"grad_norm": grad_norm}, len(batch.sentences))
+                    bar.update()
+                    if progress.step % config.train.log_every == 0:
+                        means = window.flush()
+                        bar.set_postfix_str(f"loss {means['total']:.3f}", refresh=False)
+                        run.metrics.write("train", **place(stage, progress), lr=rates, **means)
+
+                window.pause_clock()
+                window.check_finite()  # so that no checkpoint holds a model that broke
+                is_end = progress.stage_step >= num_steps
+                progress = replace(progress, epoch=progress.epoch + 1)
+                best_before = progress.best_score
+                if is_end or is_due(progress.epoch, config.train.validate_every):
+                    progress = validate(run, stage, progress)
+                is_best = progress.best_score > best_before
+                here = progress
+                if is_end:
+                    progress = replace(progress, stage=index + 1, epoch=0, stage_step=0)
+                if is_end or is_best or is_due(here.epoch, config.train.checkpoint_every):
+                    save(run, state, progress, is_best=is_best)
+                window.restart_clock()
+    logger.info("finished after %d steps; results in %s", progress.step, config.output_dir)
+
+
+def prepare_run(config: Config, world: World, device: torch.device) -> Run:
+    """Claims the output folder, or reads the checkpoint to resume from; what can fail fails here."""
+    build_eval_dataset(config.data)  # a mistake in the validation data should not show after the first epoch
+    path = last_checkpoint(config.output_dir)
+    resumed = read_checkpoint(path) if config.train.resume else None
+    if world.is_main and resumed is None:
+        claim_output(
+            config.output_dir,
+            markers=(METRICS_FILE, f"{CHECKPOINT_FOLDER}/{LAST}"),
+            overwrite=config.overwrite,
+            hint=", or train.resume=true to continue it",
+        )
+    seed_everything(config.train.seed)  # all processes build the same model ...
+    model = build_model(config.model, data_root=config.data.root).to(device)
+    seed_everything(config.train.seed + world.rank)  # ... and draw their own dropout
+    progress = Progress()
+    if resumed is not None:
+        restore_model(resumed, model, path=path)
+        progress = Progress(**resumed["progress"])
+        states = resumed["random_states"]
+        if len(states) == world.size:
+            restore_random_state(states[world.rank])
+        else:
+            logger.warning("resuming with %d processes instead of %d: other random numbers", world.size, len(states))
+        logger.info("resumed %s after %d steps", path, progress.step)
+    if world.is_main:
+        write_text(config.output_dir / "config.yaml", dump_config(config))
+    metrics = MetricsLog(config.output_dir, world, keep_up_to_step=None if resumed is None else progress.step)
+    wait_for_all(world)
+    return Run(config, world, device, model, metrics, progress, resumed)
+
+
+def build_state(
+    run: Run, stage: StageConfig, *, num_steps: int, steps_per_epoch: int, progress: Progress
+) -> TrainingState:
+    """A new optimiser and schedule for the stage, or those of the checkpoint that stopped inside it."""
+    optimizer = build_optimizer(run.model, stage.optim)
+    schedule = build_schedule(optimizer, stage.optim, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
+    state = TrainingState(run.model, optimizer, schedule)
+    if run.resumed is not None and progress == run.progress and progress.stage_step:
+        restore_optimizer(run.resumed, state, path=last_checkpoint(run.config.output_dir))
+    return state
+
+
+def epoch_of(loader: DataLoader[VideoBatch], epoch: int, *, at_most: int) -> "islice[VideoBatch]":
+    """The batches of one epoch, cut off where the stage ends."""
+    cast(EpochSampler, loader.sampler).set_epoch(epoch)
+    return islice(loader, at_most)
+
+
+def stage_length(stage: StageConfig, steps_per_epoch: int) -> int:
+    """Steps that the stage really runs."""
+    planned = stage.epochs * steps_per_epoch
+    return min(planned, stage.max_steps or planned)
+
+
+def is_due(epoch: int, every: int) -> bool:
+    """Whether something that happens every so many epochs happens now; 0: never."""
+    return every > 0 and epoch % every == 0
+
+
+def place(stage: StageConfig, progress: Progress) -> dict[str, str | int]:
+    """Where a line of the log belongs."""
+    return {"stage": stage.name, "epoch": progress.epoch, "step": progress.step}
+
+
+def validate(run: Run, stage: StageConfig, progress: Progress) -> Progress:
+    """Scores the model on `train.validate_videos` videos; returns the progress with the best score so far."""
+    data = run.config.data.model_copy(update={"max_eval_videos": run.config.train.validate_videos})
+    config = run.config.model_copy(update={"data": data, "eval": EvalConfig(write_masks=False)})
+    report = evaluate_model(config, run.model, folder=None, world=run.world, device=run.device)
+    run.metrics.write("validation", **place(stage, progress), **report.scores())
+    if report.overall is None:
+        logger.warning("split %s has no masks: nothing to validate against", data.eval_split)
+        return progress
+    logger.info("%s, epoch %d: %s", stage.name, progress.epoch, describe(report.scores()))
+    return replace(progress, best_score=max(progress.best_score, report.overall.mean))
+
+
+def save(run: Run, state: TrainingState, progress: Progress, *, is_best: bool) -> None:
+    """Writes a checkpoint with the random states of all processes."""
+    random_states = gather(random_state(), run.world)
+    if run.world.is_main:
+        save_checkpoint(
+            run.config.output_dir,
+            state,
+            progress,
+            random_states=random_states,
+            config=run.config,
+            is_best=is_best,
+            keep=run.config.train.keep_checkpoints,
+        )
+    wait_for_all(run.world)
