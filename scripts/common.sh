@@ -37,17 +37,18 @@ make_environment() {
 # install_requirements FILE: installs once; a stamp in the environment remembers what it was installed from.
 install_requirements() {
     make_environment
-    local file=$1 stamp wanted attempt
+    local file=$1 stamp wanted attempt environment
     local -a pins=(-c constraints.txt)
     [[ -z ${SOC_VENV:-} ]] || pins=()
-    stamp=$(dirname "$(dirname "$python")")/.soc-${file%.txt}
+    environment=$(dirname "$(dirname "$python")")
+    stamp=$environment/.soc-${file%.txt}
     wanted=$(cat requirements.txt requirements-dev.txt constraints.txt | cksum)
     [[ -f $stamp && $(cat "$stamp") == "$wanted" ]] && return
     say "installing $file (PyTorch alone is some GB; minutes, the first time)"
     for attempt in 1 2 3; do
         if "$python" -m pip install -qq --disable-pip-version-check --retries 5 --timeout 60 \
             "${pins[@]}" -r "$file"; then
-            printf '%s\n' "$wanted" >"$stamp"
+            printf '%s\n' "$wanted" | tee "$environment/.soc-requirements" >"$stamp" # -dev includes the others
             return
         fi
         ((attempt == 3)) || { say "the install failed; once more in 10 seconds" && sleep 10; }
