@@ -196,3 +196,24 @@ def test_no_file_names_a_folder_of_a_machine():
                 if any(prefix in line for prefix in prefixes):
                     wrong.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_readme_has_a_line_for_every_file():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    missing = []
+    for path in source_files():
+        folder, name = path.relative_to(ROOT).parent.as_posix(), path.name
+        if folder.split("/")[0] in ("tests", "benchmarks") or name == "__init__.py":
+            continue
+        mentioned = name if "/" not in folder else folder.split("/", 1)[1] + "/"  # a subpackage has one line
+        if f"`{mentioned}`" not in readme:
+            missing.append(f"{path.relative_to(ROOT)}: give `{mentioned}` a line in README.md")
+    assert not missing, "\n".join(missing)
+
+
+def test_the_scripts_can_be_started():
+    scripts = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]
+    assert scripts
+    for script in scripts:
+        assert script.stat().st_mode & 0o100, f"{script.name} is not executable"
+        subprocess.run(["bash", "-n", str(script)], check=True, timeout=10)
