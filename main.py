@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        hint = "; the same command with train.resume=true continues" if arguments.mode == "train" else ""
+        hint = "; train.resume=true goes on from the last checkpoint" if arguments.mode == "train" else ""
         sys.stderr.write(f"\ninterrupted{hint}\n")
         return EXIT_INTERRUPTED
     return 0
