@@ -1,0 +1,72 @@
+"""A configuration so small that training, evaluation and prediction take seconds, and data to go with it."""
+
+from pathlib import Path
+
+from configs.schema import Config
+from datasets.shapes.text import write_text_encoder
+from tests.tiny_ref_youtube_vos import write_tiny_data
+
+SENTENCES = [
+    "the square on the left",
+    "a square moving right",
+    "the upper square",
+    "a square",
+    "a square that leaves",
+]
+
+
+def write_tiny_root(root: Path) -> Path:
+    """Tiny data in the format of Ref-YouTube-VOS with a text encoder beside it."""
+    root.mkdir(parents=True, exist_ok=True)
+    write_tiny_data(root)
+    write_text_encoder(root / "text_encoder", SENTENCES, vocab_size=300)
+    return root
+
+
+def tiny_config(root: Path, output_dir: Path, **sections: object) -> Config:
+    """One stage of two epochs; sections given as dicts are merged into it, one level deep."""
+    values: dict[str, object] = {
+        "model": {
+            "visual_encoder": {
+                "name": "video-swin",
+                "embed_dim": 8,
+                "depths": (1, 1, 1, 1),
+                "num_heads": (1, 2, 2, 2),
+                "window_size": (2, 3, 3),
+            },
+            "text_encoder": {"path": "{data.root}/text_encoder", "frozen": False},
+            "dim": 16,
+            "num_heads": 2,
+            "num_queries": 3,
+            "ffn_dim": 32,
+            "num_encoder_layers": 1,
+            "num_decoder_layers": 2,
+            "num_cluster_layers": 1,
+            "num_points": 2,
+        },
+        "data": {
+            "root": root,
+            "num_frames": 2,
+            "short_side": 24,
+            "long_side": 40,
+            "batch_size": 2,
+            "eval_num_frames": 3,
+            "num_workers": 0,
+        },
+        "optim": {"lr": 1e-3, "lr_visual_encoder": 1e-3, "lr_text_encoder": 1e-3},
+        "stages": (),
+        "train": {"log_every": 2},
+        "output_dir": output_dir,
+        "device": "cpu",
+    }
+    for name, section in sections.items():
+        base = values.get(name)
+        values[name] = {**base, **section} if isinstance(base, dict) and isinstance(section, dict) else section
+    data, optim = values["data"], values["optim"]
+    stages = values["stages"] or ({"epochs": 2},)
+    assert isinstance(data, dict) and isinstance(optim, dict) and isinstance(stages, tuple)
+    values["stages"] = tuple(
+        {**stage, "data": {**data, **stage.get("data", {})}, "optim": {**optim, **stage.get("optim", {})}}
+        for stage in stages
+    )
+    return Config.model_validate(values)
