@@ -11,11 +11,13 @@ from engine.distributed import World
 
 
 @contextmanager
-def progress_bar(*, total: int, initial: int = 0, title: str, world: World, unit: str = "step") -> "Iterator[tqdm]":
+def progress_bar(
+    *, total: int | None, initial: int = 0, title: str, world: World, unit: str = "step"
+) -> "Iterator[tqdm]":
     """A bar that log lines do not tear; in a file (no terminal) it prints a line every half minute.
 
     Args:
-        total: steps to do.
+        total: steps to do; None where nobody knows.
         initial: steps that are done already.
         title: written before the bar.
         world: other processes than the first get a silent bar.

@@ -64,7 +64,9 @@ def tiny_config(root: Path, output_dir: Path, **sections: object) -> Config:
         values[name] = {**base, **section} if isinstance(base, dict) and isinstance(section, dict) else section
     data, optim = values["data"], values["optim"]
     stages = values["stages"] or ({"epochs": 2},)
-    assert isinstance(data, dict) and isinstance(optim, dict) and isinstance(stages, tuple)
+    assert isinstance(data, dict)
+    assert isinstance(optim, dict)
+    assert isinstance(stages, tuple)
     values["stages"] = tuple(
         {**stage, "data": {**data, **stage.get("data", {})}, "optim": {**optim, **stage.get("optim", {})}}
         for stage in stages

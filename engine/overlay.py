@@ -1,0 +1,120 @@
+"""Pictures for people: every object in its colour, its sentence below with a chip of that colour."""
+
+import colorsys
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+
+FIRST_COLOURS: tuple[Colour, ...] = (
+    (230, 60, 60),
+    (60, 130, 240),
+    (250, 190, 40),
+    (60, 190, 90),
+    (190, 90, 230),
+    (40, 200, 210),
+    (250, 130, 40),
+    (240, 120, 190),
+)
+MIN_WIDTH = 480
+"""Narrower frames are enlarged by a whole factor, or the sentences could not be read."""
+
+STRENGTH = 0.5
+BACKGROUND: Colour = (24, 24, 24)
+TEXT: Colour = (240, 240, 240)
+
+
+def object_colour(index: int) -> Colour:
+    """A bright colour for each object; the first eight are easy to tell apart."""
+    if index < len(FIRST_COLOURS):
+        return FIRST_COLOURS[index]
+    hue = (index * (math.sqrt(5) - 1) / 2) % 1
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def blend_masks(
+    frame: UInt8[np.ndarray, "height width 3"], masks: Sequence[Bool[np.ndarray, "height width"]]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The frame with each object tinted and outlined; where objects overlap, the later one is on top."""
+    picture = frame.astype(np.float32)
+    for index, mask in enumerate(masks):
+        colour = np.array(object_colour(index), dtype=np.float32)
+        picture[mask] = (1 - STRENGTH) * picture[mask] + STRENGTH * colour
+        picture[_outline(mask, thickness=max(1, frame.shape[0] // 270))] = colour
+    return picture.round().astype(np.uint8)
+
+
+class Overlay:
+    """Draws frames of one size with the same sentences.
+
+    Args:
+        sentences: one per object.
+        height: of the frames, in pixels.
+        width: of the frames, in pixels.
+    """
+
+    def __init__(self, sentences: Sequence[str], *, height: int, width: int) -> None:
+        self.scale = max(1, math.ceil(MIN_WIDTH / width))
+        self.height, self.width = height, width
+        self._caption = draw_caption(sentences, width=width * self.scale)
+
+    def draw(
+        self, frame: UInt8[np.ndarray, "height width 3"], masks: Sequence[Bool[np.ndarray, "height width"]]
+    ) -> UInt8[np.ndarray, "overlay_height overlay_width 3"]:
+        """The tinted frame above the sentences."""
+        enlarged = [np.kron(mask, np.ones((self.scale, self.scale), dtype=bool)) for mask in masks]
+        picture = frame
+        if self.scale > 1:
+            size = (self.width * self.scale, self.height * self.scale)
+            picture = np.array(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+        return np.concatenate([blend_masks(picture, enlarged), self._caption])
+
+
+def draw_caption(sentences: Sequence[str], *, width: int) -> UInt8[np.ndarray, "caption_height width 3"]:
+    """A strip with one paragraph per sentence, each behind a chip in the colour of its object."""
+    size = max(14, min(28, width // 32))
+    font = ImageFont.load_default(size)
+    margin, chip, line_height = size // 2, size, round(1.4 * size)
+    left = margin + chip + margin
+    paragraphs = [wrap_text(sentence, font, width - left - margin) for sentence in sentences]
+    height = 2 * margin + line_height * sum(map(len, paragraphs))
+    strip = Image.new("RGB", (width, height), BACKGROUND)
+    draw = ImageDraw.Draw(strip)
+    y = margin
+    for index, lines in enumerate(paragraphs):
+        draw.rectangle((margin, y + 2, margin + chip, y + 2 + chip), fill=object_colour(index))
+        for line in lines:
+            draw.text((left, y), line, font=font, fill=TEXT)
+            y += line_height
+    return np.array(strip)
+
+
+def wrap_text(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", width: float) -> list[str]:
+    """Lines that fit into `width` pixels, broken between words, and inside a word that is too long for a line."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines
+
+
+def _outline(mask: Bool[np.ndarray, "height width"], *, thickness: int) -> Bool[np.ndarray, "height width"]:
+    """Pixels of the mask within `thickness` of its edge."""
+    inner = np.pad(mask, thickness, mode="edge")
+    for axis in (0, 1):
+        shifted = [np.roll(inner, step, axis=axis) for step in range(-thickness, thickness + 1)]
+        inner = np.logical_and.reduce(shifted)
+    return mask & ~inner[thickness : thickness + mask.shape[0], thickness : thickness + mask.shape[1]]

@@ -1,0 +1,197 @@
+"""Prediction: any video and any sentences to masks, an overlay video and a JSON file."""
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from torch import Tensor
+
+from configs.schema import Config
+from datasets.text import clean_sentence
+from datasets.transforms import prepare_frames
+from engine.checkpoint import git_revision, versions
+from engine.distributed import World, choose_device
+from engine.files import claim_output, write_json
+from engine.logging import setup_logging
+from engine.overlay import Overlay, object_colour
+from engine.progress import progress_bar
+from engine.seeding import seed_everything
+from engine.video import Frame, VideoWriter, open_video, write_video
+from models.build import build_model
+from models.inference import ClipAnswer, encode_sentences, segment_window
+from structures.masks_io import write_binary_png
+
+logger = logging.getLogger(__name__)
+
+MASKS, OVERLAY, SUMMARY = "masks", "overlay.mp4", "prediction.json"
+
+
+@dataclass
+class ObjectRecord:
+    """What `prediction.json` says about one sentence; grows window by window.
+
+    Attributes:
+        sentence: as given to the model.
+        window_scores: of the chosen query, per window.
+        queries: the chosen query, per window.
+        scores: per frame.
+        boxes_xyxy_px: as predicted by the model, clipped to the frame, per frame.
+        areas_px: pixels of the mask, per frame.
+    """
+
+    sentence: str
+    window_scores: list[float] = field(default_factory=list)
+    queries: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    boxes_xyxy_px: list[list[float]] = field(default_factory=list)
+    areas_px: list[int] = field(default_factory=list)
+
+    def add(self, answer: ClipAnswer, masks: Bool[Tensor, "time height width"]) -> None:
+        """Notes the answer for one window and the masks made from it."""
+        height, width = masks.shape[-2:]
+        limit = torch.tensor([width, height, width, height], dtype=torch.float32)
+        boxes = torch.minimum((answer.boxes_xyxy_norm * limit).clamp(min=0), limit)
+        self.window_scores.append(round(answer.score, 5))
+        self.queries.append(answer.query)
+        self.scores += [round(score, 5) for score in answer.frame_scores.tolist()]
+        self.boxes_xyxy_px += [[round(side, 2) for side in box] for box in boxes.tolist()]
+        self.areas_px += masks.flatten(1).sum(dim=1).tolist()
+
+
+def predict(config: Config) -> None:
+    """Segments `predict.video`; writes `masks/`, `overlay.mp4` and `prediction.json` to `output_dir`.
+
+    The video is read once, from start to end, `data.eval_num_frames` frames at a time, so that memory does not grow
+    with its length. `prediction.json` is written last: where it is, everything is.
+
+    Raises:
+        ValueError: if video, sentences, weights or output folder are not usable.
+    """
+    setup_logging(World())
+    device = choose_device(config.device, World())
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    seed_everything(config.train.seed)
+    settings, folder = config.predict, config.output_dir
+    sentences = clean_sentences(config)
+    if not 0 < settings.threshold < 1:
+        raise ValueError(f"predict.threshold={settings.threshold} must lie between 0 and 1")
+    if settings.video is None:
+        raise ValueError("predict.video is not set: give --video FILE, or predict.video=FILE")
+    source = open_video(settings.video)
+    frames = source.frames(settings.frame_step)
+    first = next(frames)  # an unreadable video shows before the model is built
+    height, width = first.pixels.shape[:2]
+
+    if config.model.weights is None:
+        logger.warning("model.weights is not set: the model has random weights and its masks mean nothing")
+    model = build_model(config.model, data_root=config.data.root).to(device).eval()
+    claim_output(folder, markers=(MASKS, OVERLAY, SUMMARY), overwrite=config.overwrite)
+    (folder / SUMMARY).unlink(missing_ok=True)  # with overwrite: an interrupted run must not look complete
+    fps = settings.fps or max(1.0, source.fps / settings.frame_step)
+    overlay = Overlay(sentences, height=height, width=width)
+    records = [ObjectRecord(sentence) for sentence in sentences]
+    names: list[str] = []
+    indices: list[int] = []
+    with torch.no_grad(), ExitStack() as stack:
+        texts = encode_sentences(model, sentences, group=config.data.eval_sentences, device=device)
+        writer = stack.enter_context(write_video(folder / OVERLAY, fps=fps))
+        bar = stack.enter_context(progress_bar(total=None, title="predict", world=World(), unit="frame"))
+        for window in in_windows(chain([first], frames), config.data.eval_num_frames):
+            pixels = stack_frames(window)
+            resized = prepare_frames(pixels, short_side=config.data.short_side, long_side=config.data.long_side)
+            answers = segment_window(model, resized, texts, device=device)
+            masks = [answer.masks_at((height, width), logit_threshold=logit(settings.threshold)) for answer in answers]
+            for record, answer, mask in zip(records, answers, masks, strict=True):
+                record.add(answer, mask)
+            write_window(folder, window, [mask.numpy() for mask in masks], overlay, writer)
+            names += [frame.name for frame in window]
+            indices += [frame.index for frame in window]
+            bar.update(len(window))
+    remove_stale_masks(folder / MASKS, num_objects=len(sentences), names=names)
+    summary = {
+        "video": str(settings.video),
+        "height": height,
+        "width": width,
+        "source_fps": source.fps,
+        "overlay_fps": fps,
+        "frame_indices": indices,
+        "frame_names": names,
+        "window_frames": config.data.eval_num_frames,
+        "objects": [describe_object(i, record) for i, record in enumerate(records)],
+        "checkpoint": None if config.model.weights is None else str(config.model.weights),
+        "git": git_revision(),
+        "versions": versions(),
+        "config": config.model_dump(mode="json"),
+    }
+    write_json(folder / SUMMARY, summary)
+    logger.info("%d frames, %d sentences: see %s", len(names), len(sentences), folder / OVERLAY)
+
+
+def clean_sentences(config: Config) -> list[str]:
+    """The sentences as the model wants them.
+
+    Raises:
+        ValueError: if there is none, or one is empty.
+    """
+    if not config.predict.sentences:
+        raise ValueError('predict.sentences is empty: give --sentence "what to look for", once per object')
+    sentences = [clean_sentence(text, lower_case=config.data.lower_case) for text in config.predict.sentences]
+    if "" in sentences:
+        raise ValueError(f"predict.sentences: sentence {sentences.index('') + 1} of {len(sentences)} is empty")
+    return sentences
+
+
+def in_windows(frames: Iterable[Frame], longest: int) -> Iterator[list[Frame]]:
+    """Consecutive windows of at most `longest` frames; all in one if `longest` is 0."""
+    remaining = iter(frames)
+    while window := list(islice(remaining, longest or None)):
+        yield window
+
+
+def stack_frames(window: Sequence[Frame]) -> UInt8[Tensor, "time 3 height width"]:
+    """The pixels of a window for the model."""
+    return torch.from_numpy(np.stack([frame.pixels for frame in window])).permute(0, 3, 1, 2)  # (t, 3, h, w)
+
+
+def logit(probability: float) -> float:
+    """The number whose sigmoid is `probability`."""
+    return math.log(probability / (1 - probability))
+
+
+def write_window(
+    folder: Path,
+    window: Sequence[Frame],
+    masks: Sequence[Bool[np.ndarray, "time height width"]],
+    overlay: Overlay,
+    writer: VideoWriter,
+) -> None:
+    """Mask files and overlay frames of one window."""
+    for index, masks_of_object in enumerate(masks):
+        target = folder / MASKS / f"{index:02d}"
+        target.mkdir(parents=True, exist_ok=True)
+        for frame, mask in zip(window, masks_of_object, strict=True):
+            write_binary_png(target / f"{frame.name}.png", mask)
+    for position, frame in enumerate(window):
+        writer.add(overlay.draw(frame.pixels, [mask[position] for mask in masks]))
+
+
+def remove_stale_masks(folder: Path, *, num_objects: int, names: Sequence[str]) -> None:
+    """Deletes masks that an overwritten prediction of more frames or sentences left behind."""
+    written = {folder / f"{index:02d}" / f"{name}.png" for index in range(num_objects) for name in names}
+    for path in folder.glob("[0-9][0-9]*/*.png"):
+        if path not in written:
+            path.unlink()
+
+
+def describe_object(index: int, record: ObjectRecord) -> dict[str, Any]:
+    """One entry of `objects` in `prediction.json`."""
+    return {"masks": f"{MASKS}/{index:02d}", "colour_rgb": list(object_colour(index)), **vars(record)}
