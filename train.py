@@ -94,7 +94,7 @@ def train_stages(run: Run) -> None:
         num_steps = stage_length(stage, len(loader))
         state = build_state(run, stage, num_steps=num_steps, steps_per_epoch=len(loader), progress=progress)
         logger.info("stage %s: %d steps, %d per epoch", stage.name, num_steps, len(loader))
-        window = StepWindow()
+        window = StepWindow(run.world)
         with progress_bar(total=num_steps, initial=progress.stage_step, title=stage.name, world=run.world) as bar:
             while progress.stage == index:
                 for batch in epoch_of(loader, progress.epoch, at_most=num_steps - progress.stage_step):

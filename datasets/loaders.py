@@ -1,8 +1,9 @@
 """From the configuration to something to iterate over."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -16,6 +17,7 @@ from datasets.sampling import EpochSampler
 from structures.samples import VideoBatch
 
 
+@runtime_checkable
 class VideoSource(Protocol):
     """One split of a data set on disk."""
 
@@ -52,7 +54,7 @@ def build_train_loader(data: DataConfig, *, seed: int, rank: int = 0, world_size
     """
     source = _open(data, data.train_split)
     clips = ClipDataset(
-        source.training_videos(),
+        _keep_kinds(source.training_videos(), data.kinds),
         num_frames=data.num_frames,
         frame_sampling=data.frame_sampling,
         sentences_per_clip=data.sentences_per_clip,
@@ -72,6 +74,18 @@ def build_train_loader(data: DataConfig, *, seed: int, rank: int = 0, world_size
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def _keep_kinds(videos: tuple[VideoRecord, ...], kinds: tuple[str, ...]) -> tuple[VideoRecord, ...]:
+    """The videos with only the sentences of these kinds, without those that have none left; all if none is named."""
+    if not kinds:
+        return videos
+    present = {expression.kind for video in videos for expression in video.expressions}
+    unknown = [kind for kind in kinds if kind not in present]
+    if unknown:
+        raise ValueError(f"data.kinds: no sentence is tagged {', '.join(unknown)}; the data has {sorted(present)}")
+    kept = (replace(v, expressions=tuple(e for e in v.expressions if e.kind in kinds)) for v in videos)
+    return tuple(video for video in kept if video.expressions)
 
 
 def build_eval_dataset(data: DataConfig) -> EvalDataset:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,15 @@ def gather(value: Any, world: World) -> list[Any]:
     values: list[Any] = [None] * world.size
     dist.all_gather_object(values, value)
     return values
+
+
+def mean_over_processes(values: Tensor, world: World) -> Tensor:
+    """The mean of the same tensor in all processes; not finite in all where it is not finite in one."""
+    if world.size == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)  # gloo cannot average
+    return total / world.size
 
 
 def wait_for_all(world: World) -> None:

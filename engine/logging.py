@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.distributed import World
+from engine.distributed import World, mean_over_processes
 from engine.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
@@ -48,9 +48,16 @@ class MetricsLog:
 
 
 class StepWindow:
-    """Losses of the steps since the last line of the log; they leave the device together, when the line is written."""
+    """Losses of the steps since the last line of the log; they leave the device together, when the line is written.
 
-    def __init__(self) -> None:
+    Values are means over the processes, so all of them must flush and check at the same steps.
+
+    Args:
+        world: the processes.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
         self._steps: list[tuple[int, dict[str, Tensor]]] = []
         self._num_sentences = 0
         self._seconds = 0.0
@@ -76,7 +83,7 @@ class StepWindow:
         self._table()
 
     def flush(self) -> dict[str, float]:
-        """Means since the last line and `sentences_per_second` of this process; the next line starts from nothing.
+        """Means since the last line and `sentences_per_second` of all processes; the next line starts from nothing.
 
         Raises:
             ValueError: as `check_finite`.
@@ -84,7 +91,7 @@ class StepWindow:
         names = list(self._steps[0][1])
         means = dict(zip(names, self._table().mean(dim=0).tolist(), strict=True))
         self.pause_clock()
-        means["sentences_per_second"] = self._num_sentences / max(self._seconds, 1e-9)
+        means["sentences_per_second"] = self._world.size * self._num_sentences / max(self._seconds, 1e-9)
         self._steps, self._num_sentences, self._seconds = [], 0, 0.0
         return means
 
@@ -93,7 +100,7 @@ class StepWindow:
         if not self._steps:
             return torch.zeros(0, 0)
         rows = [torch.stack([value.detach().float() for value in values.values()]) for _, values in self._steps]
-        table = torch.stack(rows).cpu()
+        table = mean_over_processes(torch.stack(rows), self._world).cpu()
         for (step, values), row in zip(self._steps, table, strict=True):
             if not row.isfinite().all():
                 found = describe(dict(zip(values, row.tolist(), strict=True)))

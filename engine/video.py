@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import av
 import av.container
@@ -42,6 +42,7 @@ class Frame:
     pixels: UInt8[np.ndarray, "height width 3"]
 
 
+@runtime_checkable
 class FrameSource(Protocol):
     """Something that yields frames of one size, in order, as often as it is asked to."""
 
