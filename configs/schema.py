@@ -158,6 +158,10 @@ class DataConfig(ConfigNode):
     """Sentences drawn per training clip; they share the visual encoder's work. 1 as published: every sentence and
     window is one sample."""
 
+    kinds: tuple[str, ...] = ()
+    """Train only on sentences with these tags (single frames cannot show motion); none: on all. Only for data whose
+    expressions carry a `kind`."""
+
     short_side: PositiveInt = 360
     """Pixels of the shorter side after resizing."""
 

@@ -23,7 +23,9 @@ def mask_extents_xyxy(masks: Bool[Tensor, "*shape height width"]) -> Float[Tenso
     The far edge is the index of the last pixel, without the usual plus one: the published targets are so.
     """
     height, width = masks.shape[-2:]
-    columns, rows = masks.any(dim=-2), masks.any(dim=-1)
+    # Bool `any` is several times slower than the maximum of bytes.
+    as_bytes = masks.view(torch.uint8)
+    columns, rows = as_bytes.amax(dim=-2).bool(), as_bytes.amax(dim=-1).bool()
     x = torch.arange(width, device=masks.device)
     y = torch.arange(height, device=masks.device)
     extents = torch.stack(
@@ -35,4 +37,4 @@ def mask_extents_xyxy(masks: Bool[Tensor, "*shape height width"]) -> Float[Tenso
         ],
         dim=-1,
     )
-    return torch.where(masks.any(dim=-1).any(dim=-1)[..., None], extents, 0).float()
+    return torch.where(rows.any(dim=-1)[..., None], extents, 0).float()

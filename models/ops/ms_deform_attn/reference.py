@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
@@ -25,19 +24,18 @@ def ms_deform_attn_reference(
 
     Source: Deformable DETR, equation 3; sampling is bilinear with zero padding and pixel areas (`align_corners=False`).
     """
-    num_points = locations.shape[4]
     levels = value.split([height * width for height, width in level_shapes], dim=1)
     grids = rearrange(2 * locations - 1, "b q m l p xy -> l (b m) q p xy")
-    samples = [
-        F.grid_sample(
-            rearrange(level, "b (h w) m c -> (b m) c h w", h=height),
+    level_weights = rearrange(weights, "b q m l p -> l (b m) 1 q p")
+    total = value.new_zeros(())
+    # Level by level: the samples of all levels at once would be the largest tensor of the model.
+    for level, (height, width), grid, weight in zip(levels, level_shapes, grids, level_weights, strict=True):
+        samples = F.grid_sample(
+            rearrange(level, "b (h w) m c -> (b m) c h w", h=height, w=width),
             grid,
             mode="bilinear",
             padding_mode="zeros",
             align_corners=False,
         )
-        for level, (height, width), grid in zip(levels, level_shapes, grids, strict=True)
-    ]
-    stacked = torch.stack(samples, dim=3)  # (b*m, c, q, l, p)
-    weighted = stacked * rearrange(weights, "b q m l p -> (b m) 1 q l p", p=num_points)
-    return rearrange(weighted.sum(dim=(3, 4)), "(b m) c q -> b q (m c)", b=value.shape[0])
+        total = total + (samples * weight).sum(dim=-1)
+    return rearrange(total, "(b m) c q -> b q (m c)", b=value.shape[0])
