@@ -2,7 +2,7 @@
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -81,7 +81,7 @@ def draw_caption(sentences: Sequence[str], *, width: int) -> UInt8[np.ndarray, "
     font = ImageFont.load_default(size)
     margin, chip, line_height = size // 2, size, round(1.4 * size)
     left = margin + chip + margin
-    paragraphs = [wrap_text(sentence, font, width - left - margin) for sentence in sentences]
+    paragraphs = [wrap_text(sentence, width=width - left - margin, length_of=font.getlength) for sentence in sentences]
     height = 2 * margin + line_height * sum(map(len, paragraphs))
     strip = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(strip)
@@ -94,18 +94,18 @@ def draw_caption(sentences: Sequence[str], *, width: int) -> UInt8[np.ndarray, "
     return np.array(strip)
 
 
-def wrap_text(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", width: float) -> list[str]:
+def wrap_text(text: str, *, width: int, length_of: Callable[[str], float]) -> list[str]:
     """Lines that fit into `width` pixels, broken between words, and inside a word that is too long for a line."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
+        if length_of(longer) <= width:
             lines[-1] = longer
             continue
         if lines[-1]:
             lines.append("")
         for letter in word:
-            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+            if lines[-1] and length_of(lines[-1] + letter) > width:
                 lines.append("")
             lines[-1] += letter
     return lines

@@ -131,7 +131,7 @@ def _average(entries: Sequence[EntryScore]) -> GroupScore:
     return GroupScore(len(entries), FrameStatistics(*region), FrameStatistics(*boundary))
 
 
-def _named(score: GroupScore) -> dict[str, float]:
+def _named(score: GroupScore) -> dict[str, float | int]:
     return {
         "entries": score.count,
         "J&F": score.mean,

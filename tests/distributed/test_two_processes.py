@@ -1,0 +1,55 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from engine.logging import METRICS_FILE, read_metrics
+from tests.tiny_run import tiny_config, write_tiny_root
+from train import fit
+
+# Sums are in another order, and AdamW divides by the root of tiny second moments.
+FIRST_STEP_TOLERANCE = 1e-5
+LATER_TOLERANCE = 5e-3
+
+
+def run_two_processes(config, tmp_path, repository):
+    path = tmp_path / "config.json"
+    path.write_text(config.model_dump_json())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, "-m", "tests.distributed.worker", str(path)],
+        cwd=repository,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.distributed
+def test_two_processes_give_the_losses_and_scores_of_one(tmp_path, repository):
+    root = write_tiny_root(tmp_path / "data")
+    settings = {
+        "model": {"dropout": 0.0},
+        "optim": {"lr": 1e-5, "lr_visual_encoder": 1e-5, "lr_text_encoder": 1e-5},
+        "stages": ({"epochs": 1, "max_steps": 4},),
+        "train": {"log_every": 1},
+    }
+    settings["model"]["visual_encoder"] = {
+        **tiny_config(root, tmp_path).model.visual_encoder.model_dump(),
+        "drop_path_rate": 0.0,
+    }
+    fit(tiny_config(root, tmp_path / "one", data={"batch_size": 2}, **settings))
+    run_two_processes(tiny_config(root, tmp_path / "two", data={"batch_size": 1}, **settings), tmp_path, repository)
+
+    one, two = (read_metrics(tmp_path / name / METRICS_FILE) for name in ("one", "two"))
+    assert [line["event"] for line in one] == [line["event"] for line in two] == ["train"] * 4 + ["validation"]
+    assert two[0]["total"] == pytest.approx(one[0]["total"], rel=FIRST_STEP_TOLERANCE)
+    assert two[0]["grad_norm"] == pytest.approx(one[0]["grad_norm"], rel=LATER_TOLERANCE)
+    for mine, other in zip(one[1:-1], two[1:-1], strict=True):
+        assert other["total"] == pytest.approx(mine["total"], rel=LATER_TOLERANCE)
+    assert two[-1]["J&F"] == pytest.approx(one[-1]["J&F"], abs=0.05)
+    assert (tmp_path / "two" / "checkpoints" / "last.pt").is_file()

@@ -1,0 +1,197 @@
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from configs.schema import OptimConfig
+from engine.checkpoint import (
+    Progress,
+    TrainingState,
+    read_checkpoint,
+    restore_model,
+    save_checkpoint,
+)
+from engine.distributed import World, choose_device, read_world
+from engine.files import atomic_path, claim_output, write_json
+from engine.logging import METRICS_FILE, MetricsLog, StepWindow, read_metrics
+from engine.optim import build_optimizer, build_schedule, learning_rate_factor, learning_rates
+from engine.seeding import random_state, restore_random_state, seed_everything
+from tests.tiny_run import tiny_config
+
+
+class ThreeParts(nn.Module):
+    def __init__(self, width=3):
+        super().__init__()
+        self.visual_encoder = nn.Linear(width, width)
+        self.text_encoder = nn.Linear(width, width)
+        self.head = nn.Linear(width, width)
+
+
+def make_state(model, config=None):
+    optimizer = build_optimizer(model, config or OptimConfig())
+    schedule = build_schedule(optimizer, config or OptimConfig(), num_steps=10, steps_per_epoch=5)
+    return TrainingState(model, optimizer, schedule)
+
+
+def test_each_part_of_the_model_has_its_learning_rate_and_frozen_parts_have_none():
+    model = ThreeParts()
+    config = OptimConfig(lr=1.0, lr_visual_encoder=0.1, lr_text_encoder=0.01)
+    assert learning_rates(build_optimizer(model, config)) == {"rest": 1.0, "visual_encoder": 0.1, "text_encoder": 0.01}
+    model.text_encoder.requires_grad_(requires_grad=False)
+    optimizer = build_optimizer(model, config)
+    assert learning_rates(optimizer) == {"rest": 1.0, "visual_encoder": 0.1}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+
+
+def test_nothing_to_train_is_an_error():
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        build_optimizer(ThreeParts().requires_grad_(requires_grad=False), OptimConfig())
+
+
+def test_multistep_falls_at_its_milestones_counted_in_epochs():
+    config = OptimConfig(schedule="multistep", milestones=(2, 3), gamma=0.1)
+    factor = learning_rate_factor(config, num_steps=50, steps_per_epoch=10)
+    assert [factor(step) for step in (0, 19, 20, 29, 30)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+def test_cosine_ends_at_zero_after_the_steps_that_are_really_run():
+    config = OptimConfig(schedule="cosine", warmup_steps=4)
+    factor = learning_rate_factor(config, num_steps=24, steps_per_epoch=10)
+    assert [factor(step) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factor(14) == pytest.approx(0.5)
+    assert factor(24) == pytest.approx(0, abs=1e-12)
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+
+    def write_half():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half of the new")
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        write_half()
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_an_output_folder_with_a_run_is_not_claimed_again(tmp_path):
+    (tmp_path / METRICS_FILE).write_text("")
+    with pytest.raises(ValueError, match=r"already holds metrics.jsonl.*overwrite=true"):
+        claim_output(tmp_path, markers=(METRICS_FILE,), overwrite=False)
+    claim_output(tmp_path, markers=(METRICS_FILE,), overwrite=True)
+    with pytest.raises(ValueError, match="is a file"):
+        claim_output(tmp_path / METRICS_FILE, markers=(), overwrite=True)
+
+
+def test_a_checkpoint_is_read_as_it_was_written_and_old_ones_are_deleted(tmp_path):
+    model, config = ThreeParts(), tiny_config(tmp_path, tmp_path)
+    state = make_state(model)
+    model.head(torch.ones(3)).sum().backward()
+    for step in (1, 2, 3):
+        state.optimizer.step()
+        state.schedule.step()
+        progress = Progress(stage=0, epoch=step, stage_step=step, step=step, best_score=0.1)
+        states = [random_state()]
+        save_checkpoint(tmp_path, state, progress, random_states=states, config=config, is_best=step == 2, keep=2)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["best.pt", "last.pt", "step_00000002.pt", "step_00000003.pt"]
+    assert read_checkpoint(tmp_path / "checkpoints" / "best.pt")["progress"]["step"] == 2
+    content = read_checkpoint(tmp_path / "checkpoints" / "last.pt")
+    assert Progress(**content["progress"]) == progress
+    assert type(config).model_validate_json(content["config"]) == config
+    assert {"git", "versions", "random_states"} <= set(content)
+    other = ThreeParts()
+    restore_model(content, other, path=tmp_path)
+    torch.testing.assert_close(other.state_dict(), model.state_dict())
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    save_checkpoint(
+        tmp_path,
+        make_state(ThreeParts()),
+        Progress(),
+        random_states=[],
+        config=tiny_config(tmp_path, tmp_path),
+        is_best=False,
+        keep=1,
+    )
+    path = tmp_path / "checkpoints" / "last.pt"
+    with pytest.raises(ValueError, match="another architecture"):
+        restore_model(read_checkpoint(path), ThreeParts(width=4), path=path)
+
+
+def test_missing_damaged_and_foreign_checkpoints_are_told_apart(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        read_checkpoint(tmp_path / "none.pt")
+    (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_checkpoint(tmp_path / "broken.pt")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "foreign.pt")
+    with pytest.raises(ValueError, match="not a checkpoint written by this project"):
+        read_checkpoint(tmp_path / "foreign.pt")
+
+
+def test_random_numbers_go_on_where_they_were():
+    seed_everything(3)
+    state = random_state()
+    expected = torch.rand(4)
+    seed_everything(5)
+    restore_random_state(state)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_the_window_gives_means_and_starts_anew():
+    window = StepWindow(World())
+    for step, value in ((1, 2.0), (2, 4.0)):
+        window.add(step, {"total": torch.tensor(value)}, 8)
+    means = window.flush()
+    assert means["total"] == 3
+    assert means["sentences_per_second"] > 0
+    window.add(3, {"total": torch.tensor(5.0)}, 8)
+    assert window.flush()["total"] == 5
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_names_its_step_and_the_losses(bad):
+    window = StepWindow(World())
+    window.add(6, {"total": torch.tensor(1.0), "dice": torch.tensor(1.0)}, 1)
+    window.add(7, {"total": torch.tensor(bad), "dice": torch.tensor(0.5)}, 1)
+    with pytest.raises(ValueError, match=rf"step 7: .*not finite \(total {bad}, dice 0.5\)"):
+        window.check_finite()
+
+
+def test_lines_after_the_resumed_step_are_dropped(tmp_path):
+    log = MetricsLog(tmp_path, World())
+    for step in (1, 2, 3):
+        log.write("train", step=step)
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"event": "train", "st')  # cut off by an interruption
+    MetricsLog(tmp_path, World(), keep_up_to_step=2).write("train", step=3, again=True)
+    assert [line["step"] for line in read_metrics(tmp_path / METRICS_FILE)] == [1, 2, 3]
+    assert read_metrics(tmp_path / METRICS_FILE)[-1]["again"]
+
+
+def test_other_processes_write_no_metrics(tmp_path):
+    MetricsLog(tmp_path, World(rank=1, local_rank=1, size=2)).write("train", step=1)
+    assert not (tmp_path / METRICS_FILE).exists()
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert read_world() == World(rank=0, local_rank=0, size=1)
+    for name, value in (("RANK", "3"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    assert read_world() == World(rank=3, local_rank=1, size=4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_asking_for_a_gpu_that_is_not_there_is_an_error():
+    assert choose_device("auto", World()) == torch.device("cpu")
+    with pytest.raises(ValueError, match="device=cuda"):
+        choose_device("cuda", World())

@@ -1,0 +1,226 @@
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets.loaders import build_eval_dataset
+from eval import evaluate
+from metrics.region_boundary import boundary_accuracy, region_similarity
+from models.inference import windows
+from structures.masks_io import read_index_png, write_index_png
+from tests.tiny_ref_youtube_vos import object_map
+from tests.tiny_run import tiny_config, write_tiny_root
+from tools.score_davis import load_sequences
+from tools.score_davis import main as score_davis
+
+DAVIS_SIZE = (24, 40)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_tiny_root(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def davis(tmp_path_factory, root):
+    """Two videos in the layout of DAVIS-2017, with a void band; one has two objects."""
+    folder = tmp_path_factory.mktemp("davis")
+    shutil.copytree(root / "text_encoder", folder / "text_encoder")
+    described = {}
+    for video, num_objects in (("one", 1), ("two", 2)):
+        frames, masks = (folder / kind / "480p" / video for kind in ("JPEGImages", "Annotations"))
+        frames.mkdir(parents=True)
+        masks.mkdir(parents=True)
+        names = [f"{i:05d}" for i in range(5)]
+        for i, name in enumerate(names):
+            ids = object_map({number: range(5) for number in range(1, num_objects + 1)}, i, DAVIS_SIZE)
+            Image.fromarray(np.stack([ids * 60, ids, ids], axis=-1)).save(frames / f"{name}.jpg")
+            ids[-2:] = 255
+            write_index_png(masks / f"{name}.png", ids)
+        expressions = {
+            str(4 * o + k): {"exp": f"a square {k}", "obj_id": str(o + 1)} for o in range(num_objects) for k in range(4)
+        }
+        described[video] = {"frames": names, "expressions": expressions}
+    described["absent"] = {**described["one"]}
+    path = folder / "meta_expressions" / "valid" / "meta_expressions.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"videos": described}))
+    (folder / "ImageSets" / "2017").mkdir(parents=True)
+    (folder / "ImageSets" / "2017" / "val.txt").write_text("one\ntwo\n")
+    return folder
+
+
+@pytest.fixture
+def busy_model(monkeypatch):
+    """Random weights draw no mask at all; a small constant makes masks that differ between sentences."""
+    import eval as evaluation
+
+    original = evaluation.load_model_for_inference
+
+    def load(config):
+        torch.manual_seed(0)
+        model = original(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        return model
+
+    monkeypatch.setattr(evaluation, "load_model_for_inference", load)
+
+
+def read_masks(folder, names):
+    return np.stack([np.array(Image.open(folder / f"{name}.png")) for name in names])
+
+
+def test_the_score_is_that_of_the_masks_as_written(root, tmp_path, busy_model):
+    config = tiny_config(root, tmp_path / "out")
+    report = evaluate(config)
+    assert (report.num_videos, report.num_sentences, len(report.entries)) == (2, 4, 4)
+    scores, areas = [], []
+    for video in build_eval_dataset(config.data):
+        for expression, number in zip(video.expressions, video.object_ids, strict=True):
+            folder = tmp_path / "out" / "Annotations" / video.video / expression
+            assert sorted(p.stem for p in folder.iterdir()) == list(video.frame_names)
+            masks = read_masks(folder, video.frame_names)
+            assert masks.shape[1:] == video.original_size
+            assert set(np.unique(masks)) <= {0, 255}
+            areas.append((masks > 0).mean())
+            truth = video.load_masks(number).numpy()
+            j, f = region_similarity(truth, masks > 0).mean(), boundary_accuracy(truth, masks > 0).mean()
+            scores.append((j + f) / 2)
+    assert max(areas) > 0
+    assert report.scores()["J&F"] == pytest.approx(np.mean(scores), abs=1e-12)
+
+
+def test_the_report_names_kinds_checkpoint_and_configuration(root, tmp_path):
+    evaluate(tiny_config(root, tmp_path / "out", eval={"zip_submission": True}))
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert set(content["groups"]) == {"appearance", "motion"}
+    assert content["groups"]["motion"]["entries"] == 2
+    assert content["checkpoint"] is None
+    assert content["config"]["data"]["eval_num_frames"] == 3
+    assert {"git", "versions"} <= set(content)
+    assert content["entries"][0]["sentence"] == "a square"
+    assert "| motion | 2 |" in (tmp_path / "out" / "report.md").read_text()
+    with zipfile.ZipFile(tmp_path / "out" / "submission.zip") as archive:
+        names = archive.namelist()
+    assert len(names) == 2 * 2 * 5
+    assert "Annotations/v_a/0/00000.png" in names
+
+
+def test_what_guessing_reaches_stands_beside_the_score(root, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(root, data)
+    guesses = {"all": {"random": 0.31, "largest": 0.42}, "motion": {"random": 0.25, "largest": 0.2}}
+    (data / "statistics.json").write_text(json.dumps({"valid_j_of_guessing": guesses}))
+    report = evaluate(tiny_config(data, tmp_path / "out", eval={"write_masks": False}))
+    assert report.baselines == guesses
+    table = (tmp_path / "out" / "report.md").read_text()
+    assert "J of guessing: largest" in table
+    assert "42.0" in table
+    assert not (tmp_path / "out" / "Annotations").exists()
+
+
+def test_without_masks_there_is_only_a_submission(root, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(root, data)
+    path = data / "meta_expressions" / "valid" / "meta_expressions.json"
+    content = json.loads(path.read_text())
+    for video in content["videos"].values():
+        for expression in video["expressions"].values():
+            del expression["obj_id"]
+    path.write_text(json.dumps(content))
+    report = evaluate(tiny_config(data, tmp_path / "out"))
+    assert report.overall is None
+    assert len(list((tmp_path / "out" / "Annotations").rglob("*.png"))) == 20
+    assert "no masks" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_groups_of_sentences_do_not_change_the_masks(root, tmp_path, busy_model):
+    all_at_once = evaluate(tiny_config(root, tmp_path / "a", data={"eval_sentences": 8}))
+    one_by_one = evaluate(tiny_config(root, tmp_path / "b", data={"eval_sentences": 1}))
+    assert one_by_one.scores() == pytest.approx(all_at_once.scores(), abs=0.02)
+
+
+def test_an_evaluated_folder_is_not_overwritten_by_mistake(root, tmp_path):
+    config = tiny_config(root, tmp_path / "out")
+    evaluate(config)
+    with pytest.raises(ValueError, match=r"already holds report.json"):
+        evaluate(config)
+    evaluate(config.model_copy(update={"overwrite": True}))
+
+
+def test_a_checkpoint_of_another_model_is_refused(root, tmp_path):
+    torch.save({"model": {"weight": torch.zeros(2)}}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other\.pt"):
+        evaluate(tiny_config(root, tmp_path / "out", model={"weights": tmp_path / "other.pt"}))
+
+
+def test_windows_cover_every_frame_once():
+    assert list(windows(7, 3)) == [(0, 3), (3, 6), (6, 7)]
+    assert list(windows(7, 0)) == [(0, 7)]
+
+
+def davis_config(davis, output, **data):
+    settings = {"dataset": "ref_davis17", "sequences": ("one", "two"), "eval_num_frames": 3, **data}
+    return tiny_config(davis, output, data=settings)
+
+
+def test_ref_davis17_scores_as_score_davis_does_for_the_written_files(davis, tmp_path, capsys, busy_model):
+    report = evaluate(davis_config(davis, tmp_path / "out"))
+    means = []
+    for k in range(4):
+        folder = tmp_path / "out" / f"anno_{k}"
+        arguments = ["--gt", str(davis), "--pred", str(folder), "--task", "unsupervised"]
+        assert score_davis([*arguments, "--json", str(tmp_path / f"{k}.json")]) == 0
+        official = json.loads((tmp_path / f"{k}.json").read_text())["global"]
+        group = report.groups[f"anno_{k}"]
+        assert group.count == 3
+        assert group.mean == pytest.approx(official["J&F-Mean"], abs=1e-12)
+        assert group.region.recall == pytest.approx(official["J-Recall"], abs=1e-12)
+        means.append(group.mean)
+        with Image.open(folder / "two" / "00003.png") as image:
+            assert (image.mode, image.size) == ("P", DAVIS_SIZE[::-1])
+            assert image.getpalette()[3:6] == [128, 0, 0]
+    assert report.overall.mean == pytest.approx(np.mean(means), abs=1e-12)
+    assert any(read_index_png(p).max() > 0 for p in (tmp_path / "out").rglob("*.png"))
+    sequences = list(load_sequences(davis, tmp_path / "out" / "anno_0", ["one", "two"], "unsupervised"))
+    assert [len(sequence.prediction) for sequence in sequences] == [5, 5]
+
+
+def test_videos_without_frames_are_named_unless_sequences_are_chosen(davis, tmp_path):
+    with pytest.raises(ValueError, match=r"1 videos are missing: absent; data.sequences"):
+        evaluate(davis_config(davis, tmp_path / "out", sequences=()))
+    with pytest.raises(ValueError, match=r"data.sequences: three not in"):
+        evaluate(davis_config(davis, tmp_path / "out", sequences=("three",)))
+
+
+def test_the_sentences_of_ref_davis17_may_lie_elsewhere(davis, tmp_path):
+    moved = tmp_path / "sentences.json"
+    shutil.copy(davis / "meta_expressions" / "valid" / "meta_expressions.json", moved)
+    videos = build_eval_dataset(davis_config(davis, tmp_path, expressions=moved).data)
+    assert [video.video for video in videos] == ["one", "two"]
+    assert videos[1].kinds == ("anno_0", "anno_1", "anno_2", "anno_3") * 2
+    assert videos[1].object_ids == (1, 1, 1, 1, 2, 2, 2, 2)
+
+
+@pytest.mark.real_data
+def test_the_real_sentences_of_ref_davis17_fit_the_real_videos(shared_dir):
+    data = tiny_config(
+        shared_dir / "data" / "davis_mini" / "DAVIS",
+        shared_dir,
+        data={
+            "dataset": "ref_davis17",
+            "expressions": shared_dir / "data" / "ref_davis17" / "derived_meta_expressions_valid.json",
+            "sequences": ("blackswan", "car-shadow", "dog", "libby"),
+        },
+    ).data
+    videos = list(build_eval_dataset(data))
+    assert [len(video.frame_names) for video in videos] == [50, 40, 60, 49]
+    assert all(video.original_size == (480, 854) for video in videos)
+    assert videos[0].sentences == ("a black swan", "a black feathered swan", "a swan", "a black swan")
+    assert videos[0].object_maps.shape == (50, 480, 854)

@@ -1,0 +1,242 @@
+import json
+import shutil
+import tracemalloc
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.overlay import Overlay, blend_masks, draw_caption, object_colour, wrap_text
+from engine.video import open_video, write_video
+from predict import in_windows, predict
+from structures.masks_io import read_index_png
+from tests.tiny_run import tiny_config, write_tiny_root
+
+SENTENCES = ("a square", "the upper  Square")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_tiny_root(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def frame_folder(root):
+    return root / "valid" / "JPEGImages" / "v_a"
+
+
+@pytest.fixture(scope="module")
+def video_file(tmp_path_factory):
+    """Eleven frames of 41 x 25 pixels; frame i is grey of level 20 * i."""
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    with write_video(path, fps=12.0) as writer:
+        for i in range(11):
+            writer.add(np.full((25, 41, 3), 20 * i, dtype=np.uint8))
+    return path
+
+
+def prediction_config(root, output, video, *, data=None, **settings):
+    return tiny_config(root, output, data=data or {}, predict={"video": video, "sentences": SENTENCES, **settings})
+
+
+def read_summary(folder):
+    return json.loads((folder / "prediction.json").read_text())
+
+
+def decode(path):
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)], float(stream.average_rate)
+
+
+def test_a_folder_of_frames_gives_masks_overlay_and_summary(root, frame_folder, tmp_path):
+    out = tmp_path / "out"
+    predict(prediction_config(root, out, frame_folder))
+    summary = read_summary(out)
+    names = ["00000", "00005", "00010", "00015", "00020"]
+    assert summary["frame_names"] == names
+    assert summary["frame_indices"] == [0, 1, 2, 3, 4]
+    assert (summary["height"], summary["width"]) == (24, 40)
+    assert [entry["sentence"] for entry in summary["objects"]] == ["a square", "the upper square"]
+    for entry in summary["objects"]:
+        assert sorted(path.stem for path in (out / entry["masks"]).iterdir()) == names
+        assert len(entry["scores"]) == len(entry["boxes_xyxy_px"]) == len(entry["areas_px"]) == 5
+        assert len(entry["window_scores"]) == 2
+        assert all(0 <= score <= 1 for score in entry["scores"])
+        assert all(0 <= x0 <= x1 <= 40 and 0 <= y0 <= y1 <= 24 for x0, y0, x1, y1 in entry["boxes_xyxy_px"])
+        masks = np.stack([read_index_png(out / entry["masks"] / f"{name}.png") for name in names])
+        assert masks.shape == (5, 24, 40)
+        assert set(np.unique(masks)) <= {0, 255}
+        assert (masks > 0).sum(axis=(1, 2)).tolist() == entry["areas_px"]
+    frames, fps = decode(out / "overlay.mp4")
+    assert (len(frames), fps) == (5, 10)
+    assert frames[0].shape[0] % 2 == frames[0].shape[1] % 2 == 0
+    assert frames[0].shape[1] == 480
+    assert {"checkpoint", "config", "git", "versions"} <= set(summary)
+
+
+def test_a_video_file_is_read_to_its_end_with_a_step(root, video_file, tmp_path):
+    out = tmp_path / "out"
+    predict(prediction_config(root, out, video_file, frame_step=2))
+    summary = read_summary(out)
+    assert summary["frame_indices"] == [0, 2, 4, 6, 8, 10]
+    assert sorted(path.name for path in (out / "masks" / "01").iterdir())[1] == "00002.png"
+    frames, fps = decode(out / "overlay.mp4")
+    assert (len(frames), fps) == (6, 6)
+
+
+def test_the_threshold_is_a_probability(root, frame_folder, tmp_path):
+    areas = []
+    for threshold in (0.001, 0.999):
+        predict(prediction_config(root, tmp_path / str(threshold), frame_folder, threshold=threshold))
+        areas.append(sum(read_summary(tmp_path / str(threshold))["objects"][0]["areas_px"]))
+    assert areas[0] > areas[1] == 0
+
+
+def test_windows_do_not_change_what_the_text_is_or_lose_frames(root, video_file, tmp_path):
+    predict(prediction_config(root, tmp_path / "out", video_file, data={"eval_num_frames": 4}))
+    summary = read_summary(tmp_path / "out")
+    assert [len(entry["window_scores"]) for entry in summary["objects"]] == [3, 3]
+    assert len(summary["frame_indices"]) == 11
+
+
+def test_frames_are_decoded_in_order_whatever_their_time_stamps(video_file):
+    levels = [frame.pixels.mean() for frame in open_video(video_file).frames(step=3)]
+    assert levels == pytest.approx([0, 60, 120, 180], abs=3)
+    assert [frame.index for frame in open_video(video_file).frames(step=3)] == [0, 3, 6, 9]
+
+
+def test_numbers_in_names_of_frames_count_as_numbers(tmp_path):
+    for number in (10, 9, 1):
+        Image.new("RGB", (8, 6)).save(tmp_path / f"frame{number}.png")
+    (tmp_path / "notes.txt").write_text("not a frame")
+    assert [frame.name for frame in open_video(tmp_path).frames()] == ["frame1", "frame9", "frame10"]
+
+
+def test_a_damaged_file_gives_what_comes_before_the_damage(video_file, tmp_path, caplog):
+    path = tmp_path / "cut.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        noise = np.random.default_rng(0).integers(0, 255, (40, 48, 64, 3), dtype=np.uint8)
+        for pixels in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert 0 < len(list(open_video(path).frames())) < 40
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sentences": ()}, "predict.sentences is empty"),
+        ({"sentences": ("a square", "  ")}, "sentence 2 of 2 is empty"),
+        ({"video": None}, "predict.video is not set"),
+        ({"threshold": 1.5}, "predict.threshold=1.5"),
+    ],
+)
+def test_bad_settings_are_named(root, frame_folder, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        predict(prediction_config(root, tmp_path / "out", **{"video": frame_folder, **settings}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_videos_are_named(root, frame_folder, tmp_path):
+    text = tmp_path / "text.mp4"
+    text.write_text("this is no video")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "0.jpg").write_text("this is no picture")
+    sound = tmp_path / "sound.wav"
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        stream.layout = "mono"
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 800), dtype=np.int16), format="s16", layout="mono")
+        silence.sample_rate = 8000
+        container.mux(stream.encode(silence))
+    for path, message in (
+        (tmp_path / "none.mp4", "no such file or folder"),
+        (text, "not a readable video"),
+        (empty, "holds no image"),
+        (broken, "not a readable image"),
+        (sound, "holds no pictures"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predict(prediction_config(root, tmp_path / "out", path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_frames_of_different_sizes_are_an_error(root, frame_folder, tmp_path):
+    shutil.copytree(frame_folder, tmp_path / "frames")
+    Image.new("RGB", (50, 30)).save(tmp_path / "frames" / "00099.jpg")
+    with pytest.raises(ValueError, match=r"00099.jpg: \(height, width\) \(30, 50\)"):
+        predict(prediction_config(root, tmp_path / "out", tmp_path / "frames"))
+    assert not (tmp_path / "out" / "prediction.json").exists()
+    assert not (tmp_path / "out" / "overlay.mp4").exists()
+
+
+def test_a_prediction_is_not_overwritten_by_mistake_and_leaves_nothing_stale(root, frame_folder, tmp_path):
+    out = tmp_path / "out"
+    predict(prediction_config(root, out, frame_folder))
+    with pytest.raises(ValueError, match=r"already holds masks, overlay.mp4, prediction.json"):
+        predict(prediction_config(root, out, frame_folder))
+    fewer = prediction_config(root, out, frame_folder, frame_step=3, sentences=("a square",))
+    predict(fewer.model_copy(update={"overwrite": True}))
+    left = sorted(str(path.relative_to(out)) for path in (out / "masks").rglob("*.png"))
+    assert left == ["masks/00/00000.png", "masks/00/00015.png"]
+
+
+def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path, root):
+    peaks = []
+    for length in (12, 48):
+        path = tmp_path / f"{length}.mp4"
+        with write_video(path, fps=10.0) as writer:
+            for _ in range(length):
+                writer.add(np.zeros((240, 320, 3), dtype=np.uint8))
+        tracemalloc.start()
+        windows = list(map(len, in_windows(open_video(path).frames(), 4)))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert sum(windows) == length
+    assert peaks[1] < 1.5 * peaks[0]
+
+
+def test_each_object_has_its_colour_and_the_rest_is_untouched():
+    frame = np.full((40, 60, 3), 100, dtype=np.uint8)
+    masks = [np.zeros((40, 60), dtype=bool) for _ in range(2)]
+    masks[0][5:15, 5:15] = True
+    masks[1][20:30, 30:40] = True
+    picture = blend_masks(frame, masks)
+    assert (picture[~(masks[0] | masks[1])] == 100).all()
+    for index, (y, x) in enumerate(((10, 10), (25, 35))):
+        assert picture[y, x].tolist() == pytest.approx(((100 + np.array(object_colour(index))) / 2).tolist(), abs=1)
+    assert picture[5, 5].tolist() == list(object_colour(0))
+    assert len({object_colour(i) for i in range(40)}) == 40
+
+
+def test_captions_are_wrapped_and_small_frames_enlarged():
+    caption = draw_caption(["short", "many words " * 30], width=480)
+    assert caption.shape[1] == 480
+    assert caption.shape[0] > 5 * 14
+    overlay = Overlay(["a square"], height=64, width=96)
+    drawn = overlay.draw(np.zeros((64, 96, 3), dtype=np.uint8), [np.ones((64, 96), dtype=bool)])
+    assert drawn.shape[1] == 480
+    assert drawn.shape[0] > 320
+
+
+def test_a_word_longer_than_the_line_is_broken():
+    assert wrap_text("ab abcdefgh c", width=5, length_of=len) == ["ab", "abcde", "fgh c"]
+
+
+@pytest.mark.real_data
+def test_a_real_video_is_segmented(root, shared_dir, tmp_path):
+    video = shared_dir / "data" / "demo_video" / "bedroom.mp4"
+    predict(prediction_config(root, tmp_path / "out", video, frame_step=40, sentences=("a girl", "a boy")))
+    summary = read_summary(tmp_path / "out")
+    assert summary["frame_indices"] == [0, 40, 80, 120, 160]
+    assert read_index_png(tmp_path / "out" / "masks" / "00" / "00160.png").shape == (540, 960)
+    assert torch.tensor(summary["objects"][1]["boxes_xyxy_px"]).shape == (5, 4)

@@ -1,0 +1,143 @@
+import pytest
+import torch
+
+import train
+from engine.logging import METRICS_FILE, read_metrics
+from eval import evaluate
+from models.criterion import Losses
+from tests.tiny_run import tiny_config, write_tiny_root
+from train import fit
+
+STAGES = (
+    {"name": "frames", "epochs": 1, "data": {"num_frames": 1, "batch_size": 4}},
+    {"name": "clips", "epochs": 2, "max_steps": 12, "optim": {"schedule": "cosine", "warmup_steps": 2}},
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_tiny_root(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def finished(root, tmp_path_factory):
+    config = tiny_config(root, tmp_path_factory.mktemp("runs") / "whole", stages=STAGES)
+    fit(config)
+    return config
+
+
+def without_speed(lines):
+    return [{key: value for key, value in line.items() if key != "sentences_per_second"} for line in lines]
+
+
+def load_last(folder):
+    return torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
+
+
+def test_a_run_leaves_configuration_metrics_and_checkpoints(finished):
+    folder = finished.output_dir
+    assert (folder / "config.yaml").is_file()
+    checkpoints = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert {"last.pt", "best.pt"} < checkpoints
+    assert len([name for name in checkpoints if name.startswith("step_")]) <= finished.train.keep_checkpoints
+    lines = read_metrics(folder / METRICS_FILE)
+    training = [line for line in lines if line["event"] == "train"]
+    assert {line["stage"] for line in training} == {"frames", "clips"}
+    assert {"total", "grad_norm", "lr", "step", "epoch", "sentences_per_second"} <= set(training[0])
+    assert [line["stage"] for line in lines if line["event"] == "validation"] == ["frames", "clips", "clips"]
+    progress = load_last(folder)["progress"]
+    assert progress["step"] == lines[-1]["step"]
+    assert progress["stage"] == 2
+
+
+def test_a_stage_ends_after_its_steps_and_its_schedule_with_it(finished):
+    lines = read_metrics(finished.output_dir / METRICS_FILE)
+    rates = [line["lr"]["rest"] for line in lines if line["event"] == "train"]
+    assert rates[0] == pytest.approx(1e-3)
+    assert rates[-1] < 1e-4
+    steps = [line["step"] for line in lines if line["stage"] == "frames"]
+    assert load_last(finished.output_dir)["progress"]["step"] - max(steps) == 12
+
+
+@pytest.mark.parametrize("stop_at", [3, 9, 16])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(finished, root, tmp_path, monkeypatch, stop_at):
+    config = tiny_config(root, tmp_path / "stopped", stages=STAGES)
+    calls = 0
+
+    def stop(optimizer):
+        nonlocal calls
+        calls += 1
+        if calls > stop_at:
+            raise KeyboardInterrupt
+        return original(optimizer)
+
+    original = train.learning_rates
+    monkeypatch.setattr(train, "learning_rates", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config)
+    monkeypatch.undo()
+    if not (config.output_dir / "checkpoints").is_dir():
+        with pytest.raises(ValueError, match="does not exist"):
+            fit(config.model_copy(update={"train": config.train.model_copy(update={"resume": True})}))
+        return
+    torch.manual_seed(12345)
+    fit(config.model_copy(update={"train": config.train.model_copy(update={"resume": True})}))
+    whole, stopped = load_last(finished.output_dir), load_last(config.output_dir)
+    assert stopped["progress"] == whole["progress"]
+    for name, tensor in whole["model"].items():
+        assert torch.equal(tensor, stopped["model"][name]), name
+    mine, others = (read_metrics(c.output_dir / METRICS_FILE) for c in (config, finished))
+    assert without_speed(mine) == without_speed(others)
+
+
+def test_resuming_a_finished_run_trains_no_further(finished):
+    before = load_last(finished.output_dir)["progress"]
+    fit(finished.model_copy(update={"train": finished.train.model_copy(update={"resume": True})}))
+    assert load_last(finished.output_dir)["progress"] == before
+
+
+def test_a_folder_with_a_run_is_not_overwritten_by_mistake(finished):
+    with pytest.raises(ValueError, match=r"already holds metrics.jsonl.*overwrite=true.*train.resume=true"):
+        fit(finished)
+
+
+def test_a_checkpoint_of_another_model_is_not_resumed(finished, root):
+    config = tiny_config(root, finished.output_dir, model={"num_queries": 4}, train={"resume": True})
+    with pytest.raises(ValueError, match="another architecture"):
+        fit(config)
+
+
+def test_the_checkpoint_evaluates_to_the_score_of_the_last_validation(finished, root, tmp_path):
+    weights = finished.output_dir / "checkpoints" / "last.pt"
+    report = evaluate(tiny_config(root, tmp_path / "eval", model={"weights": weights}))
+    last = [line for line in read_metrics(finished.output_dir / METRICS_FILE) if line["event"] == "validation"][-1]
+    assert report.scores()["J&F"] == pytest.approx(last["J&F"], abs=1e-12)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(Losses, "scalars", lambda losses: {"total": losses.total.detach() * float("nan")}, raising=True)
+    with pytest.raises(ValueError, match=r"step 1: .*not finite"):
+        fit(tiny_config(root, tmp_path / "run"))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_frozen_text_encoder_stays_as_it_is(root, tmp_path):
+    config = tiny_config(
+        root,
+        tmp_path / "run",
+        model={"text_encoder": {"path": "{data.root}/text_encoder", "frozen": True, "random_init": True}},
+        stages=({"epochs": 1, "max_steps": 2},),
+        train={"log_every": 1},
+    )
+    fit(config)
+    assert set(read_metrics(tmp_path / "run" / METRICS_FILE)[0]["lr"]) == {"rest", "visual_encoder"}
+
+
+def test_mixed_precision_trains(root, tmp_path):
+    fit(tiny_config(root, tmp_path / "run", stages=({"epochs": 1, "max_steps": 2},), train={"amp": "bf16"}))
+
+
+def test_missing_validation_data_shows_before_training(root, tmp_path):
+    with pytest.raises(ValueError, match="nowhere"):
+        fit(tiny_config(root, tmp_path / "run", data={"eval_split": "nowhere"}))
+    assert not (tmp_path / "run").exists()
