@@ -8,16 +8,15 @@ import torch
 from PIL import Image
 
 from datasets.loaders import build_eval_dataset
-from eval import evaluate
+from eval import evaluate, load_model_for_inference
 from metrics.region_boundary import boundary_accuracy, region_similarity
 from models.inference import windows
-from structures.masks_io import read_index_png, write_index_png
-from tests.tiny_ref_youtube_vos import object_map
+from structures.masks_io import read_index_png
+from tests.tiny_davis import write_tiny_davis
+from tests.tiny_ref_youtube_vos import HEIGHT, WIDTH
 from tests.tiny_run import tiny_config, write_tiny_root
 from tools.score_davis import load_sequences
 from tools.score_davis import main as score_davis
-
-DAVIS_SIZE = (24, 40)
 
 
 @pytest.fixture(scope="module")
@@ -27,49 +26,22 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def davis(tmp_path_factory, root):
-    """Two videos in the layout of DAVIS-2017, with a void band; one has two objects."""
-    folder = tmp_path_factory.mktemp("davis")
-    shutil.copytree(root / "text_encoder", folder / "text_encoder")
-    described = {}
-    for video, num_objects in (("one", 1), ("two", 2)):
-        frames, masks = (folder / kind / "480p" / video for kind in ("JPEGImages", "Annotations"))
-        frames.mkdir(parents=True)
-        masks.mkdir(parents=True)
-        names = [f"{i:05d}" for i in range(5)]
-        for i, name in enumerate(names):
-            ids = object_map({number: range(5) for number in range(1, num_objects + 1)}, i, DAVIS_SIZE)
-            Image.fromarray(np.stack([ids * 60, ids, ids], axis=-1)).save(frames / f"{name}.jpg")
-            ids[-2:] = 255
-            write_index_png(masks / f"{name}.png", ids)
-        expressions = {
-            str(4 * o + k): {"exp": f"a square {k}", "obj_id": str(o + 1)} for o in range(num_objects) for k in range(4)
-        }
-        described[video] = {"frames": names, "expressions": expressions}
-    described["absent"] = {**described["one"]}
-    path = folder / "meta_expressions" / "valid" / "meta_expressions.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"videos": described}))
-    (folder / "ImageSets" / "2017").mkdir(parents=True)
-    (folder / "ImageSets" / "2017" / "val.txt").write_text("one\ntwo\n")
-    return folder
+    return write_tiny_davis(tmp_path_factory.mktemp("davis"), text_encoder=root / "text_encoder")
 
 
 @pytest.fixture
 def busy_model(monkeypatch):
     """Random weights draw no mask at all; a small constant makes masks that differ between sentences."""
-    import eval as evaluation
-
-    original = evaluation.load_model_for_inference
 
     def load(config):
         torch.manual_seed(0)
-        model = original(config)
+        model = load_model_for_inference(config)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.3 * torch.randn_like(parameter))
         return model
 
-    monkeypatch.setattr(evaluation, "load_model_for_inference", load)
+    monkeypatch.setattr("eval.load_model_for_inference", load)
 
 
 def read_masks(folder, names):
@@ -184,7 +156,7 @@ def test_ref_davis17_scores_as_score_davis_does_for_the_written_files(davis, tmp
         assert group.region.recall == pytest.approx(official["J-Recall"], abs=1e-12)
         means.append(group.mean)
         with Image.open(folder / "two" / "00003.png") as image:
-            assert (image.mode, image.size) == ("P", DAVIS_SIZE[::-1])
+            assert (image.mode, image.size) == ("P", (WIDTH, HEIGHT))
             assert image.getpalette()[3:6] == [128, 0, 0]
     assert report.overall.mean == pytest.approx(np.mean(means), abs=1e-12)
     assert any(read_index_png(p).max() > 0 for p in (tmp_path / "out").rglob("*.png"))

@@ -5,6 +5,7 @@ import train
 from engine.logging import METRICS_FILE, read_metrics
 from eval import evaluate
 from models.criterion import Losses
+from tests.tiny_davis import write_tiny_davis
 from tests.tiny_run import tiny_config, write_tiny_root
 from train import fit
 
@@ -131,6 +132,16 @@ def test_a_frozen_text_encoder_stays_as_it_is(root, tmp_path):
     )
     fit(config)
     assert set(read_metrics(tmp_path / "run" / METRICS_FILE)[0]["lr"]) == {"rest", "visual_encoder"}
+
+
+def test_ref_davis17_can_be_trained_on(root, tmp_path):
+    davis = write_tiny_davis(tmp_path / "davis", text_encoder=root / "text_encoder")
+    data = {"dataset": "ref_davis17", "train_split": "valid", "sequences": ("one", "two")}
+    fit(tiny_config(davis, tmp_path / "run", data=data, stages=({"epochs": 1},), train={"log_every": 1}))
+    lines = read_metrics(tmp_path / "run" / METRICS_FILE)
+    # 3 windows of 2 frames, 4 sentences for each of 3 objects, 2 samples at a time
+    assert [line["event"] for line in lines].count("train") == 3 * 4 * 3 / 2
+    assert {f"J&F/anno_{k}" for k in range(4)} <= set(lines[-1])
 
 
 def test_mixed_precision_trains(root, tmp_path):

@@ -1,0 +1,41 @@
+"""Writes two tiny videos in the layout of DAVIS-2017 with the sentences of Ref-DAVIS17."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from structures.masks_io import VOID_INDEX, write_index_png
+from tests.tiny_ref_youtube_vos import object_map
+
+NUM_FRAMES = 5
+OBJECTS = {"one": 1, "two": 2}
+
+
+def write_tiny_davis(root: Path, *, text_encoder: Path) -> Path:
+    """Videos "one" and "two" with as many objects and a void band, and sentences about an "absent" one, too."""
+    shutil.copytree(text_encoder, root / "text_encoder")
+    described: dict[str, object] = {}
+    names = [f"{i:05d}" for i in range(NUM_FRAMES)]
+    for video, num_objects in OBJECTS.items():
+        frames, masks = (root / kind / "480p" / video for kind in ("JPEGImages", "Annotations"))
+        frames.mkdir(parents=True)
+        masks.mkdir(parents=True)
+        for i, name in enumerate(names):
+            ids = object_map({number: range(NUM_FRAMES) for number in range(1, num_objects + 1)}, i)
+            Image.fromarray(np.stack([ids * 60, ids, ids], axis=-1)).save(frames / f"{name}.jpg")
+            ids[-2:] = VOID_INDEX
+            write_index_png(masks / f"{name}.png", ids)
+        expressions = {
+            str(4 * o + k): {"exp": f"a square {k}", "obj_id": str(o + 1)} for o in range(num_objects) for k in range(4)
+        }
+        described[video] = {"frames": names, "expressions": expressions}
+    described["absent"] = described["one"]
+    path = root / "meta_expressions" / "valid" / "meta_expressions.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"videos": described}))
+    (root / "ImageSets" / "2017").mkdir(parents=True)
+    (root / "ImageSets" / "2017" / "val.txt").write_text("".join(f"{video}\n" for video in OBJECTS))
+    return root
