@@ -154,6 +154,10 @@ class DataConfig(ConfigNode):
     frame_sampling: Literal["windows", "random"] = "windows"
     """`windows`: consecutive, not overlapping, fixed (published). `random`: a random start at every visit."""
 
+    supervised_frames: Literal["all", "one"] = "all"
+    """`one`: only a frame drawn at random is decoded and supervised, as A2D-Sentences annotates one frame per clip; the
+    visual encoder still sees the whole clip. Motion is learned several times faster per second."""
+
     sentences_per_clip: PositiveInt = 1
     """Sentences drawn per training clip; they share the visual encoder's work. 1 as published: every sentence and
     window is one sample."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_image
 
-from datasets.sampling import Visit, consecutive_windows, draw, random_window, visit_generator
+from datasets.sampling import Visit, consecutive_windows, draw, random_index, random_window, visit_generator
 from datasets.transforms import (
     AnnotatedClip,
     annotate_clip,
@@ -129,6 +129,7 @@ class ClipDataset(Dataset[VideoSample]):
         videos: with `visible` filled in and an object for every expression.
         num_frames: frames of a clip.
         frame_sampling: "windows" or "random".
+        supervised_frames: "all", or "one" drawn at random at each visit, with the sentences whose object it shows.
         sentences_per_clip: most sentences of a sample.
         short_side: pixels of the shorter side after resizing.
         long_side: limit of the longer side, in pixels.
@@ -142,6 +143,7 @@ class ClipDataset(Dataset[VideoSample]):
         *,
         num_frames: int,
         frame_sampling: str = "windows",
+        supervised_frames: str = "all",
         sentences_per_clip: int = 1,
         short_side: int,
         long_side: int,
@@ -150,8 +152,11 @@ class ClipDataset(Dataset[VideoSample]):
     ) -> None:
         if frame_sampling not in ("windows", "random"):
             raise ValueError(f"frame_sampling={frame_sampling!r} must be 'windows' or 'random'")
+        if supervised_frames not in ("all", "one"):
+            raise ValueError(f"supervised_frames={supervised_frames!r} must be 'all' or 'one'")
         self.num_frames = num_frames
         self.random_windows = frame_sampling == "random"
+        self.supervises_one_frame = supervised_frames == "one"
         self.sentences_per_clip = sentences_per_clip
         self.short_side = short_side
         self.long_side = long_side
@@ -181,19 +186,33 @@ class ClipDataset(Dataset[VideoSample]):
         entry = self.entries[visit.sample]
         generator = visit_generator(self.seed, visit)
         window = self._window(entry, generator)
-        expressions = _expressions_in(entry.expressions, entry.video, window)
+        supervised = self._supervised_frame(entry, window, generator)
+        shown = window if supervised is None else (window[supervised],)
+        expressions = _expressions_in(entry.expressions, entry.video, shown)
         if self.sentences_per_clip > 1:
             expressions = draw(expressions, self.sentences_per_clip, generator)
         clip = read_clip(entry.video, window, expressions)
         original_size = (clip.frames.shape[-2], clip.frames.shape[-1])
         clip = resize(clip, short_side=self.short_side, long_side=self.long_side)
         clip = random_flip_left_right(clip, probability=self.flip_probability, generator=generator)
+        targets = make_targets(clip, expressions)
+        if supervised is not None:
+            targets = tuple(_target_of_frame(target, supervised) for target in targets)
         return VideoSample(
             frames=normalise(clip.frames),
             sentences=clip.sentences,
-            targets=make_targets(clip, expressions),
+            targets=targets,
             meta=tuple(_meta(entry.video, expression, window, original_size) for expression in expressions),
+            annotated_frame=supervised,
         )
+
+    def _supervised_frame(self, entry: _Entry, window: tuple[int, ...], generator: torch.Generator) -> int | None:
+        """Place in the window of the one frame to supervise, which shows at least one object; None for all frames."""
+        if not self.supervises_one_frame:
+            return None
+        visible = frozenset[int]().union(*(_visible_frames(entry.video, expression) for expression in entry.expressions))
+        places = [place for place, position in enumerate(window) if position in visible]
+        return places[random_index(len(places), generator)]
 
     def _window(self, entry: _Entry, generator: torch.Generator) -> tuple[int, ...]:
         if not self.random_windows:
@@ -242,6 +261,17 @@ def make_targets(clip: AnnotatedClip, expressions: Sequence[Expression]) -> tupl
             )
         )
     return tuple(targets)
+
+
+def _target_of_frame(target: ClipTarget, frame: int) -> ClipTarget:
+    """The part of a target that is about one frame of its clip."""
+    only = slice(frame, frame + 1)
+    return replace(
+        target,
+        masks=target.masks[:, only],
+        boxes_cxcywh_norm=target.boxes_cxcywh_norm[:, only],
+        is_visible=target.is_visible[:, only],
+    )
 
 
 def _visible_frames(video: VideoRecord, expression: Expression) -> frozenset[int]:

@@ -30,6 +30,9 @@ from structures.clips import PaddedClips
 # The score that every query starts with: focal loss is unstable when most of many negatives start near one half.
 PRIOR_PROBABILITY = 0.01
 
+# Of the norms behind the level projections: 32 groups at the published width of 256.
+CHANNELS_PER_GROUP = 8
+
 
 class SOC(nn.Module):
     """The whole model, in three public stages: `encode_video`, `encode_text`, `segment`.
@@ -219,12 +222,14 @@ class SOC(nn.Module):
 
 def _level_projections(channels: Sequence[int], dim: int) -> nn.ModuleList:
     """Strides 8, 16 and 32 to the model's width, and stride 64 out of stride 32."""
+    if dim % CHANNELS_PER_GROUP:
+        raise ValueError(f"dim={dim} must be a multiple of {CHANNELS_PER_GROUP}")
 
     def project(conv: nn.Conv2d) -> nn.Sequential:
         nn.init.xavier_uniform_(conv.weight)
         assert conv.bias is not None
         nn.init.zeros_(conv.bias)
-        return nn.Sequential(conv, nn.GroupNorm(math.gcd(32, dim), dim))
+        return nn.Sequential(conv, nn.GroupNorm(dim // CHANNELS_PER_GROUP, dim))
 
     fine = [project(nn.Conv2d(width, dim, kernel_size=1)) for width in channels[1:]]
     return nn.ModuleList([*fine, project(nn.Conv2d(channels[-1], dim, kernel_size=3, stride=2, padding=1))])

@@ -1,0 +1,107 @@
+"""Building the model from a configuration, and loading weights into it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.schema import ModelConfig, TextEncoderConfig, VisualEncoderConfig
+from models.build import build_text_encoder, build_visual_encoder, load_weights, read_state_dict
+from models.checkpoint_names import soc_from_published, soc_name
+from models.text_encoder import load_text_encoder
+from tests.tiny_model import tiny_soc
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "model.pt"
+    torch.save({"model": tiny_soc(seed=1).state_dict()}, path)
+    return path
+
+
+def test_a_checkpoint_brings_back_every_weight(checkpoint: Path):
+    model = tiny_soc(seed=2)
+    load_weights(model, checkpoint)
+    for name, tensor in tiny_soc(seed=1).state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor)
+
+
+def test_the_class_head_can_be_left_as_it_is(checkpoint: Path):
+    model = tiny_soc(seed=2)
+    before = model.class_heads[0].weight.clone()
+    load_weights(model, checkpoint, keep_class_head=False)
+    torch.testing.assert_close(model.class_heads[0].weight, before)
+    torch.testing.assert_close(model.mask_head.controller.layers[0].weight, tiny_soc(seed=1).mask_head.controller.layers[0].weight)
+
+
+def test_a_checkpoint_of_another_architecture_changes_nothing_and_names_what_does_not_fit(checkpoint: Path):
+    model = tiny_soc(seed=2, num_decoder_layers=3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"missing: transformer\.decoder_layers\.2"):
+        load_weights(model, checkpoint)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no such file"), (b"not a checkpoint", "cannot be read"), ([1, 2], "holds no state dict")],
+)
+def test_a_file_that_is_no_checkpoint_is_an_error_with_its_path(tmp_path: Path, content: object, message: str):
+    path = tmp_path / "broken.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=message) as error:
+        read_state_dict(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("spec", ["soc_video-swin-t_c1_text12", "soc_resnet50_c1_text2", "soc_video-swin-b_c1_text2"])
+def test_every_published_name_has_one_of_ours_and_no_two_share_it(repository: Path, spec: str):
+    parameters = json.loads((repository / "tests" / "parity" / "specs" / f"{spec}.json").read_text())["parameters"]
+    ours = [soc_name(name) for name in parameters if not name.startswith("transformer.decoder.bbox_embed.")]
+    assert None not in ours
+    assert len(set(ours)) == len(ours)
+
+
+def test_a_name_nobody_published_survives_to_be_reported():
+    assert "surprise.weight" in soc_from_published({"voc.surprise": torch.ones(1), "surprise.weight": torch.ones(1)})
+
+
+def test_unknown_sizes_need_the_generic_encoder():
+    generic = VisualEncoderConfig(name="video-swin", embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
+    assert build_visual_encoder(generic).channels == (16, 32, 64, 128)
+
+
+def test_the_published_size_has_the_published_number_of_parameters():
+    encoder = build_visual_encoder(VisualEncoderConfig(name="video-swin-t"))
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == 27_844_326
+
+
+def test_the_real_tokenizer_gives_the_published_ids(shared_dir: Path):
+    folder = shared_dir / "data" / "roberta_tokenizer"
+    config = ModelConfig(text_encoder=TextEncoderConfig(path=str(folder), frozen=False))
+    with torch.device("meta"):
+        encoder = build_text_encoder(config, data_root=None)
+    assert encoder.tokenize(["Hello world"]).ids.tolist() == [[0, 31414, 232, 2]]
+    assert encoder.roberta.config.vocab_size == 50265
+
+
+def test_a_random_encoder_must_not_be_frozen(shared_dir: Path):
+    with pytest.raises(ValueError, match="holds no weights"):
+        load_text_encoder(str(shared_dir / "data" / "roberta_tokenizer"), frozen=True)
+
+
+def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path):
+    with pytest.raises(ValueError, match="no such folder"):
+        load_text_encoder(str(tmp_path / "nowhere"), frozen=False)
+
+
+def test_the_root_of_the_data_is_filled_in_or_asked_for(tmp_path: Path):
+    config = ModelConfig(text_encoder=TextEncoderConfig(path="{data.root}/text_encoder"))
+    with pytest.raises(ValueError, match=r"give data\.root=FOLDER"):
+        build_text_encoder(config, data_root=None)
+
+

@@ -1,0 +1,120 @@
+"""The whole model: what must hold for any weights."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.outputs import LayerOutput, SOCOutput, Tokens, VideoFeatures
+from models.soc import SOC
+from structures.clips import PaddedClips
+from tests.tiny_model import tiny_clips, tiny_soc, tiny_tokens
+
+
+def outputs(output: SOCOutput, *, batch: slice = slice(None)) -> dict[str, Tensor]:
+    return {f.name: getattr(output.final, f.name)[batch] for f in fields(LayerOutput)}
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    for name, value in a.items():
+        torch.testing.assert_close(value, b[name], msg=lambda text, name=name: f"{name}: {text}", rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def model() -> SOC:
+    return tiny_soc().eval()
+
+
+@torch.no_grad()
+def test_padded_words_do_not_change_the_result(model: SOC):
+    clips = tiny_clips(1)
+    assert_same(outputs(model(clips, tiny_tokens(5))), outputs(model(clips, tiny_tokens(5, total=9))))
+
+
+@torch.no_grad()
+def test_batch_neighbours_are_invisible(model: SOC):
+    clips, tokens = tiny_clips(2), tiny_tokens(5, 5)
+    alone = PaddedClips(clips.frames[:1], clips.is_padding[:1], clips.sizes_px[:1])
+    single = model(alone, Tokens(tokens.ids[:1], tokens.is_padding[:1]))
+    assert_same(outputs(single), outputs(model(clips, tokens), batch=slice(0, 1)))
+
+
+@torch.no_grad()
+def test_sentences_that_share_a_clip_get_what_they_would_get_alone(model: SOC):
+    clips, tokens = tiny_clips(1), tiny_tokens(4, 4)
+    shared = model(clips, tokens, clip_of_sentence=torch.tensor([0, 0]))
+    for i in range(2):
+        single = model(clips, Tokens(tokens.ids[i : i + 1], tokens.is_padding[i : i + 1]))
+        assert_same(outputs(single), outputs(shared, batch=slice(i, i + 1)))
+
+
+@torch.no_grad()
+def test_the_order_of_queries_carries_no_meaning(model: SOC):
+    clips, tokens = tiny_clips(1), tiny_tokens(5)
+    before = model(clips, tokens).final
+    order = torch.tensor([3, 1, 4, 0, 2])
+    for embedding in (
+        model.transformer.query_embedding,
+        model.object_cluster.query_embedding,
+        model.object_cluster.frame_query_position,
+    ):
+        embedding.weight.copy_(embedding.weight[order])
+    after = model(clips, tokens).final
+    assert_same(
+        {"masks": before.mask_logits[:, :, order], "scores": before.class_logits[:, :, order]},
+        {"masks": after.mask_logits, "scores": after.class_logits},
+    )
+
+
+@torch.no_grad()
+def test_an_annotated_frame_is_decoded_alone_but_encoded_with_its_clip(model: SOC):
+    clips, tokens = tiny_clips(1), tiny_tokens(5)
+    chosen = model.encode_video(clips, annotated_frame=torch.tensor([1]))
+    whole = model.encode_video(clips)
+    torch.testing.assert_close(chosen.levels[0], whole.levels[0][:, 1:2])
+    assert model.segment(chosen, model.encode_text(tokens)).final.mask_logits.shape[1] == 1
+
+
+def test_training_supervises_every_layer_and_evaluation_answers_once():
+    model, clips, tokens = tiny_soc(num_decoder_layers=3), tiny_clips(1), tiny_tokens(5)
+    assert len(model.train()(clips, tokens).layers) == 3
+    output = model.eval()(clips, tokens)
+    assert len(output.layers) == 1
+    assert output.sentence is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("output_layer", "place"), [("first", 0), ("last", -1)])
+def test_the_answering_layer_gets_the_cluster_of_the_last(output_layer: str, place: int):
+    model = tiny_soc(num_decoder_layers=3, output_layer=output_layer)
+    clips, tokens = tiny_clips(1), tiny_tokens(5)
+    trained, answer = model.train()(clips, tokens), model.eval()(clips, tokens).final
+    torch.testing.assert_close(answer.cluster, trained.final.cluster)
+    same = torch.allclose(answer.class_logits, trained.layers[place].class_logits, atol=1e-6)
+    assert same == (output_layer == "last")
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_every_trainable_parameter_gets_a_gradient_and_no_frozen_one_does(frozen: bool):
+    model = tiny_soc(frozen=frozen).train()
+    output = model(tiny_clips(2), tiny_tokens(5, 3))
+    assert output.sentence is not None
+    total = output.sentence.square().sum()
+    for layer in output.layers:
+        total = total + sum(getattr(layer, f.name).square().mean() for f in fields(LayerOutput))
+    total.backward()
+    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    expected = {name for name in dict(model.named_parameters()) if frozen and name.startswith("text_encoder.")}
+    assert without == expected
+
+
+@torch.no_grad()
+def test_padding_of_a_video_is_reported_per_level(model: SOC):
+    clips = tiny_clips(2)
+    is_padding = clips.is_padding.clone()
+    is_padding[1, :, 24:] = True
+    video = model.encode_video(replace(clips, is_padding=is_padding, sizes_px=((40, 48), (24, 48))))
+    assert isinstance(video, VideoFeatures)
+    assert not video.is_padding[0][0].any()
+    assert video.is_padding[0][1, 0].float().mean() == pytest.approx(2 / 5)

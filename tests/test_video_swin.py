@@ -1,0 +1,91 @@
+"""Windows: what the caches and the grouping by mask must not change."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+from models.checkpoint_names import kinetics_to_video_swin
+from models.video_swin import VideoSwin, VideoSwinSize
+from models.window_attention import MASKED_LOGIT, WindowAttention, clip_window, relative_position_index
+
+WINDOW = (2, 3, 3)
+
+
+def attend_plainly(layer: WindowAttention, x: torch.Tensor, shift: tuple[int, int, int]) -> torch.Tensor:
+    """One explicit mask for every window, softmax written out."""
+    size = x.shape[1:4]
+    window, shift = clip_window(layer.window, shift, (size[0], size[1], size[2]))
+    pad = [(-n) % w for n, w in zip(size, window, strict=True)]
+    x = F.pad(x, (0, 0, 0, pad[2], 0, pad[1], 0, pad[0])).roll([-s for s in shift], (1, 2, 3))
+    padded = x.shape[1:4]
+    region = torch.zeros(padded)
+    for axis, (w, s) in enumerate(zip(window, shift, strict=True)):
+        if s:
+            labels = torch.zeros(padded[axis])
+            labels[-w:-s], labels[-s:] = 1, 2
+            region += labels.view([-1 if i == axis else 1 for i in range(3)]) * 3**axis
+    cut = {"wd": window[0], "wh": window[1], "ww": window[2]}
+    region = rearrange(region, "(d wd) (h wh) (w ww) -> (d h w) (wd wh ww)", **cut)
+    mask = (region[:, :, None] != region[:, None, :]).float() * MASKED_LOGIT
+    qkv = rearrange(
+        layer.qkv(x), "b (d wd) (h wh) (w ww) (k m c) -> k b (d h w) m (wd wh ww) c", k=3, m=layer.num_heads, **cut
+    )
+    n = window[0] * window[1] * window[2]
+    index = relative_position_index(layer.window, n, x.device)
+    bias = rearrange(layer.relative_position_bias_table[index.flatten()], "(n m) head -> head n m", n=n)
+    logits = (qkv[0] * qkv[0].shape[-1] ** -0.5) @ qkv[1].transpose(-1, -2) + bias + mask[None, :, None]
+    y = logits.softmax(-1) @ qkv[2]
+    grid = {"d": padded[0] // window[0], "h": padded[1] // window[1], "w": padded[2] // window[2]}
+    y = rearrange(y, "b (d h w) m (wd wh ww) c -> b (d wd) (h wh) (w ww) (m c)", **grid, **cut)
+    return layer.proj(y).roll(shift, (1, 2, 3))[:, : size[0], : size[1], : size[2]]
+
+
+@pytest.mark.parametrize("size", [(4, 7, 8), (5, 6, 6), (1, 3, 9), (2, 2, 2), (4, 3, 3)])
+@pytest.mark.parametrize("shift", [(0, 0, 0), (1, 1, 1)])
+def test_windows_grouped_by_mask_attend_as_windows_one_by_one(
+    size: tuple[int, int, int], shift: tuple[int, int, int]
+):
+    torch.manual_seed(0)
+    layer = WindowAttention(8, 2, WINDOW)
+    torch.nn.init.normal_(layer.relative_position_bias_table)
+    x = torch.randn(2, *size, 8)
+    torch.testing.assert_close(layer(x, shift), attend_plainly(layer, x, shift), rtol=1e-4, atol=1e-5)
+
+
+def test_the_bias_is_kept_between_calls_and_follows_the_weights():
+    layer = WindowAttention(8, 2, WINDOW)
+    with torch.no_grad():
+        first = layer.position_bias(18)
+        assert layer.position_bias(18) is first
+        layer.relative_position_bias_table.add_(1.0)
+        torch.testing.assert_close(layer.position_bias(18), first + 1)
+    assert layer.position_bias(18).requires_grad
+
+
+def test_the_bias_that_inference_kept_is_not_used_in_training():
+    layer = WindowAttention(8, 2, WINDOW)
+    with torch.no_grad():
+        layer(torch.randn(1, 2, 3, 3, 8), (0, 0, 0))
+    layer(torch.randn(1, 2, 3, 3, 8), (0, 0, 0)).sum().backward()
+    assert layer.relative_position_bias_table.grad is not None
+
+
+def test_maps_have_strides_4_to_32_rounded_up_for_every_frame():
+    encoder = VideoSwin(VideoSwinSize(8, (1, 1, 1, 1), (1, 1, 2, 2), WINDOW))
+    shapes = [tuple(level.shape) for level in encoder(torch.randn(1, 3, 3, 33, 50))]
+    assert shapes == [(1, 3, 8, 9, 13), (1, 3, 16, 5, 7), (1, 3, 32, 3, 4), (1, 3, 64, 2, 2)]
+
+
+def test_a_kinetics_file_that_lacks_a_weight_is_reported_by_name():
+    size = VideoSwinSize(8, (1, 1, 1, 1), (1, 1, 2, 2), WINDOW)
+    encoder = VideoSwin(size)
+    with pytest.raises(ValueError, match=r"missing: stages\.0\.0\.norm1\.weight"):
+        encoder.load_pretrained({"backbone.patch_embed.norm.weight": torch.ones(8)})
+
+
+def test_patches_of_two_frames_are_added_up():
+    weight = torch.randn(8, 3, 2, 4, 4)
+    converted = kinetics_to_video_swin({"backbone.patch_embed.proj.weight": weight, "cls_head.fc_cls.bias": weight})
+    torch.testing.assert_close(converted["patch_embed.proj.weight"], weight.sum(2, keepdim=True))
+    assert len(converted) == 1
