@@ -129,6 +129,7 @@ def evaluate(config: Config, model: SOC | None = None) -> EvalReport:
         torch.set_num_threads(config.num_threads)
     seed_everything(config.train.seed)
     folder = config.output_dir
+    build_eval_dataset(config.data)  # a mistake in the data shows before the model is built
     with process_group(world, device):
         if world.is_main:
             claim_output(folder, markers=("report.json", "Annotations", "anno_0"), overwrite=config.overwrite)

@@ -132,6 +132,12 @@ def test_a_checkpoint_of_another_model_is_refused(root, tmp_path):
         evaluate(tiny_config(root, tmp_path / "out", model={"weights": tmp_path / "other.pt"}))
 
 
+def test_missing_data_is_named_and_leaves_no_folder(root, tmp_path):
+    with pytest.raises(ValueError, match=r"data.root=.*none: no such folder"):
+        evaluate(tiny_config(root, tmp_path / "out", data={"root": tmp_path / "none"}))
+    assert not (tmp_path / "out").exists()
+
+
 def test_windows_cover_every_frame_once():
     assert list(windows(7, 3)) == [(0, 3), (3, 6), (6, 7)]
     assert list(windows(7, 0)) == [(0, 7)]
