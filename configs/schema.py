@@ -184,7 +184,7 @@ class DataConfig(ConfigNode):
     eval_num_frames: NonNegativeInt = 36
     """Longest clip in evaluation and prediction, in frames; longer videos go window by window. 0: no limit."""
 
-    eval_sentences: PositiveInt = 8
+    eval_sentences: PositiveInt = 2
     """Sentences segmented at a time in evaluation (memory)."""
 
     max_eval_videos: NonNegativeInt = 0

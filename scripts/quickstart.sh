@@ -11,12 +11,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 config=configs/shapes.yaml
 folder=${SOC_QUICKSTART_DIR:-runs/quickstart}
-data_options=()
+data_options=(--train 4000 --frames 6)
 if [[ ${1:-} == --short ]]; then
     shift
     config=configs/shapes_ci.yaml
     folder=${SOC_QUICKSTART_DIR:-runs/quickstart_short}
-    data_options=(--train 40 --valid 8)
+    data_options=(--train 40 --valid 8 --frames 6)
 fi
 data=$folder/data
 model=$folder/model
