@@ -5,7 +5,7 @@ the measures; Pont-Tuset et al. (arXiv:1704.00675) and Caelles et al. (arXiv:190
 unsupervised protocol.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil, hypot
 from typing import Any, Literal, NamedTuple
@@ -30,6 +30,9 @@ BOUNDARY_TOLERANCE = 0.008
 RECALL_THRESHOLD = 0.5
 
 NUM_DECAY_BINS = 4
+
+CHUNK_PIXELS = 2**18
+"""Frames are handled together up to this many pixels; only speed depends on it."""
 
 
 class FrameStatistics(NamedTuple):
@@ -145,17 +148,15 @@ def boundary_accuracy(
         void: True where pixels are background in both masks.
     """
     _require_equal_shapes(annotation=annotation, prediction=prediction, void=void)
-    radius = boundary_radius(*annotation.shape[1:])
+    height, width = annotation.shape[1:]
     scores = np.empty(len(annotation))
-    for frame, masks in enumerate(zip(annotation, prediction, strict=True)):
-        pair = np.stack(masks)
+    for frames in _chunks(annotation):
+        pair = np.stack([annotation[frames], prediction[frames]])
         if void is not None:
-            pair &= ~void[frame]
-        bits = BitMasks.from_masks(pair, radius)
-        near_other = count(bits.outlines & bits.near_outlines[::-1])
-        scores[frame] = _f_measure(near_other[:1], near_other[1:], bits.outline_lengths[:1], bits.outline_lengths[1:])[
-            0
-        ]
+            pair &= ~void[frames]
+        bits = BitMasks.from_masks(pair, boundary_radius(height, width))
+        matched, lengths = count(bits.outlines & bits.near_outlines[::-1]), bits.outline_lengths
+        scores[frames] = _f_measure(matched[0], matched[1], lengths[0], lengths[1])
     return scores
 
 
@@ -228,9 +229,9 @@ def score_semi_supervised(
         )
     region = np.empty((num_objects, len(annotation)))
     boundary = np.empty_like(region)
-    for frame, (true_ids, ids) in enumerate(zip(annotation, prediction, strict=True)):
-        true, predicted = _object_bits(true_ids, num_objects), _object_bits(ids, num_objects)
-        region[:, frame], boundary[:, frame] = _compare(true, predicted)
+    for frames in _chunks(annotation):
+        true, predicted = _object_bits(annotation[frames], num_objects), _object_bits(prediction[frames], num_objects)
+        region[:, frames], boundary[:, frames] = _compare(true, predicted)
     return region, boundary
 
 
@@ -251,12 +252,13 @@ def score_unsupervised(
     num_predicted = max(num_predicted, num_objects)  # what was not predicted counts as empty
     region = np.empty((num_predicted, num_objects, len(sequence.annotation)))
     boundary = np.empty_like(region)
-    for frame, (true_ids, ids) in enumerate(zip(sequence.annotation, sequence.prediction, strict=True)):
+    for frames in _chunks(sequence.annotation):
+        true_ids = sequence.annotation[frames]
         true = _object_bits(true_ids, num_objects)
-        predicted = _object_bits(ids * (true_ids != VOID_INDEX), num_predicted)
+        predicted = _object_bits(sequence.prediction[frames] * (true_ids != VOID_INDEX), num_predicted)
         for proposal in range(num_predicted):
             one = slice(proposal, proposal + 1)
-            region[proposal, :, frame], boundary[proposal, :, frame] = _compare(true, predicted, one)
+            region[proposal, :, frames], boundary[proposal, :, frames] = _compare(true, predicted, one)
     quality = (region.mean(axis=2) + boundary.mean(axis=2)) / 2
     proposals, objects = linear_sum_assignment(-quality)
     return region[proposals, objects], boundary[proposals, objects]
@@ -270,14 +272,21 @@ def _num_objects(sequence: SequenceMasks) -> int:
     return int(first.max(where=first != VOID_INDEX, initial=0))
 
 
-def _object_bits(ids: UInt8[np.ndarray, "height width"], num_objects: int) -> BitMasks:
-    masks = ids == np.arange(1, num_objects + 1, dtype=np.uint8)[:, None, None]
-    return BitMasks.from_masks(masks, boundary_radius(*ids.shape))
+def _chunks(masks: Shaped[np.ndarray, "time height width"]) -> Iterator[slice]:
+    """Consecutive frames that are worth handling together: many small ones, or one large one."""
+    num_frames = max(1, CHUNK_PIXELS // max(1, masks[:1].size))
+    return (slice(first, first + num_frames) for first in range(0, len(masks), num_frames))
+
+
+def _object_bits(ids: UInt8[np.ndarray, "time height width"], num_objects: int) -> BitMasks:
+    """Masks of objects 1, 2, ...; axes object, time."""
+    masks = ids == np.arange(1, num_objects + 1, dtype=np.uint8)[:, None, None, None]
+    return BitMasks.from_masks(masks, boundary_radius(*ids.shape[1:]))
 
 
 def _compare(
     true: BitMasks, predicted: BitMasks, which: slice = slice(None)
-) -> tuple[Float64[np.ndarray, " object"], Float64[np.ndarray, " object"]]:
+) -> tuple[Float64[np.ndarray, "object time"], Float64[np.ndarray, "object time"]]:
     """J and F between annotated objects and predicted ones (`which`: as many, or one for all)."""
     intersection = count(true.pixels & predicted.pixels[which])
     region = _jaccard(intersection, true.areas + predicted.areas[which] - intersection)
@@ -285,23 +294,24 @@ def _compare(
         count(true.outlines & predicted.near_outlines[which]),
         count(predicted.outlines[which] & true.near_outlines),
         true.outline_lengths,
-        np.broadcast_to(predicted.outline_lengths[which], true.outline_lengths.shape),
+        predicted.outline_lengths[which],
     )
     return region, boundary
 
 
 def _jaccard(
-    intersection: Shaped[np.ndarray, " count"], union: Shaped[np.ndarray, " count"]
-) -> Float64[np.ndarray, " count"]:
+    intersection: Shaped[np.ndarray, "*count"], union: Shaped[np.ndarray, "*count"]
+) -> Float64[np.ndarray, "*count"]:
+    """Intersection over union; 1 where the union is empty."""
     return np.where(union > 0, intersection / np.maximum(union, 1), 1.0)
 
 
 def _f_measure(
-    true_matched: Shaped[np.ndarray, " count"],
-    predicted_matched: Shaped[np.ndarray, " count"],
-    true_length: Shaped[np.ndarray, " count"],
-    predicted_length: Shaped[np.ndarray, " count"],
-) -> Float64[np.ndarray, " count"]:
+    true_matched: Shaped[np.ndarray, "*count"],
+    predicted_matched: Shaped[np.ndarray, "*count"],
+    true_length: Shaped[np.ndarray, "*#count"],
+    predicted_length: Shaped[np.ndarray, "*#count"],
+) -> Float64[np.ndarray, "*count"]:
     """Harmonic mean of precision and recall of outlines; 1 where both are empty, 0 where one is."""
     precision = predicted_matched / np.maximum(predicted_length, 1)
     recall = true_matched / np.maximum(true_length, 1)

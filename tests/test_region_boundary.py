@@ -67,11 +67,11 @@ def test_masks_dilated_together_do_not_touch_each_other():
     masks = np.stack([random_blobs(rng, 30, 70, 0.1) for _ in range(6)])
     together = BitMasks.from_masks(masks, 4)
     for index, mask in enumerate(masks):
-        alone = BitMasks.from_masks(mask, 4)
-        np.testing.assert_array_equal(together.outlines[index], alone.outlines)
-        inside = BitMasks.from_masks(np.ones((30, 70), dtype=bool), 1).pixels
-        np.testing.assert_array_equal(together.near_outlines[index] & inside, alone.near_outlines & inside)
-        assert together.areas[index] == np.count_nonzero(mask) == count(alone.pixels)
+        alone = BitMasks.from_masks(mask[None], 4)
+        np.testing.assert_array_equal(together.outlines[index], alone.outlines[0])
+        inside = BitMasks.from_masks(np.ones((1, 30, 70), dtype=bool), 1).pixels[0]
+        np.testing.assert_array_equal(together.near_outlines[index] & inside, alone.near_outlines[0] & inside)
+        assert together.areas[index] == np.count_nonzero(mask) == count(alone.pixels)[0]
 
 
 def test_empty_masks_have_the_scores_of_the_definition():
