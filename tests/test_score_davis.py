@@ -75,6 +75,7 @@ def test_semi_supervised_needs_neither_the_first_nor_the_last_frame(davis, capsy
 
 def test_missing_things_are_named(davis, capsys):
     assert_one_line_error(davis, capsys, "test.txt", options=["--set", "test"])
+    assert_one_line_error(davis, capsys, "nowhere", options=["--json", str(davis / "nowhere/scores.json")])
     assert_one_line_error(davis, capsys, "dog", options=["--sequences", "dog"])
     (davis / "results/cat/00002.png").unlink()
     assert_one_line_error(davis, capsys, "cat", "00002.png")

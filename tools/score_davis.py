@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
+        if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
+            raise ValueError(f"{options.json}: its folder does not exist")
         names = options.sequences or read_sequence_names(options.gt, options.set, options.year)
         scores = score_sequences(load_sequences(options.gt, options.pred, names, options.task), options.task)
         _report(scores, options.json)
