@@ -176,7 +176,11 @@ class DataConfig(ConfigNode):
     """Probability of a left-right flip in training (the published code flips where a normal number exceeds 0.5)."""
 
     lower_case: bool = True
-    """Lower-case the sentences."""
+    """Lower-case the sentences of training clips, and of videos of one's own."""
+
+    eval_raw_sentences: bool = True
+    """Evaluate with the sentences exactly as they stand in the file, as the published inference does, although its
+    training lower-cases them; RoBERTa tells the difference. False treats them as in training."""
 
     batch_size: PositiveInt = 1
     """Training clips per process and step."""

@@ -210,7 +210,9 @@ class ClipDataset(Dataset[VideoSample]):
         """Place in the window of the one frame to supervise, which shows at least one object; None for all frames."""
         if not self.supervises_one_frame:
             return None
-        visible = frozenset[int]().union(*(_visible_frames(entry.video, expression) for expression in entry.expressions))
+        visible = frozenset[int]().union(
+            *(_visible_frames(entry.video, expression) for expression in entry.expressions)
+        )
         places = [place for place, position in enumerate(window) if position in visible]
         return places[random_index(len(places), generator)]
 

@@ -27,23 +27,36 @@ class VideoSource(Protocol):
         """The videos with what training needs: the object of each sentence and where it is visible."""
 
 
-def _open_ref_youtube_vos(data: DataConfig, root: Path, split: str) -> VideoSource:
+def _open_ref_youtube_vos(data: DataConfig, root: Path, split: str, raw: bool) -> VideoSource:
     if data.sequences or data.expressions is not None:
         raise ValueError("data.sequences and data.expressions are only read with data.dataset=ref_davis17")
-    return RefYoutubeVos(root, split, lower_case=data.lower_case, label_categories=data.num_classes_from_categories)
+    return RefYoutubeVos(
+        root,
+        split,
+        lower_case=data.lower_case,
+        raw_sentences=raw,
+        label_categories=data.num_classes_from_categories,
+    )
 
 
-def _open_ref_davis17(data: DataConfig, root: Path, split: str) -> VideoSource:
+def _open_ref_davis17(data: DataConfig, root: Path, split: str, raw: bool) -> VideoSource:
     if data.num_classes_from_categories:
         raise ValueError("data.num_classes_from_categories: Ref-DAVIS17 has no categories")
-    return RefDavis17(root, split, expressions=data.expressions, sequences=data.sequences, lower_case=data.lower_case)
+    return RefDavis17(
+        root,
+        split,
+        expressions=data.expressions,
+        sequences=data.sequences,
+        lower_case=data.lower_case,
+        raw_sentences=raw,
+    )
 
 
-DATASETS: dict[str, Callable[[DataConfig, Path, str], VideoSource]] = {
+DATASETS: dict[str, Callable[[DataConfig, Path, str, bool], VideoSource]] = {
     "ref_youtube_vos": _open_ref_youtube_vos,
     "ref_davis17": _open_ref_davis17,
 }
-"""Formats by their name in the configuration."""
+"""Formats by their name in the configuration; opened with settings, root, split, and whether sentences stay raw."""
 
 
 def build_train_loader(data: DataConfig, *, seed: int, rank: int = 0, world_size: int = 1) -> DataLoader[VideoBatch]:
@@ -91,16 +104,18 @@ def _keep_kinds(videos: tuple[VideoRecord, ...], kinds: tuple[str, ...]) -> tupl
 
 def build_eval_dataset(data: DataConfig) -> EvalDataset:
     """The videos of the evaluation split, sorted by name; the first `max_eval_videos` of them if that is set."""
-    return EvalDataset(_open(data, data.eval_split).videos, max_videos=data.max_eval_videos)
+    return EvalDataset(
+        _open(data, data.eval_split, raw=data.eval_raw_sentences).videos, max_videos=data.max_eval_videos
+    )
 
 
-def _open(data: DataConfig, split: str) -> VideoSource:
+def _open(data: DataConfig, split: str, *, raw: bool = False) -> VideoSource:
     if data.root is None:
         raise ValueError("data.root is not set: give data.root=FOLDER on the command line or set SOC_DATA_ROOT")
     root = Path(data.root).expanduser()
     if not root.is_dir():
         raise ValueError(f"data.root={root}: no such folder")
-    return DATASETS[data.dataset](data, root, split)
+    return DATASETS[data.dataset](data, root, split, raw)
 
 
 def _start_worker(worker: int) -> None:

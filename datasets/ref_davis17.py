@@ -31,6 +31,7 @@ class RefDavis17:
         expressions: file with the sentences; None looks for it below `root`.
         sequences: only these videos; empty for all in the file.
         lower_case: lower-case the sentences.
+        raw_sentences: keep the sentences exactly as they stand in the file.
 
     Attributes:
         videos: sorted by name.
@@ -47,9 +48,10 @@ class RefDavis17:
         expressions: Path | None = None,
         sequences: Sequence[str] = (),
         lower_case: bool = True,
+        raw_sentences: bool = False,
     ) -> None:
         self._file = expressions or root / "meta_expressions" / split / "meta_expressions.json"
-        self._lower_case = lower_case
+        self._lower_case, self._raw_sentences = lower_case, raw_sentences
         self._frames = _first_folder(root / "JPEGImages" / "480p", root / split / "JPEGImages")
         self._masks = _first_folder(root / "Annotations" / "480p", root / split / "Annotations")
         described = read_videos(self._file)
@@ -100,7 +102,10 @@ class RefDavis17:
                 f"{self._file}: video {video}, expression {name}: obj_id={number!r} must be a pixel value from 1 to 254"
             )
         return Expression(
-            name=name, sentence=sentence, object_id=int(number), kind=f"anno_{int(name) % NUM_ANNOTATORS}"
+            name=name,
+            sentence=content["exp"] if self._raw_sentences else sentence,
+            object_id=int(number),
+            kind=f"anno_{int(name) % NUM_ANNOTATORS}",
         )
 
 

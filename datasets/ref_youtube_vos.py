@@ -27,6 +27,7 @@ class RefYoutubeVos:
         root: folder of the data.
         split: "train", "valid" or "test".
         lower_case: lower-case the sentences.
+        raw_sentences: keep the sentences exactly as they stand in the file.
         label_categories: label objects with the 65 categories instead of class 0.
 
     Attributes:
@@ -36,11 +37,19 @@ class RefYoutubeVos:
         ValueError: a file or folder is missing or damaged, or a sentence is empty.
     """
 
-    def __init__(self, root: Path, split: str, *, lower_case: bool = True, label_categories: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        *,
+        lower_case: bool = True,
+        raw_sentences: bool = False,
+        label_categories: bool = False,
+    ) -> None:
         self.root = root
         self.folder = root / split
         self._expressions_file = root / "meta_expressions" / split / "meta_expressions.json"
-        self._lower_case = lower_case
+        self._lower_case, self._raw_sentences = lower_case, raw_sentences
         described = read_videos(self._expressions_file)
         if split == "valid":
             test_file = root / "meta_expressions" / "test" / "meta_expressions.json"
@@ -120,7 +129,7 @@ class RefYoutubeVos:
         object_id = None if number is None else int(number)
         return Expression(
             name=name,
-            sentence=sentence,
+            sentence=content["exp"] if self._raw_sentences else sentence,
             object_id=object_id,
             kind=str(content.get("kind", "")),
             label=self._label(video, object_id),

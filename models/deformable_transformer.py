@@ -21,9 +21,7 @@ def inverse_sigmoid(x: Float[Tensor, "*shape"], epsilon: float = 1e-5) -> Float[
     return torch.log(x.clamp(min=epsilon) / (1 - x).clamp(min=epsilon))
 
 
-def refine_box(
-    delta: Float[Tensor, "*shape 4"], reference: Float[Tensor, "*shape ref"]
-) -> Float[Tensor, "*shape 4"]:
+def refine_box(delta: Float[Tensor, "*shape 4"], reference: Float[Tensor, "*shape ref"]) -> Float[Tensor, "*shape 4"]:
     """Move a reference, point or box in [0, 1], by `delta` in logit space; a point leaves the size to `delta`."""
     moved = inverse_sigmoid(reference)
     if moved.shape[-1] == 4:

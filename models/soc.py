@@ -135,9 +135,7 @@ class SOC(nn.Module):
             sentence=self.text_projection(pooled),
         )
 
-    def encode_video(
-        self, clips: PaddedClips, *, annotated_frame: Int[Tensor, " clip"] | None = None
-    ) -> VideoFeatures:
+    def encode_video(self, clips: PaddedClips, *, annotated_frame: Int[Tensor, " clip"] | None = None) -> VideoFeatures:
         """All that does not depend on the sentence: maps of strides 4 (raw) and 8 to 64 (projected)."""
         maps = self.visual_encoder(clips.frames)
         is_padding = clips.is_padding
@@ -201,9 +199,7 @@ class SOC(nn.Module):
         self, objects: Float[Tensor, "layer batch time query dim"], sentence: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, "layer batch query dim"]:
         num_layers = objects.shape[0]
-        cluster = self.object_cluster(
-            rearrange(objects, "l b t q c -> (l b) t q c"), sentence.repeat(num_layers, 1)
-        )
+        cluster = self.object_cluster(rearrange(objects, "l b t q c -> (l b) t q c"), sentence.repeat(num_layers, 1))
         return rearrange(cluster, "(l b) q c -> l b q c", l=num_layers)
 
     def _draw(

@@ -76,9 +76,7 @@ class VideoSwinBlock(nn.Module):
         self.mlp = FeedForward(dim)
         self.drop_path = StochasticDepth(drop_path, mode="row")
 
-    def forward(
-        self, x: Float[Tensor, "batch time height width dim"]
-    ) -> Float[Tensor, "batch time height width dim"]:
+    def forward(self, x: Float[Tensor, "batch time height width dim"]) -> Float[Tensor, "batch time height width dim"]:
         """Same shape out as in."""
         x = x + self.drop_path(self.attn(self.norm1(x), self.shift))
         return x + self.drop_path(self.mlp(self.norm2(x)))

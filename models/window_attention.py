@@ -132,7 +132,9 @@ class WindowAttention(nn.Module):
         )
         bias = self.position_bias(window[0] * window[1] * window[2]).to(qkv.dtype)
         # Windows differ in their mask only by being last along a shifted axis: one call per distinct mask.
-        cuts = [((False, 0, n - 1), (True, n - 1, n)) if s else ((False, 0, n),) for n, s in zip(grid, shift, strict=True)]
+        cuts = [
+            ((False, 0, n - 1), (True, n - 1, n)) if s else ((False, 0, n),) for n, s in zip(grid, shift, strict=True)
+        ]
         if not any(shift):
             attended = self._attend_windows(qkv, bias)
         else:

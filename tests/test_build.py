@@ -32,7 +32,9 @@ def test_the_class_head_can_be_left_as_it_is(checkpoint: Path):
     before = model.class_heads[0].weight.clone()
     load_weights(model, checkpoint, keep_class_head=False)
     torch.testing.assert_close(model.class_heads[0].weight, before)
-    torch.testing.assert_close(model.mask_head.controller.layers[0].weight, tiny_soc(seed=1).mask_head.controller.layers[0].weight)
+    torch.testing.assert_close(
+        model.mask_head.controller.layers[0].weight, tiny_soc(seed=1).mask_head.controller.layers[0].weight
+    )
 
 
 def test_a_checkpoint_of_another_architecture_changes_nothing_and_names_what_does_not_fit(checkpoint: Path):
@@ -103,5 +105,3 @@ def test_the_root_of_the_data_is_filled_in_or_asked_for(tmp_path: Path):
     config = ModelConfig(text_encoder=TextEncoderConfig(path="{data.root}/text_encoder"))
     with pytest.raises(ValueError, match=r"give data\.root=FOLDER"):
         build_text_encoder(config, data_root=None)
-
-

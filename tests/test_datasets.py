@@ -579,3 +579,45 @@ def test_the_real_train_excerpt_is_read(shared_dir, tmp_path):
     clips = make_clips(tmp_path)
     assert len(clips) == 7
     assert [clips[i].meta[0].object_id for i in range(7)] == [1, 1, 2, 2, 3, 4, 5]
+
+
+def test_one_supervised_frame_comes_with_the_whole_clip_and_its_own_target(root):
+    loader = build_train_loader(make_config(root, num_frames=3, supervised_frames="one", batch_size=2), seed=0)
+    for batch in loader:
+        assert batch.clips.frames.shape[1] == 3
+        assert all(0 <= frame < 3 for frame in batch.annotated_frame.tolist())
+        for target in batch.targets:
+            assert target.masks.shape[1] == 1
+            assert target.is_visible.all(), "the frame shows the object of every sentence"
+
+
+def test_training_on_kinds_that_no_sentence_has_is_an_error(root):
+    with pytest.raises(ValueError, match="telepathy"):
+        build_train_loader(make_config(root, kinds=("telepathy",)), seed=0)
+
+
+def test_training_on_chosen_kinds_leaves_the_other_sentences_out(root):
+    videos = json.loads((root / "meta_expressions/train/meta_expressions.json").read_text())["videos"]
+    chosen = next(iter(next(iter(videos.values()))["expressions"]))
+
+    def tag(content):
+        for video in content.values():
+            for name, expression in video["expressions"].items():
+                expression["kind"] = "motion" if name == chosen else "place"
+
+    change_expressions(root, "train", tag)
+    clips = make_clips(root, kinds=("motion",))
+    assert {meta.kind for i in range(len(clips)) for meta in clips[i].meta} == {"motion"}
+
+
+def test_evaluation_reads_the_sentences_as_they_stand_in_the_file(root):
+    def shout(content):
+        for video in content.values():
+            for expression in video["expressions"].values():
+                expression["exp"] = expression["exp"].upper()
+
+    change_expressions(root, "valid", shout)
+    raw = [s for video in build_eval_dataset(make_config(root)) for s in video.sentences]
+    cleaned = [s for video in build_eval_dataset(make_config(root, eval_raw_sentences=False)) for s in video.sentences]
+    assert all(sentence.isupper() for sentence in raw)
+    assert [sentence.lower() for sentence in raw] == cleaned

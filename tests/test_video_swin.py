@@ -43,9 +43,7 @@ def attend_plainly(layer: WindowAttention, x: torch.Tensor, shift: tuple[int, in
 
 @pytest.mark.parametrize("size", [(4, 7, 8), (5, 6, 6), (1, 3, 9), (2, 2, 2), (4, 3, 3)])
 @pytest.mark.parametrize("shift", [(0, 0, 0), (1, 1, 1)])
-def test_windows_grouped_by_mask_attend_as_windows_one_by_one(
-    size: tuple[int, int, int], shift: tuple[int, int, int]
-):
+def test_windows_grouped_by_mask_attend_as_windows_one_by_one(size: tuple[int, int, int], shift: tuple[int, int, int]):
     torch.manual_seed(0)
     layer = WindowAttention(8, 2, WINDOW)
     torch.nn.init.normal_(layer.relative_position_bias_table)

@@ -83,7 +83,9 @@ def check_fixture(entry: dict[str, Any], path: Path, load_spec: Callable[[str], 
         note = ""
         if mixes_frames(entry):
             kept = [key for key in keys if BEFORE_OBJECT_CLUSTER.fullmatch(key)]
-            note = f"{len(kept)} of {len(keys)} tensors: those that the batch-mixing of the published VOC does not reach"
+            note = (
+                f"{len(kept)} of {len(keys)} tensors: those that the batch-mixing of the published VOC does not reach"
+            )
             keys = kept
         if not keys:
             raise ValueError("the fixture holds no tensor to compare")

@@ -124,7 +124,11 @@ def run_ms_deform_attn_core(entry: dict[str, Any], fixture: Any, load_spec: Load
     attention.requires_grad_()
     output = ms_deform_attn(value, shapes, locations, attention)
     output.backward(_uniform(f"{key}/grad", (n, lq, m * d)))
-    gradients = {"grad_value": value.grad, "grad_sampling_locations": locations.grad, "grad_attention_weights": attention.grad}
+    gradients = {
+        "grad_value": value.grad,
+        "grad_sampling_locations": locations.grad,
+        "grad_attention_weights": attention.grad,
+    }
     return {"output": output, **{name: gradient for name, gradient in gradients.items() if gradient is not None}}
 
 
