@@ -137,7 +137,7 @@ class ClipDataset(Dataset[VideoSample]):
         seed: of everything that is drawn; mixed with epoch and index of a visit.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is a knob of the configuration
         self,
         videos: Sequence[VideoRecord],
         *,

@@ -111,7 +111,7 @@ class DeformableTransformer(nn.Module):
         num_levels: maps that come in, finest first.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is a knob of the configuration
         self,
         dim: int,
         *,

@@ -51,7 +51,7 @@ class SOC(nn.Module):
         mask_offset_scale: divisor of the offsets in the mask head.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is a knob of the configuration
         self,
         visual_encoder: VideoSwin | ResNet50,
         text_encoder: TextEncoder,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -42,7 +43,7 @@ class SpatialDecoder(nn.Module):
             nn.Conv2d(channels, width, kernel_size=1)
             for channels, width in zip((dim, dim, stride4_channels), widths, strict=False)
         )
-        self.blocks = nn.ModuleList(ConvNorm(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.blocks = nn.ModuleList(ConvNorm(a, b) for a, b in pairwise(widths))
         self.exit = nn.Conv2d(widths[-1], mask_dim, kernel_size=3, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -528,7 +528,7 @@ def test_clips_refuse_an_unknown_sampling(root):
 def test_records_are_frozen(root):
     record = RefYoutubeVos(root, "train").videos[0]
     with pytest.raises(dataclasses.FrozenInstanceError):
-        record.name = "other"  # type: ignore[misc]  # what is tested
+        record.name = "other"
 
 
 # --- the real expression files ---

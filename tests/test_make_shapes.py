@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def test_the_palette_is_that_of_a_real_mask(shared_dir: Path):
 
 
 def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(folder: Path, tmp_path: Path):
-    options = {"num_train": 6, "num_valid": 4, "num_frames": 6, "size": SIZE}
+    options: dict[str, Any] = {"num_train": 6, "num_valid": 4, "num_frames": 6, "size": SIZE}
     make_shapes(tmp_path / "again", seed=1, num_workers=2, **options)
     assert digest(tmp_path / "again") == digest(folder)
     make_shapes(tmp_path / "other", seed=2, num_workers=1, **options)

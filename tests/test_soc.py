@@ -18,7 +18,7 @@ def outputs(output: SOCOutput, *, batch: slice = slice(None)) -> dict[str, Tenso
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     for name, value in a.items():
-        torch.testing.assert_close(value, b[name], msg=lambda text, name=name: f"{name}: {text}", rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(value, b[name], msg=f"{name} differs", rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def check_folder(folder: Path, only: Sequence[str] = ()) -> dict[str, Verdict]:
     for name in names:
         try:
             verdict = check_fixture(manifest[name], fixtures / f"{name}.npz", load_spec)
-        except Exception as error:  # whatever went wrong, the other fixtures are still to be checked
+        except Exception as error:  # noqa: BLE001  # whatever went wrong, it is reported and the others still run
             verdict = Verdict(float("inf"), "-", TOLERANCE, f"{type(error).__name__}: {error}")
         verdicts[name] = verdict
         _print_line(name, verdict)

@@ -105,7 +105,7 @@ def run_kinetics_loader(entry: dict[str, Any], fixture: Any, load_spec: LoadSpec
         clips = [inputs.frames(name, int(t), int(h), int(w))]
     return {
         "checksum": torch.stack(checksum),
-        "patch_embed.proj.weight": encoder.patch_embed.proj.weight.detach(),
+        "patch_embed.proj.weight": encoder.state_dict()["patch_embed.proj.weight"],
         **_stages(encoder, clips),
     }
 
@@ -272,7 +272,7 @@ def run_soc_train(entry: dict[str, Any], fixture: Any, load_spec: LoadSpec) -> O
     assert output.sentence is not None
     assignments = [criterion.matcher(layer, output.sentence, targets) for layer in output.layers]
     outputs: dict[str, Any] = {**loss_keys(losses, criterion.weights), **match_keys(assignments)}
-    outputs.update({f"out/{k}": x.detach() for k, x in _published_outputs(output, output.sentence).items()})
+    outputs.update({f"out/{k}": x for k, x in _published_outputs(output, output.sentence.detach()).items()})
     outputs.update(_gradients(model, spec["parameters"]))
     for b, target in enumerate(targets):
         for t in range(target.masks.shape[1]):
