@@ -41,10 +41,6 @@ class VisualEncoderConfig(ConfigNode):
     drop_path_rate: NonNegativeFloat = 0.2
     """Probability of skipping the last block in training; earlier ones grow linearly from 0."""
 
-    position_bias_std: PositiveFloat = 0.02
-    """Deviation of the relative position biases of `video-swin-*` at the start. They are all that tells a window where
-    and when its tokens are: trained from scratch in minutes, they should start large."""
-
     weights: Path | None = None
     """File with pretrained weights (a Kinetics Video-Swin or a torchvision ResNet-50); None starts at random."""
 

@@ -82,9 +82,7 @@ def build_visual_encoder(config: VisualEncoderConfig) -> VideoSwin | ResNet50:
         encoder = ResNet50()
     else:
         custom = VideoSwinSize(config.embed_dim, config.depths, config.num_heads, config.window_size)
-        encoder = VideoSwin(
-            SIZES.get(config.name, custom), drop_path_rate=config.drop_path_rate, bias_std=config.position_bias_std
-        )
+        encoder = VideoSwin(SIZES.get(config.name, custom), drop_path_rate=config.drop_path_rate)
     if config.weights is not None:
         encoder.load_pretrained(read_state_dict(config.weights))
     return encoder

@@ -67,13 +67,11 @@ class PatchMerging(nn.Module):
 class VideoSwinBlock(nn.Module):
     """Window attention and feed-forward, each after a norm and with a residual."""
 
-    def __init__(
-        self, dim: int, num_heads: int, *, window: Size3, is_shifted: bool, drop_path: float, bias_std: float = 0.02
-    ) -> None:
+    def __init__(self, dim: int, num_heads: int, *, window: Size3, is_shifted: bool, drop_path: float) -> None:
         super().__init__()
         self.shift: Size3 = (window[0] // 2, window[1] // 2, window[2] // 2) if is_shifted else (0, 0, 0)
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, num_heads, window, bias_std=bias_std)
+        self.attn = WindowAttention(dim, num_heads, window)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = FeedForward(dim)
         self.drop_path = StochasticDepth(drop_path, mode="row")
@@ -103,7 +101,6 @@ class VideoSwin(nn.Module):
     Args:
         size: dimensions; `SIZES` holds the published ones.
         drop_path_rate: of the last block; earlier ones grow linearly from 0.
-        bias_std: deviation of the relative position biases at the start.
 
     Attributes:
         channels: of the maps of strides 4, 8, 16 and 32.
@@ -111,7 +108,7 @@ class VideoSwin(nn.Module):
     Source: arXiv:2106.13230; patch size (1, 4, 4), so that every frame keeps its own map.
     """
 
-    def __init__(self, size: VideoSwinSize, *, drop_path_rate: float = 0.2, bias_std: float = 0.02) -> None:
+    def __init__(self, size: VideoSwinSize, *, drop_path_rate: float = 0.2) -> None:
         super().__init__()
         self.channels = tuple(size.embed_dim * 2**stage for stage in range(4))
         drop_paths = torch.linspace(0, drop_path_rate, sum(size.depths)).tolist()
@@ -122,12 +119,7 @@ class VideoSwin(nn.Module):
             self.stages.append(
                 nn.ModuleList(
                     VideoSwinBlock(
-                        dim,
-                        heads,
-                        window=size.window_size,
-                        is_shifted=i % 2 == 1,
-                        drop_path=drop_paths[first + i],
-                        bias_std=bias_std,
+                        dim, heads, window=size.window_size, is_shifted=i % 2 == 1, drop_path=drop_paths[first + i]
                     )
                     for i in range(depth)
                 )

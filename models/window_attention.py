@@ -70,17 +70,16 @@ class WindowAttention(nn.Module):
         dim: channels.
         num_heads: must divide `dim`.
         window: frames, rows and columns of a full window.
-        bias_std: deviation of the biases at the start.
     """
 
-    def __init__(self, dim: int, num_heads: int, window: Size3, *, bias_std: float = 0.02) -> None:
+    def __init__(self, dim: int, num_heads: int, window: Size3) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"num_heads={num_heads} must divide dim={dim}")
         self.num_heads, self.window = num_heads, window
         num_rows = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
         self.relative_position_bias_table = nn.Parameter(torch.empty(num_rows, num_heads))
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=bias_std, a=-4 * bias_std, b=4 * bias_std)
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self._cached_bias: tuple[tuple[object, ...], Tensor] | None = None
