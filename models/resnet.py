@@ -1,6 +1,5 @@
 """ResNet-50 on independent frames."""
 
-import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -48,8 +47,3 @@ class ResNet50(nn.Module):
                 if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
             }
         )
-
-
-def is_resnet_file(state: dict[str, torch.Tensor]) -> bool:
-    """Whether a state dict looks like torchvision's ResNet."""
-    return "conv1.weight" in state and "layer4.0.conv1.weight" in state
