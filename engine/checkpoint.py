@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from configs.schema import Config
@@ -50,7 +50,7 @@ class TrainingState:
     """
 
     model: nn.Module
-    optimizer: AdamW
+    optimizer: Optimizer
     schedule: LambdaLR
 
 

@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 
@@ -43,6 +44,50 @@ def test_each_part_of_the_model_has_its_learning_rate_and_frozen_parts_have_none
     optimizer = build_optimizer(model, config)
     assert learning_rates(optimizer) == {"rest": 1.0, "visual_encoder": 0.1}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+
+
+def test_muon_takes_the_matrices_between_hidden_layers_and_follows_the_schedule():
+    model = ThreeParts()
+    model.class_heads = nn.Linear(3, 1)
+    config = OptimConfig(optimizer="muon", lr=1.0, lr_visual_encoder=0.1, muon_lr_factor=2.0, schedule="cosine")
+    state = make_state(model, config)
+    matrices = {id(p) for group in state.optimizer.muon.param_groups for p in group["params"]}
+    assert matrices == {id(part.weight) for part in (model.visual_encoder, model.text_encoder, model.head)}
+    rates = learning_rates(state.optimizer)
+    assert (rates["rest"], rates["rest_matrices"], rates["visual_encoder_matrices"]) == pytest.approx((1.0, 2.0, 0.2))
+    for _ in range(5):
+        state.optimizer.step()
+        state.schedule.step()
+    assert state.optimizer.muon.param_groups[0]["lr"] == pytest.approx(1.0), (
+        "half of its peak of 2 after half the steps"
+    )
+
+
+def test_muon_goes_on_from_its_state_as_if_it_had_never_stopped():
+    torch.manual_seed(0)
+    inputs = torch.randn(6, 4, 3)
+    config = OptimConfig(optimizer="muon", lr=1e-2)
+
+    def run(model, state, steps):
+        for x in steps:
+            state.optimizer.zero_grad()
+            model.head(x).square().sum().backward()
+            state.optimizer.step()
+            state.schedule.step()
+
+    model = ThreeParts()
+    state = make_state(model, config)
+    run(model, state, inputs[:3])
+    other = ThreeParts()
+    other.load_state_dict(model.state_dict())
+    resumed = make_state(other, config)
+    resumed.optimizer.load_state_dict(copy.deepcopy(state.optimizer.state_dict()))
+    resumed.schedule.load_state_dict(state.schedule.state_dict())
+    run(model, state, inputs[3:])
+    run(other, resumed, inputs[3:])
+    torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="expected the states of muon and adamw"):
+        resumed.optimizer.load_state_dict(make_state(other).optimizer.state_dict())
 
 
 def test_nothing_to_train_is_an_error():
