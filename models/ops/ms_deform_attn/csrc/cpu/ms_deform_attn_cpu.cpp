@@ -28,6 +28,9 @@ using torch::stable::Tensor;
 // Multiply-adds below which another thread costs more than it brings.
 constexpr int64_t kWorkPerThread = 1 << 16;
 
+// Maps of one image larger than this are rearranged for the backward pass.
+constexpr int64_t kPackedBytes = 1 << 18;
+
 struct Sizes {
   int64_t batch, cells, heads, dim, queries, levels, points;
   int64_t samples() const { return levels * points; }
@@ -71,9 +74,8 @@ struct Samples {
 
   static constexpr int32_t kLeft = 1, kRight = 2, kTop = 4, kBottom = 8;  // which cells lie in the map
 
-  // `locations`: (x, y) per sample. Returns the sum of weight * 0: not zero only where a weight is not finite, which
-  // must show in the output even if its sample lies outside.
-  T place(const Maps<T>& maps, const T* __restrict locations, const T* __restrict weights, int64_t n) {
+  // `locations`: (x, y) per sample.
+  void place(const Maps<T>& maps, const T* __restrict locations, int64_t n) {
     const T* __restrict widths = maps.width_real.data();
     const T* __restrict heights = maps.height_real.data();
     const int32_t* __restrict width = maps.width.data();
@@ -89,8 +91,7 @@ struct Samples {
     int32_t* __restrict out_y0 = y0.data();
     int32_t* __restrict out_y1 = y1.data();
     int32_t* __restrict out_flags = flags.data();
-    T poison = 0;
-#pragma omp simd reduction(+ : poison)
+#pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
       const T x = locations[2 * i] * widths[i] - T(0.5), y = locations[2 * i + 1] * heights[i] - T(0.5);
       // False for NaN as well; -1 itself counts, because the derivative there is the one from the right.
@@ -114,9 +115,7 @@ struct Samples {
       const int32_t corners =
           (has_left ? kLeft : 0) | (has_right ? kRight : 0) | (has_top ? kTop : 0) | (has_bottom ? kBottom : 0);
       out_flags[i] = inside ? corners : 0;
-      poison += weights[i] * T(0);
     }
-    return poison;
   }
 };
 
@@ -133,13 +132,17 @@ void forward_rows(
     for (int64_t head = 0; head < sizes.heads; ++head) {
       const int64_t group = index * sizes.heads + head;
       const T* weight = weights + group * n;
-      const T poison = samples.place(maps, locations + 2 * group * n, weight, n);
+      samples.place(maps, locations + 2 * group * n, n);
       const T* map = image + head * dim;
       T fixed[kDim ? kDim : 1];
       T* __restrict sum = kDim ? fixed : row.data();
-      for (int64_t d = 0; d < dim; ++d) sum[d] = poison;
+      for (int64_t d = 0; d < dim; ++d) sum[d] = 0;
+      T outside = 0;
       for (int64_t i = 0; i < n; ++i) {
-        if (!samples.flags[i]) continue;
+        if (!samples.flags[i]) {
+          outside += weight[i] * T(0);  // a weight that is not finite must show
+          continue;
+        }
         const int64_t top = maps.start[i] + static_cast<int64_t>(samples.y0[i]) * maps.width[i];
         const int64_t bottom = maps.start[i] + static_cast<int64_t>(samples.y1[i]) * maps.width[i];
         const T* __restrict a = map + (top + samples.x0[i]) * stride;
@@ -153,7 +156,7 @@ void forward_rows(
         for (int64_t d = 0; d < dim; ++d) sum[d] += wa * a[d] + wb * b[d] + wc * c[d] + we * e[d];
       }
       T* __restrict out = output + group * dim;
-      for (int64_t d = 0; d < dim; ++d) out[d] = sum[d];
+      for (int64_t d = 0; d < dim; ++d) out[d] = sum[d] + outside;
     }
   }
 }
@@ -171,7 +174,13 @@ inline T touch_cell(const T* __restrict cell, T* __restrict grad_cell, const T* 
   return dot;
 }
 
-// `begin` to `end` count (batch, head).
+// Copies rows of `dim` channels that lie `from_stride` apart to rows that lie `to_stride` apart.
+template <typename T>
+void copy_rows(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t rows, int64_t dim) {
+  for (int64_t row = 0; row < rows; ++row) std::copy_n(from + row * from_stride, dim, to + row * to_stride);
+}
+
+// `begin` to `end` count (batch, head). `grad_value` must hold zeros.
 template <typename T, int kDim>
 void backward_heads(
     const Sizes& sizes, const Maps<T>& maps, const T* grad_output, const T* value, const T* locations,
@@ -179,18 +188,26 @@ void backward_heads(
   using Placed = Samples<T>;
   const int64_t dim = kDim ? kDim : sizes.dim, n = sizes.samples(), stride = sizes.heads * dim;
   Placed samples(n);
+  // The cells of one head lie a power of two apart, as a rule, and share a few sets of the cache. Packed, they do not;
+  // that pays where the maps are larger than the cache and most cells are read.
+  const bool packs = sizes.heads > 1 && sizes.cells * stride * static_cast<int64_t>(sizeof(T)) > kPackedBytes &&
+      n * sizes.queries > sizes.cells;
+  const int64_t cell_stride = packs ? dim : stride;
+  std::vector<T> packed(packs ? sizes.cells * dim : 0), sums(packed.size());
   for (int64_t index = begin; index < end; ++index) {
     const int64_t batch = index / sizes.heads, head = index % sizes.heads;
     const int64_t image = batch * sizes.cells * stride + head * dim;
-    const T* map = value + image;
-    T* grad_map = grad_value + image;
+    if (packs) copy_rows(value + image, stride, packed.data(), dim, sizes.cells, dim);
+    const T* map = packs ? packed.data() : value + image;
+    T* grad_map = packs ? sums.data() : grad_value + image;
+    std::fill(sums.begin(), sums.end(), T(0));
     for (int64_t query = 0; query < sizes.queries; ++query) {
       const int64_t group = (batch * sizes.queries + query) * sizes.heads + head;
       const T* grad = grad_output + group * dim;
       const T* weight = weights + group * n;
       T* grad_weight = grad_weights + group * n;
       T* grad_location = grad_locations + 2 * group * n;
-      samples.place(maps, locations + 2 * group * n, weight, n);
+      samples.place(maps, locations + 2 * group * n, n);
       for (int64_t i = 0; i < n; ++i) {
         const int32_t flags = samples.flags[i];
         T a = 0, b = 0, c = 0, e = 0;  // products with the four cells; zero outside
@@ -199,7 +216,7 @@ void backward_heads(
           const int64_t bottom = maps.start[i] + static_cast<int64_t>(samples.y1[i]) * maps.width[i];
           const T upper = samples.top_weight[i] * weight[i], lower = samples.bottom_weight[i] * weight[i];
           const auto touch = [&](int64_t cell, T scale) {
-            return touch_cell<T, kDim>(map + cell * stride, grad_map + cell * stride, grad, scale, dim);
+            return touch_cell<T, kDim>(map + cell * cell_stride, grad_map + cell * cell_stride, grad, scale, dim);
           };
           if (flags & Placed::kTop) {
             if (flags & Placed::kLeft) a = touch(top + samples.x0[i], upper * samples.left_weight[i]);
@@ -218,6 +235,7 @@ void backward_heads(
         grad_location[2 * i + 1] = scale * maps.height_real[i] * (lower - upper);
       }
     }
+    if (packs) copy_rows(sums.data(), dim, grad_value + image, stride, sizes.cells, dim);
   }
 }
 
