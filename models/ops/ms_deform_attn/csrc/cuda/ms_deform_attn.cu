@@ -29,6 +29,11 @@ ScalarType accumulator_of(ScalarType dtype) {
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+// Weights as the kernels take them: those of half precision may be in float32.
+ScalarType dtype_of_weights(const Tensor& value, const Tensor& weights) {
+  return weights.scalar_type() == value.scalar_type() ? value.scalar_type() : accumulator_of(value.scalar_type());
+}
+
 // Contiguous, of that dtype, and aligned to pairs of elements.
 Tensor prepared(const Tensor& tensor, ScalarType dtype) {
   Tensor result = tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
@@ -97,7 +102,7 @@ Problem problem_of(
   }
   STD_TORCH_CHECK(cells == value.size(1), "the levels have ", cells, " cells, value has ", value.size(1));
   const std::string reason =
-      too_large(problem.sizes, problem.levels, static_cast<int64_t>(value.element_size()));
+      too_large(problem.sizes, problem.levels);
   STD_TORCH_CHECK(reason.empty(), "value is too large: ", reason);
   const Sizes& sizes = problem.sizes;
   problem.is_empty = sizes.batch == 0 || sizes.queries == 0 || sizes.heads == 0 || sizes.channels == 0 ||
@@ -142,10 +147,10 @@ bool fits_packs(const Sizes& sizes, const void* first, const void* second) {
 template <class T, int kVector>
 void launch_forward(const Problem& problem, const Tensor& value, const Levels& levels, const Tensor& locations,
                     const Tensor& weights, Tensor& output, cudaStream_t stream) {
-  const Plan plan = plan_rows(problem.sizes, kVector);
+  const Plan plan = plan_rows(problem.sizes, kVector, sizeof(T), sizeof(Real<T>));
   forward_kernel<T, kVector><<<static_cast<unsigned>(plan.grid), kThreads, 0, stream>>>(
       static_cast<const T*>(value.const_data_ptr()), levels, static_cast<const Real<T>*>(locations.const_data_ptr()),
-      static_cast<const T*>(weights.const_data_ptr()), static_cast<T*>(output.mutable_data_ptr()), plan);
+      Weights<const T>{weights.const_data_ptr(), weights.scalar_type() != value.scalar_type()}, static_cast<T*>(output.mutable_data_ptr()), plan);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -161,7 +166,7 @@ Tensor forward(const Tensor& value, const std::vector<int64_t>& shapes, const Te
   const cudaStream_t stream = current_stream(value);
   const ScalarType dtype = value.scalar_type();
   const Tensor cells = torch::stable::contiguous(value);
-  const Tensor places = prepared(locations, accumulator_of(dtype)), attention = prepared(weights, dtype);
+  const Tensor places = prepared(locations, accumulator_of(dtype)), attention = prepared(weights, dtype_of_weights(value, weights));
   Tensor output = torch::stable::new_empty(value, shape);
   Tensor storage;
   const Levels levels = levels_of(problem.levels, value, stream, storage);
@@ -180,12 +185,12 @@ template <class T, int kVector>
 void launch_backward(const Problem& problem, const Tensor& grad_output, const Tensor& value, const Levels& levels,
                      const Tensor& locations, const Tensor& weights, Tensor* grad_value, Tensor& grad_locations,
                      Tensor& grad_weights, cudaStream_t stream) {
-  const Plan plan = plan_rows(problem.sizes, kVector);
+  const Plan plan = plan_rows(problem.sizes, kVector, sizeof(T), sizeof(Real<T>));
   backward_kernel<T, kVector><<<static_cast<unsigned>(plan.grid), kThreads, 0, stream>>>(
       static_cast<const T*>(grad_output.const_data_ptr()), static_cast<const T*>(value.const_data_ptr()), levels,
-      static_cast<const Real<T>*>(locations.const_data_ptr()), static_cast<const T*>(weights.const_data_ptr()),
+      static_cast<const Real<T>*>(locations.const_data_ptr()), Weights<const T>{weights.const_data_ptr(), weights.scalar_type() != value.scalar_type()},
       grad_value == nullptr ? nullptr : static_cast<Real<T>*>(grad_value->mutable_data_ptr()),
-      static_cast<Real<T>*>(grad_locations.mutable_data_ptr()), static_cast<T*>(grad_weights.mutable_data_ptr()),
+      static_cast<Real<T>*>(grad_locations.mutable_data_ptr()), Weights<T>{grad_weights.mutable_data_ptr(), grad_weights.scalar_type() != value.scalar_type()},
       plan);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
@@ -196,8 +201,8 @@ void launch_gather(const Problem& problem, const Tensor& grad_output, const Leve
   const GatherPlan plan = plan_gather(problem.sizes);
   gather_value_gradient_kernel<T><<<static_cast<unsigned>(plan.grid), kThreads, 0, stream>>>(
       static_cast<const T*>(grad_output.const_data_ptr()), levels,
-      static_cast<const Real<T>*>(locations.const_data_ptr()), static_cast<const T*>(weights.const_data_ptr()),
-      static_cast<T*>(grad_value.mutable_data_ptr()), plan);
+      static_cast<const Real<T>*>(locations.const_data_ptr()),
+      Weights<const T>{weights.const_data_ptr(), weights.scalar_type() != grad_output.scalar_type()}, static_cast<T*>(grad_value.mutable_data_ptr()), plan);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -228,9 +233,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output, const Ten
   const cudaStream_t stream = current_stream(value);
   const ScalarType dtype = value.scalar_type(), sums = accumulator_of(dtype);
   const Tensor gradient = prepared(grad_output, dtype), cells = torch::stable::contiguous(value);
-  const Tensor places = prepared(locations, sums), attention = prepared(weights, dtype);
+  const Tensor places = prepared(locations, sums), attention = prepared(weights, dtype_of_weights(value, weights));
   Tensor grad_locations = torch::stable::new_empty(value, locations_shape, sums);
-  Tensor grad_weights = torch::stable::new_empty(value, weights_shape);
+  Tensor grad_weights = torch::stable::new_empty(value, weights_shape, attention.scalar_type());
   Tensor grad_value = deterministic ? torch::stable::new_empty(value, value_shape)
                                     : torch::stable::new_zeros(value, value_shape, sums);
   Tensor storage;

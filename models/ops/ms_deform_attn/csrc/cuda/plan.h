@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "../row.h"
+#include "place.h"
 
 namespace soc_msda {
 
@@ -27,6 +27,7 @@ struct Plan {
   Sizes sizes;
   int32_t lane_bits;       // log2 of the lanes of a row
   int32_t rows_per_tile;
+  int32_t cell_bytes, grad_cell_bytes;  // from cell to cell in value and in the sums of its gradient
   int64_t tiles_per_head;  // of one head of one batch entry
   int64_t tiles;
   int64_t grid;            // blocks; each takes every grid-th tile
@@ -79,14 +80,17 @@ inline int64_t blocks_for(int64_t work, int64_t max_grid) {
   return work < max_grid ? work : max_grid;
 }
 
-// `vector` is how many channels a lane reads at once; it divides the channels.
-inline Plan plan_rows(const Sizes& sizes, int32_t vector, int64_t max_grid = kMaxGrid) {
+// `vector` is how many channels a lane reads at once; it divides the channels. Sizes of elements are in bytes.
+inline Plan plan_rows(
+    const Sizes& sizes, int32_t vector, int32_t element_size, int32_t sum_size, int64_t max_grid = kMaxGrid) {
   Plan plan{};
   plan.sizes = sizes;
   plan.lane_bits = 2;  // a row has a lane for each of its kPlacesAtOnce places
   while ((1 << plan.lane_bits) < kWarp && (int64_t(1) << plan.lane_bits) * vector < sizes.channels) {
     ++plan.lane_bits;
   }
+  plan.cell_bytes = sizes.heads * sizes.channels * element_size;
+  plan.grad_cell_bytes = sizes.heads * sizes.channels * sum_size;
   plan.rows_per_tile = kThreads >> plan.lane_bits;
   plan.tiles_per_head = (sizes.queries + plan.rows_per_tile - 1) / plan.rows_per_tile;
   plan.tiles = sizes.batch * sizes.heads * plan.tiles_per_head;
@@ -107,12 +111,12 @@ inline GatherPlan plan_gather(const Sizes& sizes, int64_t max_grid = kMaxGrid) {
 
 // What the kernels count with 32 bits must fit into them; everything else is counted with 64.
 // Returns what does not fit, or an empty text.
-inline std::string too_large(const Sizes& sizes, const std::vector<Level>& levels, int64_t element_size) {
+inline std::string too_large(const Sizes& sizes, const std::vector<Level>& levels) {
   constexpr int64_t limit = 0x7fffffff;
   if (sizes.cells > limit) {
     return std::to_string(sizes.cells) + " cells per batch entry; at most 2147483647 are possible";
   }
-  if (int64_t(sizes.heads) * sizes.channels * element_size > limit) {
+  if (int64_t(sizes.heads) * sizes.channels * int64_t(sizeof(double)) > limit) {
     return "the channels of all heads of a cell take more than 2147483647 bytes";
   }
   for (const Level& level : levels) {

@@ -82,12 +82,16 @@ struct PlaceGradient {
   Real x, y, attention;
 };
 
-// `dots` are the products of the output's gradient with the four cells, zero for corners off the map.
+// `products` are those of the output's gradient with the four cells; what they are for corners off the map is ignored.
 template <class Real>
 SOC_HD PlaceGradient<Real> place_gradient(
-    const Place<Real>& place, const Level& level, Real attention, const Real (&dots)[4]) {
+    const Place<Real>& place, const Level& level, Real attention, const Real (&products)[4]) {
   if (place.corners == 0u) {
     return {Real(0), Real(0), Real(0)};
+  }
+  Real dots[4];
+  for (int corner = 0; corner < 4; ++corner) {
+    dots[corner] = place.corners >> corner & 1u ? products[corner] : Real(0);
   }
   const Real along_top = dots[kTopRight] - dots[kTopLeft];
   const Real along_bottom = dots[kBottomRight] - dots[kBottomLeft];
