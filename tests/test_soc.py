@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.outputs import LayerOutput, SOCOutput, Tokens, VideoFeatures
 from models.ops.ms_deform_attn.backends import BACKENDS, use_backend
+from models.outputs import LayerOutput, SOCOutput, Tokens, VideoFeatures
 from models.soc import SOC
 from structures.clips import PaddedClips
 from tests.tiny_model import tiny_clips, tiny_soc, tiny_tokens

@@ -1,4 +1,4 @@
-"""Which backends of deformable attention are there, are they right, and how fast: `python -m models.ops.ms_deform_attn`.
+"""Which backends of deformable attention are there, right and how fast: `python -m models.ops.ms_deform_attn`.
 
 Exit code 1 where a backend computes something else than the reference.
 """
@@ -11,20 +11,8 @@ from collections.abc import Callable
 
 import torch
 
-from models.ops.ms_deform_attn.backends import AUTO, BACKENDS, HALF, REAL, Backend, choose, requested, use_backend
-from models.ops.ms_deform_attn.problems import SMALL_LEVELS, Problem, make_problem, relative_errors
-
-# Relative to the largest magnitude of a tensor: one unit in the last place for half precisions, whose sums are float32.
-BOUNDS = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
-
-
-def check(backend: Backend, problem: Problem, device: str, dtype: torch.dtype) -> float:
-    """Largest relative error of output and gradients against the reference in float64 on the same rounded inputs."""
-    rounded = problem.to(dtype, device)
-    with use_backend("reference"):
-        expected = rounded.to(torch.float64).forward_backward()
-    with use_backend(backend.name):
-        return max(relative_errors(rounded.forward_backward(), expected))
+from models.ops.ms_deform_attn.backends import AUTO, BACKENDS, HALF, REAL, choose, requested, use_backend
+from models.ops.ms_deform_attn.problems import BOUNDS, SMALL_LEVELS, error_against_reference, make_problem
 
 
 def milliseconds(run: Callable[[], object], device: str, budget_s: float = 0.3) -> float:
@@ -61,7 +49,7 @@ def report(device: str) -> bool:
             continue
         for dtype in (*REAL, *HALF):
             if dtype in backend.dtypes:
-                error = check(backend, small, device, dtype)
+                error = error_against_reference(backend.name, small, device, dtype)
                 fine = fine and error <= BOUNDS[dtype]
                 verdict = "right" if error <= BOUNDS[dtype] else "WRONG"
                 _print(f"  {backend.name:10} {str(dtype)[6:]:9} {verdict}, relative error {error:.1e}")
@@ -85,7 +73,8 @@ def main() -> int:
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if len(devices) == 1:
         _print("cuda: PyTorch sees no CUDA device")
-    return 0 if all([report(device) for device in devices]) else 1
+    results = [report(device) for device in devices]
+    return 0 if all(results) else 1
 
 
 def _print(line: str) -> None:

@@ -8,6 +8,7 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from models.ops.ms_deform_attn.backends import use_backend
 from models.ops.ms_deform_attn.functional import ms_deform_attn
 
 Shapes = tuple[tuple[int, int], ...]
@@ -15,6 +16,9 @@ Shapes = tuple[tuple[int, int], ...]
 # Strides 8 to 64 of frames of 360 x 640 and of 64 x 96 pixels.
 FULL_LEVELS: Shapes = ((45, 80), (23, 40), (12, 20), (6, 10))
 SMALL_LEVELS: Shapes = ((8, 12), (4, 6), (2, 3), (1, 2))
+
+# What `error_against_reference` may be: one unit in the last place for half precisions, whose sums are float32.
+BOUNDS = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +103,20 @@ def make_problem(
     return problem.to(torch.float64)
 
 
-def relative_errors(result: Sequence[Tensor], expected: Sequence[Tensor]) -> list[float]:
-    """Largest deviation of each tensor, relative to the largest magnitude that was expected."""
-    return [
-        float((ours.double().cpu() - right.double().cpu()).abs().amax() / right.abs().amax())
-        for ours, right in zip(result, expected, strict=True)
+def error_against_reference(backend: str, problem: Problem, device: str, dtype: torch.dtype) -> float:
+    """Largest deviation of output and gradients from the reference in float64 on the same, rounded inputs.
+
+    It is relative to the largest magnitude of each tensor.
+    """
+    rounded = problem.to(dtype, device)
+    with use_backend("reference"):
+        expected = rounded.to(torch.float64).forward_backward()
+    with use_backend(backend):
+        result = rounded.forward_backward()
+    errors = [
+        (ours.double() - right).abs().amax() / right.abs().amax() for ours, right in zip(result, expected, strict=True)
     ]
+    return float(torch.stack(errors).amax())
 
 
 def _centres(height: int, width: int) -> Tensor:

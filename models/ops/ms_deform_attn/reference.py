@@ -44,7 +44,7 @@ def ms_deform_attn_reference(
                 align_corners=False,
             )
             total = total + (samples * weight).sum(dim=-1)
-    if total.ndim == 0:  # every level is empty
+    if total.numel() == 0 or total.ndim == 0:  # nobody asks, or there is nothing to look at
         return value.new_zeros(value.shape[0], sampling_locations.shape[1], value.shape[2] * value.shape[3])
     return rearrange(total, "(b m) c q -> b q (m c)", b=value.shape[0])
 
