@@ -258,10 +258,13 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocks<T>) forward_kernel(
       const bool has_channels = channel < sizes.channels;
       const T* channels = kept(value + map_offset(sizes, row.batch, row.head) + channel);
       Real<T> sums[kVector] = {};
+      Real<T> outside = Real<T>(0);  // zero times the weights of this lane's places off the map: not a number shows
       Cursor cursor(lane % kPlacesAtOnce, sizes.points);
       for (int32_t done = 0; done < places; done += kPlacesAtOnce, cursor.advance(sizes.points)) {
-        const Handout<Real<T>> own =
-            handout_of(own_place<T>(levels, cursor, sizes.levels, locations, weights, own_places + done));
+        const OwnPlace<Real<T>> found =
+            own_place<T>(levels, cursor, sizes.levels, locations, weights, own_places + done);
+        const Handout<Real<T>> own = handout_of(found);
+        outside += own.is_on_map() ? Real<T>(0) : Real<T>(0) * found.attention;
 #pragma unroll
         for (int from = 0; from < kPlacesAtOnce; ++from) {
           const Handout<Real<T>> place = hand_round(own, from);
@@ -283,11 +286,15 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocks<T>) forward_kernel(
           }
         }
       }
+#pragma unroll
+      for (int other = 1; other < kPlacesAtOnce; other *= 2) {
+        outside += __shfl_xor_sync(kWholeWarp, outside, other);
+      }
       if (row.exists && has_channels) {
         Pack<T, kVector> result;
 #pragma unroll
         for (int i = 0; i < kVector; ++i) {
-          result.at[i] = static_cast<T>(sums[i]);
+          result.at[i] = static_cast<T>(sums[i] + outside);
         }
         *reinterpret_cast<Pack<T, kVector>*>(output + number * sizes.channels + channel) = result;
       }
@@ -298,10 +305,10 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocks<T>) forward_kernel(
 // Adds `scale * from` to `to`. The order in which the lanes of the GPU arrive is not fixed.
 template <class R, int kVector>
 SOC_DEVICE void scatter_add(R* to, R scale, const R (&from)[kVector]) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  constexpr bool four_at_once = sizeof(R) == 4 && kVector % 4 == 0;
-#else
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
   constexpr bool four_at_once = false;
+#else
+  constexpr bool four_at_once = sizeof(R) == 4 && kVector % 4 == 0;
 #endif
   if constexpr (four_at_once) {
 #pragma unroll

@@ -50,7 +50,6 @@ cudaStream_t current_stream(const Tensor& tensor) {
 struct Problem {
   Sizes sizes;
   std::vector<Level> levels;
-  bool is_empty;  // no row, no place or no channel: nothing to launch
 };
 
 Problem problem_of(
@@ -104,9 +103,6 @@ Problem problem_of(
   const std::string reason =
       too_large(problem.sizes, problem.levels);
   STD_TORCH_CHECK(reason.empty(), "value is too large: ", reason);
-  const Sizes& sizes = problem.sizes;
-  problem.is_empty = sizes.batch == 0 || sizes.queries == 0 || sizes.heads == 0 || sizes.channels == 0 ||
-                     sizes.levels == 0 || sizes.points == 0;
   return problem;
 }
 
@@ -160,7 +156,7 @@ Tensor forward(const Tensor& value, const std::vector<int64_t>& shapes, const Te
   const Sizes& sizes = problem.sizes;
   const torch::stable::accelerator::DeviceGuard guard(value.get_device());
   const std::vector<int64_t> shape{sizes.batch, sizes.queries, int64_t(sizes.heads) * sizes.channels};
-  if (problem.is_empty) {
+  if (is_empty(sizes)) {
     return torch::stable::new_zeros(value, shape);
   }
   const cudaStream_t stream = current_stream(value);
@@ -226,7 +222,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output, const Ten
   const std::vector<int64_t> weights_shape{sizes.batch, sizes.queries, sizes.heads, sizes.levels, sizes.points};
   std::vector<int64_t> locations_shape = weights_shape;
   locations_shape.push_back(2);
-  if (problem.is_empty) {
+  if (is_empty(sizes)) {
     return {torch::stable::new_zeros(value, value_shape), torch::stable::new_zeros(locations, locations_shape),
             torch::stable::new_zeros(weights, weights_shape)};
   }

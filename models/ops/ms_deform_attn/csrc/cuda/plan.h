@@ -23,6 +23,12 @@ struct Sizes {
   int32_t heads, channels, levels, points;
 };
 
+// No row, no place or no channel: the output is zero, and no kernel is to be launched.
+inline bool is_empty(const Sizes& sizes) {
+  return sizes.batch == 0 || sizes.queries == 0 || sizes.heads == 0 || sizes.channels == 0 || sizes.levels == 0 ||
+         sizes.points == 0;
+}
+
 struct Plan {
   Sizes sizes;
   int32_t lane_bits;       // log2 of the lanes of a row

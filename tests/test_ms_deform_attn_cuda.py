@@ -1,0 +1,223 @@
+"""The CUDA kernels of deformable attention: on a CPU by emulation, in the compiler, and where there is one on a GPU."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models.ops.ms_deform_attn.reference import ms_deform_attn_reference
+from tests.cuda_emulation import Emulator, Inputs
+
+WIDE = {torch.float64: torch.float64, torch.float32: torch.float32}
+# Relative to the largest number: sums of at most some hundred terms, and for half precisions one rounding at the end.
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+COUNTS = {"batch": 3, "queries": 9, "heads": 4, "channels": 48, "points": 6, "seed": 1000}
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    return Emulator.compile(tmp_path_factory.mktemp("emulator"))
+
+
+def make_inputs(
+    shapes: Sequence[tuple[int, int]],
+    dtype: torch.dtype = torch.float32,
+    *,
+    batch: int = 2,
+    queries: int = 5,
+    heads: int = 2,
+    channels: int = 8,
+    points: int = 2,
+    seed: int = 0,
+) -> Inputs:
+    """Random, with a third of the locations outside the map."""
+    generator = torch.Generator().manual_seed(seed)
+    wide = WIDE.get(dtype, torch.float32)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    places = (batch, queries, heads, len(shapes), points)
+    locations = torch.rand((*places, 2), generator=generator, dtype=torch.float64) * 1.4 - 0.2
+    return Inputs(
+        value=normal(batch, sum(height * width for height, width in shapes), heads, channels).to(dtype),
+        shapes=shapes,
+        locations=locations.to(wide),
+        weights=normal(*places).to(wide),
+        grad_output=normal(batch, queries, heads * channels).to(dtype),
+    )
+
+
+def with_changes(inputs: Inputs, **changes: object) -> Inputs:
+    fields = {name: getattr(inputs, name) for name in Inputs.__slots__}
+    return Inputs(**(fields | changes))
+
+
+def expected(inputs: Inputs) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Output and gradients of the reference in float64."""
+    tensors = [tensor.double().requires_grad_() for tensor in (inputs.value, inputs.locations, inputs.weights)]
+    output = ms_deform_attn_reference(tensors[0], inputs.shapes, tensors[1], tensors[2])
+    if output.grad_fn is None:
+        return output, tuple(torch.zeros_like(tensor) for tensor in tensors)
+    gradients = torch.autograd.grad(output, tensors, inputs.grad_output.double(), allow_unused=True)
+    filled = (torch.zeros_like(t) if g is None else g for t, g in zip(tensors, gradients, strict=True))
+    return output.detach(), tuple(filled)
+
+
+def assert_near(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    if not expected.numel():
+        assert actual.shape == expected.shape
+        return
+    error = (actual.double() - expected).abs().max().item()
+    assert error <= tolerance * max(1.0, expected.abs().max().item())
+
+
+def check(emulator: Emulator, inputs: Inputs, *, deterministic: bool = True) -> None:
+    tolerance = TOLERANCE[inputs.value.dtype]
+    # Gradients in float32 are sums of products of rounded numbers: they have the error of float32.
+    wide_tolerance = TOLERANCE[inputs.locations.dtype] * 10
+    output, (value, locations, weights) = expected(inputs)
+    assert_near(emulator.forward(inputs), output, tolerance)
+    grad_value, grad_locations, grad_weights = emulator.backward(inputs)
+    assert_near(grad_value, value, wide_tolerance)
+    assert_near(grad_locations, locations, wide_tolerance)
+    assert_near(grad_weights, weights, max(wide_tolerance, TOLERANCE[inputs.weights.dtype]))
+    if deterministic:
+        again = emulator.backward(inputs, deterministic=True)
+        assert_near(again[0], value, max(wide_tolerance, tolerance))
+        assert torch.equal(again[1], grad_locations)
+        assert torch.equal(again[2], grad_weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_kernels_equal_the_reference_in_every_dtype(emulator: Emulator, dtype: torch.dtype):
+    check(emulator, make_inputs([(3, 4), (2, 2)], dtype, channels=16, points=3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_weights_may_be_of_half_precision_as_well(emulator: Emulator, dtype: torch.dtype):
+    inputs = make_inputs([(3, 4), (2, 2)], dtype)
+    check(emulator, with_changes(inputs, weights=inputs.weights.to(dtype)))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 20, 24, 36, 130, 160])
+def test_any_number_of_channels(emulator: Emulator, channels: int):
+    check(emulator, make_inputs([(3, 5), (1, 2)], channels=channels, batch=1, queries=3))
+
+
+@pytest.mark.parametrize(("heads", "levels", "points"), [(1, 1, 1), (3, 3, 5), (5, 1, 7), (1, 5, 3), (2, 2, 40)])
+def test_any_number_of_heads_levels_and_points(emulator: Emulator, heads: int, levels: int, points: int):
+    shapes = [(4, 3), (2, 5), (1, 1), (3, 1), (1, 6)][:levels]
+    check(emulator, make_inputs(shapes, heads=heads, points=points, batch=1, queries=4))
+
+
+def test_more_levels_than_travel_with_a_launch(emulator: Emulator):
+    check(emulator, make_inputs([(1, 2), (2, 1)] * 20, batch=1, queries=2, heads=1, points=1))
+
+
+def test_more_queries_than_a_block_has_rows_and_more_blocks_than_the_grid(emulator: Emulator):
+    inputs = make_inputs([(3, 4)], queries=37, heads=3, points=1)
+    check(emulator, with_changes(inputs, max_grid=2))
+
+
+def test_values_that_cannot_be_read_in_large_pieces(emulator: Emulator):
+    check(emulator, with_changes(make_inputs([(3, 4), (2, 2)], channels=40), one_channel_per_lane=True))
+
+
+@pytest.mark.parametrize("changes", [{"batch": 0}, {"queries": 0}, {"heads": 0}, {"channels": 0}, {"points": 0}])
+def test_empty_inputs(emulator: Emulator, changes: dict[str, int]):
+    inputs = make_inputs([(2, 3)], **changes)
+    assert not emulator.forward(inputs).any()
+    assert not any(gradient.any() for gradient in emulator.backward(inputs))
+    assert not any(gradient.any() for gradient in emulator.backward(inputs, deterministic=True))
+
+
+def test_levels_without_cells(emulator: Emulator):
+    check(emulator, make_inputs([(0, 4), (3, 0)]), deterministic=False)  # nothing to gather into
+
+
+def test_a_level_without_cells_among_others(emulator: Emulator):
+    check(emulator, make_inputs([(2, 3), (0, 5), (3, 2)]))
+
+
+def test_locations_on_and_next_to_every_border(emulator: Emulator):
+    height, width = 2, 4
+    # In units of a quarter of a cell, exactly representable: two cells outside to two cells outside.
+    x = torch.arange(-8, 4 * width + 9) / (4 * width)
+    y = torch.arange(-8, 4 * height + 9) / (4 * height)
+    places = torch.cartesian_prod(x.double(), y.double()).view(1, -1, 1, 1, 1, 2)
+    inputs = make_inputs([(height, width)], torch.float64, batch=1, queries=places.shape[1], heads=1, points=1)
+    check(emulator, with_changes(inputs, locations=places))
+
+
+def test_locations_that_are_not_finite_add_nothing_and_get_no_gradient(emulator: Emulator):
+    inputs = make_inputs([(3, 4), (2, 2)], points=4)
+    wild = torch.tensor([math.nan, math.inf, -math.inf, 3e38, -3e38, 1e10])
+    choice = torch.randint(0, 9, inputs.locations.shape, generator=torch.Generator().manual_seed(1))
+    locations = torch.where(choice < 6, wild[choice.clamp(max=5)], inputs.locations)
+    check(emulator, with_changes(inputs, locations=locations))
+
+
+def test_a_weight_that_is_not_a_number_shows_even_outside(emulator: Emulator):
+    inputs = make_inputs([(3, 4), (2, 2)])
+    locations, weights = inputs.locations.clone(), inputs.weights.clone()
+    locations[1, 2, 1, 1, 0] = 5.0
+    weights[1, 2, 1, 1, 0] = math.nan
+    output = emulator.forward(with_changes(inputs, locations=locations, weights=weights)).view(2, 5, 2, 8)
+    assert output[1, 2, 1].isnan().all()
+    assert output.isnan().sum() == 8
+
+
+def test_cells_that_no_place_touches_are_not_read(emulator: Emulator):
+    inputs = make_inputs([(3, 4)], heads=1, batch=1)
+    inputs = with_changes(inputs, locations=inputs.locations.clamp(-0.3, 0.4))
+    output, (grad_value, _, _) = expected(inputs)
+    untouched = grad_value == 0
+    assert untouched.any()
+    value = inputs.value.masked_fill(untouched, math.nan)
+    assert_near(emulator.forward(with_changes(inputs, value=value)), output, TOLERANCE[torch.float32])
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_problem_equals_the_reference(emulator: Emulator, data: st.DataObject):
+    sides = st.integers(0, 6)
+    shapes = data.draw(st.lists(st.tuples(sides, sides), min_size=1, max_size=5))
+    dtype = data.draw(st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16]))
+    counts = {name: data.draw(st.integers(1, most)) for name, most in COUNTS.items()}
+    check(emulator, make_inputs(shapes, dtype, **counts), deterministic=any(h * w for h, w in shapes))
+
+
+def test_the_layout_counts_with_64_bits(emulator: Emulator):
+    # 3e9 tiles: more than a grid may have, and more than 32 bits count.
+    sizes = [3, 20, 8 * 10**9, 2, 32, 1, 4]
+    layout = emulator.layout(sizes, [(4, 5)], tile=-1, row=15)
+    assert layout.lanes_per_row == 8
+    assert layout.rows_per_tile == 16
+    assert layout.tiles == 3 * 10**9
+    assert layout.grid == 2**31 - 1
+    assert (layout.batch, layout.head, layout.query, layout.exists) == (2, 1, 8 * 10**9 - 1, True)
+    assert layout.row_number == 3 * 8 * 10**9 * 2 - 1
+    assert layout.map_offset == (2 * 20 * 2 + 1) * 32
+
+
+def test_rows_after_the_last_query_repeat_it(emulator: Emulator):
+    layout = emulator.layout([1, 20, 17, 1, 32, 1, 4], [(4, 5)], tile=1, row=5)
+    assert (layout.tiles, layout.query, layout.exists) == (2, 16, False)
+
+
+def test_the_layout_says_what_does_not_fit(emulator: Emulator):
+    sizes = [10**6, 2**31 - 1, 10**6, 2**10, 2**10, 1, 4]
+    assert emulator.layout(sizes, [(1, 1)], tile=0, row=0).fits
+    assert not emulator.layout([1, 2**31, 1, 1, 32, 1, 4], [(1, 1)], tile=0, row=0).fits
+    assert not emulator.layout([1, 20, 1, 2**14, 2**14, 1, 4], [(1, 1)], tile=0, row=0).fits
+    assert not emulator.layout([1, 2**24, 1, 1, 32, 1, 4], [(1, 2**24)], tile=0, row=0).fits
