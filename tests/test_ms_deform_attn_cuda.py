@@ -1,9 +1,14 @@
 """The CUDA kernels of deformable attention: on a CPU by emulation, in the compiler, and where there is one on a GPU."""
 
 import math
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from models.ops.ms_deform_attn import build
 from models.ops.ms_deform_attn.reference import ms_deform_attn_reference
 from tests.cuda_emulation import Emulator, Inputs
 
@@ -62,15 +68,15 @@ def with_changes(inputs: Inputs, **changes: object) -> Inputs:
     return Inputs(**(fields | changes))
 
 
-def expected(inputs: Inputs) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+def expected(inputs: Inputs) -> tuple[Tensor, list[Tensor]]:
     """Output and gradients of the reference in float64."""
     tensors = [tensor.double().requires_grad_() for tensor in (inputs.value, inputs.locations, inputs.weights)]
     output = ms_deform_attn_reference(tensors[0], inputs.shapes, tensors[1], tensors[2])
     if output.grad_fn is None:
-        return output, tuple(torch.zeros_like(tensor) for tensor in tensors)
-    gradients = torch.autograd.grad(output, tensors, inputs.grad_output.double(), allow_unused=True)
-    filled = (torch.zeros_like(t) if g is None else g for t, g in zip(tensors, gradients, strict=True))
-    return output.detach(), tuple(filled)
+        return output, [torch.zeros_like(tensor) for tensor in tensors]
+    options = {"allow_unused": True, "materialize_grads": True}
+    gradients = torch.autograd.grad(output, tensors, inputs.grad_output.double(), **options)
+    return output.detach(), list(gradients)
 
 
 def assert_near(actual: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -134,7 +140,7 @@ def test_values_that_cannot_be_read_in_large_pieces(emulator: Emulator):
 
 
 @pytest.mark.parametrize("changes", [{"batch": 0}, {"queries": 0}, {"heads": 0}, {"channels": 0}, {"points": 0}])
-def test_empty_inputs(emulator: Emulator, changes: dict[str, int]):
+def test_empty_inputs(emulator: Emulator, changes: dict[str, Any]):
     inputs = make_inputs([(2, 3)], **changes)
     assert not emulator.forward(inputs).any()
     assert not any(gradient.any() for gradient in emulator.backward(inputs))
@@ -221,3 +227,66 @@ def test_the_layout_says_what_does_not_fit(emulator: Emulator):
     assert not emulator.layout([1, 2**31, 1, 1, 32, 1, 4], [(1, 1)], tile=0, row=0).fits
     assert not emulator.layout([1, 20, 1, 2**14, 2**14, 1, 4], [(1, 1)], tile=0, row=0).fits
     assert not emulator.layout([1, 2**24, 1, 1, 32, 1, 4], [(1, 2**24)], tile=0, row=0).fits
+
+
+REGISTERS = re.compile(
+    r"Compiling entry function '_ZN8soc_msda\d+(?P<kernel>[a-z_]+?)_kernelI\w*' for '(?P<arch>\w+)'.*?"
+    r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
+    r"Used (?P<registers>\d+) registers",
+    re.DOTALL,
+)
+# Four dtypes; forward and backward with channels one by one and in pieces of 16 bytes.
+NUM_KERNELS = {"backward": 8, "forward": 8, "gather_value_gradient": 4}
+# Per thread; nvcc 13.0 needs up to 64 (72 for float64), 117 and 56. More would mean fewer warps at a time.
+REGISTER_LIMITS = {"forward": 64, "forward of float64": 128, "backward": 128, "gather_value_gradient": 64}
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["90", pytest.param("80", marks=pytest.mark.slow), pytest.param("100", marks=pytest.mark.slow)],
+)
+def test_the_compiler_keeps_everything_in_registers(architecture: str, tmp_path: Path):
+    try:
+        nvcc = build.find_compiler("cuda")
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    offered = subprocess.run([*nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
+    if f"sm_{architecture}" not in offered:
+        pytest.skip(f"this nvcc does not know sm_{architecture}")
+    code = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
+    include = Path(torch.__file__).parent / "include"
+    sources = [str(path) for path in (build.SOURCES / "cuda").glob("*.cu")]
+    options = ["-isystem", str(include), "-Xptxas", "-v", "-c", "-o", str(tmp_path / "kernels.o")]
+    run = subprocess.run(
+        [*nvcc, *build.CUDA_FLAGS, code, *options, *sources], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "warning" not in run.stderr
+    found = list(REGISTERS.finditer(run.stdout + run.stderr))
+    kernels = [match["kernel"] for match in found]
+    assert {name: kernels.count(name) for name in sorted(set(kernels))} == NUM_KERNELS
+    for match in found:
+        of_float64 = match["kernel"] == "forward" and "kernelId" in match[0]
+        limit = REGISTER_LIMITS["forward of float64" if of_float64 else match["kernel"]]
+        assert int(match["registers"]) <= limit, match[0]
+        assert (match["stack"], match["stores"], match["loads"]) == ("0", "0", "0"), match[0]
+
+
+def test_without_nvcc_the_installation_fails_with_one_sentence_of_what_to_do(tmp_path: Path, repository: Path):
+    folder = tmp_path / "ms_deform_attn"
+    shutil.copytree(repository / "models" / "ops" / "ms_deform_attn", folder)
+    build_py = folder / "build.py"
+    build_py.write_text(build_py.read_text().replace("/usr/local/cuda/bin/nvcc", "no-nvcc-here"))
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "g++").symlink_to(str(shutil.which("g++")))
+    command = [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path / "lib")]
+    environment = {**os.environ, "PATH": str(tools)}
+    for name in ("CUDA_HOME", "CUDA_PATH", "SOC_MS_DEFORM_ATTN_BUILD"):
+        environment.pop(name, None)
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode != 0
+    expected = "no nvcc found: install the CUDA toolkit or set CUDA_HOME" if torch.version.cuda else "without CUDA"
+    assert expected in run.stderr
+    assert "set SOC_MS_DEFORM_ATTN_BUILD=cpu" in run.stderr.strip().splitlines()[-1]
+    assert not (tmp_path / "lib").exists()

@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -111,9 +112,6 @@ def compiled_library(kind: Kind) -> Path:
     Raises:
         BuildError: if there is no compiler, or it fails.
     """
-    sources = sorted((SOURCES / kind).glob("*.cpp" if kind == "cpu" else "*.cu"))
-    if not sources:
-        raise BuildError(f"no sources in {SOURCES / kind}")
     flags = cpu_flags() if kind == "cpu" else cuda_flags()
     folder = cache_folder()
     path = folder / f"soc_ms_deform_attn_{kind}_{_key(kind, flags)}.so"
@@ -124,7 +122,7 @@ def compiled_library(kind: Kind) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(path.with_suffix(".lock")):
             if not path.exists():  # another process was faster
-                _compile(kind, [*compiler, *flags], sources, path)
+                compile_library(kind, [*compiler, *flags], path)
     except OSError as error:
         raise BuildError(f"cannot write to {folder} ({error}); set SOC_CACHE_DIR to a folder that can") from error
     return path
@@ -166,9 +164,15 @@ def cpu_flags() -> list[str]:
 
 
 def cuda_flags() -> list[str]:
-    """Flags of the CUDA library for the GPUs that can be seen, else for the usual ones."""
+    """Flags of the CUDA library: for TORCH_CUDA_ARCH_LIST, else for the GPUs that can be seen, else for the usual ones.
+
+    Raises:
+        BuildError: if TORCH_CUDA_ARCH_LIST is set and cannot be read.
+    """
     import torch
 
+    if wanted := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return [*CUDA_FLAGS, *(flag for entry in wanted.replace(";", " ").split() for flag in _codes_for(entry))]
     seen: set[str] = set()
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -178,6 +182,16 @@ def cuda_flags() -> list[str]:
     codes = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in architectures]
     newest = architectures[-1]
     return [*CUDA_FLAGS, *codes, f"-gencode=arch=compute_{newest},code=compute_{newest}"]
+
+
+def _codes_for(entry: str) -> list[str]:
+    """`9.0` or `9.0+PTX` of TORCH_CUDA_ARCH_LIST as flags."""
+    found = re.fullmatch(r"(\d+)\.(\d+[a-z]?)(\+PTX)?", entry)
+    if found is None:
+        raise BuildError(f"TORCH_CUDA_ARCH_LIST has {entry!r}; expected numbers as in '8.0;9.0+PTX'")
+    name = found[1] + found[2]
+    codes = [f"-gencode=arch=compute_{name},code=sm_{name}"]
+    return [*codes, f"-gencode=arch=compute_{name},code=compute_{name}"] if found[3] else codes
 
 
 def link_flags(kind: Kind) -> list[str]:
@@ -224,7 +238,20 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _compile(kind: Kind, command: list[str], sources: list[Path], path: Path) -> None:
+def compile_library(kind: Kind, command: list[str], path: Path) -> None:
+    """Runs the compiler; a file that is there is whole.
+
+    Args:
+        kind: which library.
+        command: compiler and flags.
+        path: the library.
+
+    Raises:
+        BuildError: if the compiler fails.
+    """
+    sources = sorted((SOURCES / kind).glob("*.cpp" if kind == "cpu" else "*.cu"))
+    if not sources:
+        raise BuildError(f"no sources in {SOURCES / kind}")
     logger.info("compiling the %s kernels of deformable attention (once, some seconds) into %s", kind, path)
     begin = time.monotonic()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.so")
