@@ -290,3 +290,160 @@ def test_without_nvcc_the_installation_fails_with_one_sentence_of_what_to_do(tmp
     assert expected in run.stderr
     assert "set SOC_MS_DEFORM_ATTN_BUILD=cpu" in run.stderr.strip().splitlines()[-1]
     assert not (tmp_path / "lib").exists()
+
+
+# What follows needs a GPU; the tests of tests/test_ms_deform_attn.py with the backend `cuda` do too.
+
+
+def on_gpu(inputs: Inputs) -> tuple[Tensor, list[int], Tensor, Tensor]:
+    """Arguments of the operator; makes sure that it is there."""
+    try:
+        build.load_library("cuda")
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    shapes = [side for shape in inputs.shapes for side in shape]
+    return inputs.value.cuda(), shapes, inputs.locations.cuda(), inputs.weights.cuda()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels", [3, 24, 32, 130])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_gpu_computes_what_the_emulation_computes(dtype: torch.dtype, channels: int, deterministic: bool):
+    inputs = make_inputs([(13, 17), (7, 5), (1, 1)], dtype, queries=70, heads=3, channels=channels, points=3)
+    arguments = on_gpu(inputs)
+    output, gradients = expected(inputs)
+    assert_near(torch.ops.soc_ms_deform_attn_cuda.forward(*arguments).cpu(), output, TOLERANCE[dtype])
+    actual = torch.ops.soc_ms_deform_attn_cuda.backward(inputs.grad_output.cuda(), *arguments, deterministic)
+    tolerance = max(TOLERANCE[dtype], 10 * TOLERANCE[inputs.locations.dtype])
+    for ours, right in zip(actual, gradients, strict=True):
+        assert_near(ours.cpu(), right, tolerance)
+
+
+@pytest.mark.gpu
+def test_the_deterministic_gradient_has_the_same_bits_every_time():
+    inputs = make_inputs([(30, 40), (3, 4)], queries=3000, channels=32, points=4)
+    arguments = on_gpu(inputs)
+    grad_output = inputs.grad_output.cuda()
+    first = torch.ops.soc_ms_deform_attn_cuda.backward(grad_output, *arguments, True)
+    for _ in range(5):
+        again = torch.ops.soc_ms_deform_attn_cuda.backward(grad_output, *arguments, True)
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.gpu
+def test_work_goes_to_the_current_stream():
+    inputs = make_inputs([(64, 64)], queries=4096, channels=32, points=4)
+    value, shapes, locations, weights = on_gpu(inputs)
+    right = torch.ops.soc_ms_deform_attn_cuda.forward(value, shapes, locations, weights)
+    torch.cuda.synchronize()
+    results = []
+    for stream in [torch.cuda.Stream() for _ in range(2)]:
+        with torch.cuda.stream(stream):
+            # The stream is busy when the inputs are made: a launch on another one would read zeros.
+            late = torch.zeros_like(value)
+            torch.cuda._sleep(20_000_000)
+            late.copy_(value)
+            results.append(torch.ops.soc_ms_deform_attn_cuda.forward(late, shapes, locations, weights))
+    torch.cuda.synchronize()
+    assert all(torch.equal(result, right) for result in results)
+
+
+@pytest.mark.gpu
+def test_tensors_on_the_second_gpu_are_served_there():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    inputs = make_inputs([(5, 7)])
+    value, shapes, locations, weights = (
+        item.to("cuda:1") if isinstance(item, Tensor) else item for item in on_gpu(inputs)
+    )
+    output = torch.ops.soc_ms_deform_attn_cuda.forward(value, shapes, locations, weights)
+    assert output.device.index == 1
+    assert torch.cuda.current_device() == 0
+    assert_near(output.cpu(), expected(inputs)[0], TOLERANCE[torch.float32])
+    with pytest.raises(RuntimeError, match="one device"):
+        torch.ops.soc_ms_deform_attn_cuda.forward(value.to("cuda:0"), shapes, locations, weights)
+
+
+@pytest.mark.gpu
+def test_tensors_of_more_than_two_thousand_million_numbers():
+    height, width, heads, channels, batch = 512, 512, 8, 128, 9  # 2.4e9 numbers, 4.8 GB in half precision
+    shapes = [(height, width)]
+    if torch.cuda.mem_get_info()[0] < 24 * 2**30:
+        pytest.skip("needs 24 GB of free GPU memory")
+    inputs = make_inputs([(1, 1)], torch.float16, batch=batch, queries=3, heads=heads, channels=channels)
+    _, _, locations, weights = on_gpu(inputs)
+    value = torch.zeros(batch, height * width, heads, channels, dtype=torch.float16, device="cuda")
+    value[-1, -1, -1] = 1.0  # the very last cell
+    assert value.numel() > 2**31
+    centre = torch.tensor([(width - 0.5) / width, (height - 0.5) / height], device="cuda")
+    output = torch.ops.soc_ms_deform_attn_cuda.forward(
+        value, list(shapes[0]), centre.expand_as(locations).contiguous(), weights
+    ).view(batch, 3, heads, channels)
+    torch.testing.assert_close(
+        output[-1, :, -1, 0].float(), weights[-1, :, -1].float().sum(dim=(-1, -2)), rtol=2e-3, atol=2e-3
+    )
+    assert not output[:-1].any()
+    assert not output[:, :, :-1].any()
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_can_hold_it():
+    inputs = make_inputs([(16, 16), (8, 8)], queries=64, channels=32)
+    value, shapes, locations, weights = on_gpu(inputs)
+    right = torch.ops.soc_ms_deform_attn_cuda.forward(value, shapes, locations, weights)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = torch.ops.soc_ms_deform_attn_cuda.forward(value, shapes, locations, weights)
+    output.zero_()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(output, right)
+
+
+SANITIZED = """
+import sys
+
+import torch
+
+torch.ops.load_library(sys.argv[1])
+operators = torch.ops.soc_ms_deform_attn_cuda
+for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+    for channels in (3, 32):
+        wide = dtype if dtype.itemsize > 2 else torch.float32
+        value = torch.randn(2, 41, 3, channels, device="cuda").to(dtype)
+        locations = (torch.rand(2, 9, 3, 2, 3, 2, device="cuda") * 2 - 0.5).to(wide)
+        locations[0, 0, 0, 0, 0] = float("nan")
+        locations[0, 0, 0, 0, 1] = float("inf")
+        arguments = (value, [5, 7, 2, 3], locations, torch.rand(2, 9, 3, 2, 3, device="cuda").to(wide))
+        output = operators.forward(*arguments)
+        for deterministic in (False, True):
+            operators.backward(output, *arguments, deterministic)
+torch.cuda.synchronize()
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck"])
+def test_compute_sanitizer_has_no_complaints(tool: str, tmp_path: Path):
+    sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    if not Path(sanitizer).is_file():
+        pytest.skip("no compute-sanitizer")
+    try:
+        library = build.load_library("cuda")
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    # Without the caching allocator every tensor has memory of its own, and its end is seen. Only our kernels are
+    # watched: others read what they do not use.
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", "--kernel-regex", "kns=soc_msda"]
+    run = subprocess.run(
+        [*command, sys.executable, "-c", SANITIZED, str(library)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
