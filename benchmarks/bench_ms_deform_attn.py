@@ -5,6 +5,7 @@ a ratio is the median of the ratios within a round. Exit code 1 where a goal is 
 """
 
 import argparse
+import os
 import platform
 import statistics
 import sys
@@ -166,6 +167,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    load = os.getloadavg()[0]
     lines = [
         "| case | dtype | backend | forward, ms | times as fast | forward + backward, ms | times as fast |",
         "|---|---|---|---|---|---|---|",
@@ -186,7 +188,8 @@ def main() -> int:
     print(verdict)
     name = f"ms_deform_attn_{hardware(options.device)}_{date.today().isoformat()}.md"
     versions = (
-        f"Python {platform.python_version()}, PyTorch {torch.__version__}, {options.threads} threads; medians of "
+        f"Python {platform.python_version()}, PyTorch {torch.__version__}, {options.threads} threads, "
+        f"{os.cpu_count()} cores, load average {load:.1f} when this began; medians of "
         f"{options.rounds} rounds in which all took turns. `pure PyTorch` is the function `ms_deform_attn_reference`; "
         "`reference` is the same as a backend of the operator, whose backward samples again instead of remembering."
     )

@@ -66,33 +66,32 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, locations and weights; samples again instead of keeping the samples of the forward pass."""
     dtype = locations.dtype
-    batch, _, heads, _ = value.shape
-    maps = rearrange(value.to(dtype), "b s m c -> (b m) c s")
+    heads = value.shape[2]
+    levels = value.to(dtype).split([height * width for height, width in _pairs(shapes)], dim=1)
     grad = rearrange(grad_output.to(dtype), "b q (m c) -> (b m) c q 1", m=heads)
-    grid = _sampling_grid(locations)
-    grids = rearrange(grid, "b q m l p xy -> l (b m) q p xy")
+    grids = rearrange(_sampling_grid(locations), "b q m l p xy -> l (b m) q p xy")
     level_weights = rearrange(weights, "b q m l p -> l (b m) 1 q p")
-    grad_maps = torch.zeros_like(maps)
-    grad_grids, grad_weights = torch.zeros_like(grids), weights.new_zeros(grids.shape[:-1])
-    start = 0
-    for level, (height, width) in enumerate(_pairs(shapes)):
-        stop = start + height * width
-        if stop == start:
+    grad_levels, grad_grids, grad_weights = [], [], []
+    for level, (height, width), grid, weight in zip(levels, _pairs(shapes), grids, level_weights, strict=True):
+        if height * width == 0:
+            grad_levels.append(torch.zeros_like(level))
+            grad_grids.append(torch.zeros_like(grid))
+            grad_weights.append(grid.new_zeros(grid.shape[:-1]))
             continue
-        image = rearrange(maps[..., start:stop], "n c (h w) -> n c h w", h=height)
-        samples = F.grid_sample(image, grids[level], padding_mode="zeros", align_corners=False)
-        grad_weights[level] = (samples * grad).sum(dim=1)
-        grad_image, grad_grids[level] = torch.ops.aten.grid_sampler_2d_backward(
-            grad * level_weights[level], image, grids[level], _BILINEAR, _ZEROS, False, [True, True]
+        image = rearrange(level, "b (h w) m c -> (b m) c h w", h=height)
+        samples = F.grid_sample(image, grid, padding_mode="zeros", align_corners=False)
+        grad_weights.append((samples * grad).sum(dim=1))
+        grad_image, grad_grid = torch.ops.aten.grid_sampler_2d_backward(
+            grad * weight, image, grid, _BILINEAR, _ZEROS, False, [True, True]
         )
-        grad_maps[..., start:stop] = grad_image.flatten(2)  # (b*m, c, h*w)
-        start = stop
+        grad_levels.append(rearrange(grad_image, "(b m) c h w -> b (h w) m c", m=heads))
+        grad_grids.append(grad_grid)
+    grad_locations = 2 * rearrange(grad_grids, "l (b m) q p xy -> b q m l p xy", m=heads)
     is_near = (2 * locations - 1).abs() <= 3
-    grad_locations = 2 * rearrange(grad_grids, "l (b m) q p xy -> b q m l p xy", b=batch)
     return (
-        rearrange(grad_maps, "(b m) c s -> b s m c", b=batch).to(value.dtype).contiguous(),
+        torch.cat(grad_levels, dim=1).to(value.dtype).contiguous(),
         torch.where(is_near, grad_locations, 0.0).contiguous(),
-        rearrange(grad_weights, "l (b m) q p -> b q m l p", b=batch).contiguous(),
+        rearrange(grad_weights, "l (b m) q p -> b q m l p", m=heads).contiguous(),
     )
 
 
