@@ -106,7 +106,7 @@ class ModelConfig(ConfigNode):
     num_points: PositiveInt = 4
     """Sampling points per head and level of deformable attention."""
 
-    ms_deform_attn: Literal["auto", "cuda", "cpu", "reference"] = "auto"
+    ms_deform_attn: Literal["auto", "cuda", "triton", "cpu", "reference"] = "auto"
     """Backend of deformable attention, for the whole process; the variable SOC_MS_DEFORM_ATTN overrules it. `auto`
     takes the fastest that is there; `python -m models.ops.ms_deform_attn` lists them."""
 

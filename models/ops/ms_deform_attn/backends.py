@@ -1,5 +1,6 @@
 """Who computes deformable attention: the known backends and the choice among them."""
 
+import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -102,6 +103,31 @@ def _cuda_backward(
     return torch.ops.soc_ms_deform_attn_cuda.backward(grad_output, value, shapes, locations, weights, deterministic)
 
 
+def _why_no_triton() -> str | None:
+    if not torch.cuda.is_available():
+        return "PyTorch sees no CUDA device"
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    major, minor = torch.cuda.get_device_capability()
+    return None if major >= 7 else f"Triton needs a GPU of compute capability 7.0, this one has {major}.{minor}"
+
+
+def _triton_forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
+    from models.ops.ms_deform_attn import triton_kernels  # imports Triton, which is slow and not everywhere
+
+    return triton_kernels.forward(value, shapes, locations, weights)
+
+
+def _triton_backward(
+    grad_output: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, deterministic: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    if deterministic:  # the kernels add up in any order
+        return reference.backward(grad_output, value, shapes, locations, weights, deterministic)
+    from models.ops.ms_deform_attn import triton_kernels
+
+    return triton_kernels.backward(grad_output, value, shapes, locations, weights)
+
+
 # In the order of preference.
 BACKENDS = {
     backend.name: backend
@@ -109,6 +135,7 @@ BACKENDS = {
         Backend(
             "cuda", "compiled CUDA C++", ("cuda",), (*REAL, *HALF), _compiled("cuda"), _cuda_forward, _cuda_backward
         ),
+        Backend("triton", "Triton", ("cuda",), (*REAL, *HALF), _why_no_triton, _triton_forward, _triton_backward),
         Backend("cpu", "compiled C++", ("cpu",), (*REAL, *HALF), _compiled("cpu"), _cpu_forward, _cpu_backward),
         Backend(
             "reference",
