@@ -57,6 +57,21 @@ class Layout:
     fits: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What the kernels computed; gradients are those of value, locations and weights.
+
+    Attributes:
+        output: of `forward_kernel`.
+        gradients: of `backward_kernel`; that of the value is in float32 or float64.
+        fixed_order: the same of the deterministic backward; that of the value has its dtype.
+    """
+
+    output: Tensor
+    gradients: tuple[Tensor, Tensor, Tensor]
+    fixed_order: tuple[Tensor, Tensor, Tensor]
+
+
 class Emulator:
     """Runs kernels; each call is a process of its own."""
 
@@ -80,22 +95,23 @@ class Emulator:
         subprocess.run([*map(str, command), str(FOLDER / "emulate.cpp"), "-o", str(program)], check=True)
         return cls(program)
 
-    def forward(self, inputs: Inputs) -> Tensor:
-        """The output of `forward_kernel`."""
-        data = self._run(_header(FORWARD, inputs) + _tensors(inputs.value, inputs.locations, inputs.weights))
-        return _read(data, 0, inputs.grad_output, inputs.value.dtype)[0]
-
-    def backward(self, inputs: Inputs, *, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of value (sums in float32 or float64 unless deterministic), locations and weights."""
-        task = DETERMINISTIC_BACKWARD if deterministic else BACKWARD
-        parts = _tensors(inputs.value, inputs.locations, inputs.weights, inputs.grad_output)
-        data = self._run(_header(task, inputs) + parts)
-        value_dtype = inputs.value.dtype if deterministic else inputs.locations.dtype
-        grad_value, at = _read(data, 0, inputs.value, value_dtype)
-        grad_locations, at = _read(data, at, inputs.locations, inputs.locations.dtype)
-        grad_weights, at = _read(data, at, inputs.weights, inputs.weights.dtype)
+    def run(self, inputs: Inputs) -> Results:
+        """Forward and both backwards."""
+        tensors = _tensors(inputs.value, inputs.locations, inputs.weights)
+        gradient = _tensors(inputs.grad_output)
+        cases = [_header(FORWARD, inputs) + tensors]
+        cases += [_header(task, inputs) + tensors + gradient for task in (BACKWARD, DETERMINISTIC_BACKWARD)]
+        data = self._run(*cases)
+        wide = inputs.locations.dtype
+        output, at = _read(data, 0, inputs.grad_output, inputs.value.dtype)
+        gradients = []
+        for dtype in (wide, inputs.value.dtype):
+            grad_value, at = _read(data, at, inputs.value, dtype)
+            grad_locations, at = _read(data, at, inputs.locations, wide)
+            grad_weights, at = _read(data, at, inputs.weights, inputs.weights.dtype)
+            gradients.append((grad_value, grad_locations, grad_weights))
         assert at == len(data)
-        return grad_value, grad_locations, grad_weights
+        return Results(output, *gradients)
 
     def layout(self, sizes: Sequence[int], shapes: Sequence[tuple[int, int]], *, tile: int, row: int) -> Layout:
         """The layout for [batch, cells, queries, heads, channels, levels, points] and four channels per lane."""
@@ -103,13 +119,13 @@ class Emulator:
         data = self._run(_numbers(PLAN, 1, 0, 0, MAX_GRID, *sizes, *flat, 4, tile, row))
         return Layout(*torch.frombuffer(bytearray(data), dtype=torch.int64).tolist())
 
-    def _run(self, case: bytes) -> bytes:
-        cases, results = self.program.with_name("cases"), self.program.with_name("results")
-        cases.write_bytes(_numbers(1) + case)
-        run = subprocess.run([self.program, cases, results], capture_output=True, text=True, check=False)
+    def _run(self, *cases: bytes) -> bytes:
+        questions, answers = self.program.with_name("cases"), self.program.with_name("results")
+        questions.write_bytes(_numbers(len(cases)) + b"".join(cases))
+        run = subprocess.run([self.program, questions, answers], capture_output=True, text=True, check=False)
         if run.returncode:
             raise RuntimeError(run.stderr[-4000:])
-        return results.read_bytes()
+        return answers.read_bytes()
 
 
 def _numbers(*numbers: int) -> bytes:

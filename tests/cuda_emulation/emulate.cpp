@@ -115,7 +115,7 @@ void run(const Case& c, std::istream& in, std::ostream& out) {
     output.write(out);
     return;
   }
-  if (c.task == kDeterministicBackward && !is_empty(s)) {
+  if (c.task == kDeterministicBackward && !is_empty(s) && s.cells > 0) {
     const GatherPlan plan = plan_gather(s, c.max_grid);
     simt::launch(plan.grid, kThreads, [&] {
       gather_value_gradient_kernel<T>(grad_output.as<T>(), c.table, locations.as<Real<T>>(),
