@@ -33,6 +33,7 @@ from engine.progress import progress_bar
 from engine.seeding import random_state, restore_random_state, seed_everything
 from eval import evaluate_model
 from models.build import build_criterion, build_model
+from models.ops.ms_deform_attn.backends import choose
 from models.soc import SOC
 from structures.samples import VideoBatch
 
@@ -158,6 +159,7 @@ def prepare_run(config: Config, world: World, device: torch.device) -> Run:
         )
     seed_everything(config.train.seed)  # all processes build the same model ...
     model = build_model(config.model, data_root=config.data.root).to(device)
+    choose(device.type, torch.float32)  # says which backend serves, and compiles it before the clock runs
     seed_everything(config.train.seed + world.rank)  # ... and draw their own dropout
     progress = Progress()
     if resumed is not None:

@@ -106,6 +106,10 @@ class ModelConfig(ConfigNode):
     num_points: PositiveInt = 4
     """Sampling points per head and level of deformable attention."""
 
+    ms_deform_attn: Literal["auto", "cuda", "triton", "cpu", "reference"] = "auto"
+    """Backend of deformable attention, for the whole process; the variable SOC_MS_DEFORM_ATTN overrules it. `auto`
+    takes the fastest that is there; `python -m models.ops.ms_deform_attn` lists them."""
+
     num_cluster_layers: PositiveInt = 3
     """Encoder and decoder layers of the object cluster."""
 

@@ -11,6 +11,7 @@ from configs.schema import LossConfig, ModelConfig, VisualEncoderConfig
 from models.checkpoint_names import is_published_soc, load_strictly, soc_from_published
 from models.criterion import Criterion, LossWeights
 from models.matcher import Matcher
+from models.ops.ms_deform_attn import set_backend
 from models.resnet import ResNet50
 from models.soc import SOC
 from models.text_encoder import TextEncoder, load_text_encoder
@@ -30,6 +31,7 @@ def build_model(config: ModelConfig, *, data_root: Path | None = None, text_enco
     Raises:
         ValueError: if a file or folder is missing or does not fit.
     """
+    set_backend(config.ms_deform_attn)
     if text_encoder is None:
         text_encoder = build_text_encoder(config, data_root=data_root)
     model = SOC(

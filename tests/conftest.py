@@ -34,7 +34,8 @@ def shared_dir() -> Path:
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The outcome of a test does not depend on who runs it."""
-    monkeypatch.delenv("SOC_DATA_ROOT", raising=False)
+    for name in ("SOC_DATA_ROOT", "SOC_MS_DEFORM_ATTN"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,11 +1,13 @@
-"""The whole model: what must hold for any weights."""
+"""The whole model: what must hold for any weights, in float64, with each backend of deformable attention."""
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from models.ops.ms_deform_attn.backends import BACKENDS, use_backend
 from models.outputs import LayerOutput, SOCOutput, Tokens, VideoFeatures
 from models.soc import SOC
 from structures.clips import PaddedClips
@@ -18,7 +20,17 @@ def outputs(output: SOCOutput, *, batch: slice = slice(None)) -> dict[str, Tenso
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     for name, value in a.items():
-        torch.testing.assert_close(value, b[name], msg=f"{name} differs", rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(value, b[name], msg=f"{name} differs", rtol=1e-8, atol=1e-10)
+
+
+@pytest.fixture(autouse=True, params=["reference", "cpu"])
+def float64_with_each_backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    if reason := BACKENDS[request.param].why_unavailable():
+        pytest.skip(f"backend {request.param}: {reason}")
+    torch.set_default_dtype(torch.float64)
+    with use_backend(request.param):
+        yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ class MSDeformAttn(nn.Module):
             value = value.masked_fill(memory_is_padding[..., None], 0.0)
         locations, weights = self.places(query, reference, level_shapes)
         value = rearrange(value, "b s (m c) -> b s m c", m=self.num_heads)
-        return self.output_proj(ms_deform_attn(value, level_shapes, locations, weights.to(value.dtype)))
+        return self.output_proj(ms_deform_attn(value, level_shapes, locations, weights))
 
     def places(
         self,

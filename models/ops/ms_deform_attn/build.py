@@ -1,0 +1,275 @@
+"""Finds or compiles the two libraries with kernels: `_cpu` (g++) and `_cuda` (nvcc).
+
+A library is looked for in the installed package `soc_ms_deform_attn` first, then compiled on first use and kept in a
+cache. The name of a cached file holds a hash of everything that decides what is in it (sources, flags, processor or
+GPU), so an old or foreign file is never loaded. Only the standard library is imported at the top: `setup.py` loads
+this file by its path to use the same flags.
+"""
+
+import fcntl
+import hashlib
+import importlib.util
+import logging
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["cpu", "cuda"]
+
+SOURCES = Path(__file__).resolve().parent / "csrc"
+INSTALLED_PACKAGE = "soc_ms_deform_attn"
+
+# Stable ABI of torch 2.10: one file serves every later version.
+TORCH_TARGET_VERSION = "0x020a000000000000"
+COMMON_FLAGS = ("-std=c++20", "-O3", f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}")
+# None of these lets the compiler assume that there is no NaN or infinity.
+CPU_FLAGS = (
+    *COMMON_FLAGS,
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fopenmp-simd",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+)
+CUDA_FLAGS = (*COMMON_FLAGS, "-Xcompiler", "-fPIC", "-DUSE_CUDA")
+# GPU architectures where none can be seen: A100, H100 and H200, and newer ones through PTX.
+DEFAULT_CUDA_ARCHITECTURES = ("80", "90")
+
+COMPILE_TIMEOUT_S = 1200
+
+
+class BuildError(RuntimeError):
+    """A library that is neither installed nor can be compiled; the text says why."""
+
+
+_outcomes: dict[Kind, Path | BuildError] = {}
+
+
+def load_library(kind: Kind) -> Path:
+    """Loads the operators of a library into PyTorch, compiling it first where needed; remembers the outcome.
+
+    Returns:
+        The file.
+
+    Raises:
+        BuildError: if there is no library and none can be made. Later calls raise it again without another attempt.
+    """
+    outcome = _outcomes.get(kind)
+    if outcome is None:
+        try:
+            outcome = _find_and_load(kind)
+        except BuildError as error:
+            outcome = error
+        _outcomes[kind] = outcome
+    if isinstance(outcome, BuildError):
+        raise outcome
+    return outcome
+
+
+def _find_and_load(kind: Kind) -> Path:
+    installed = installed_library(kind)
+    if installed is not None:
+        try:
+            return _load(installed)
+        except BuildError as error:
+            logger.warning("ignoring the installed library: %s", error)
+    return _load(compiled_library(kind))
+
+
+def _load(path: Path) -> Path:
+    import torch
+
+    try:
+        torch.ops.load_library(str(path))
+    except (OSError, RuntimeError) as error:
+        raise BuildError(f"{path} cannot be loaded: {error}") from error
+    return path
+
+
+def installed_library(kind: Kind) -> Path | None:
+    """The library that `pip install ./models/ops/ms_deform_attn` left in the environment."""
+    spec = importlib.util.find_spec(INSTALLED_PACKAGE)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for path in sorted(Path(folder).glob(f"_{kind}*.so")):
+            return path
+    return None
+
+
+def compiled_library(kind: Kind) -> Path:
+    """The cached library; compiles it where there is none yet. Several processes may ask at once: one compiles.
+
+    Raises:
+        BuildError: if there is no compiler, or it fails.
+    """
+    flags = cpu_flags() if kind == "cpu" else cuda_flags()
+    folder = cache_folder()
+    path = folder / f"soc_ms_deform_attn_{kind}_{_key(kind, flags)}.so"
+    if path.exists():
+        return path
+    compiler = find_compiler(kind)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(path.with_suffix(".lock")):
+            if not path.exists():  # another process was faster
+                compile_library(kind, [*compiler, *flags], path)
+    except OSError as error:
+        raise BuildError(f"cannot write to {folder} ({error}); set SOC_CACHE_DIR to a folder that can") from error
+    return path
+
+
+def cache_folder() -> Path:
+    """Where compiled libraries are kept: SOC_CACHE_DIR, else `soc` in the user's cache folder."""
+    if own := os.environ.get("SOC_CACHE_DIR"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "soc"
+
+
+def find_compiler(kind: Kind) -> list[str]:
+    """The compiler as the beginning of a command line.
+
+    Raises:
+        BuildError: if there is none, with what to do.
+    """
+    if kind == "cuda":
+        homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+        candidates = [*(str(Path(home) / "bin" / "nvcc") for home in homes), "nvcc", "/usr/local/cuda/bin/nvcc"]
+        advice = "no nvcc found: install the CUDA toolkit or set CUDA_HOME"
+    else:
+        candidates = [*([os.environ["CXX"]] if os.environ.get("CXX") else []), "g++", "c++", "clang++"]
+        advice = "no C++ compiler found: install g++ or set CXX"
+    for candidate in candidates:
+        command = shlex.split(candidate)
+        if command and shutil.which(command[0]):
+            return command
+    raise BuildError(advice)
+
+
+def cpu_flags() -> list[str]:
+    """Flags of the CPU library for the processor of this machine."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return [*CPU_FLAGS, "-mcpu=native"]
+    # Registers of 256 bits: eight samples, as there are in small models, fill one.
+    return [*CPU_FLAGS, "-march=native", "-mprefer-vector-width=256"]
+
+
+def cuda_flags() -> list[str]:
+    """Flags of the CUDA library: for TORCH_CUDA_ARCH_LIST, else for the GPUs that can be seen, else for the usual ones.
+
+    Raises:
+        BuildError: if TORCH_CUDA_ARCH_LIST is set and cannot be read.
+    """
+    import torch
+
+    if wanted := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return [*CUDA_FLAGS, *(flag for entry in wanted.replace(";", " ").split() for flag in _codes_for(entry))]
+    seen: set[str] = set()
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            major, minor = torch.cuda.get_device_capability(index)
+            seen.add(f"{major}{minor}")
+    architectures = sorted(seen, key=int) or list(DEFAULT_CUDA_ARCHITECTURES)
+    codes = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in architectures]
+    newest = architectures[-1]
+    return [*CUDA_FLAGS, *codes, f"-gencode=arch=compute_{newest},code=compute_{newest}"]
+
+
+def _codes_for(entry: str) -> list[str]:
+    """`9.0` or `9.0+PTX` of TORCH_CUDA_ARCH_LIST as flags."""
+    found = re.fullmatch(r"(\d+)\.(\d+[a-z]?)(\+PTX)?", entry)
+    if found is None:
+        raise BuildError(f"TORCH_CUDA_ARCH_LIST has {entry!r}; expected numbers as in '8.0;9.0+PTX'")
+    name = found[1] + found[2]
+    codes = [f"-gencode=arch=compute_{name},code=sm_{name}"]
+    return [*codes, f"-gencode=arch=compute_{name},code=compute_{name}"] if found[3] else codes
+
+
+def link_flags(kind: Kind) -> list[str]:
+    """Where the headers and libraries of the PyTorch in use are. They are not part of what a library is known by."""
+    import torch
+
+    root = Path(torch.__file__).parent
+    flags = ["-isystem", str(root / "include"), "-shared", f"-L{root / 'lib'}", "-ltorch_cpu"]
+    if kind == "cuda":
+        flags += ["-ltorch_cuda", "-cudart", "static"]
+    return flags
+
+
+def _key(kind: Kind, flags: list[str]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted((SOURCES / kind).rglob("*")):
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    digest.update("\0".join(flags).encode())
+    digest.update((_processor() if kind == "cpu" else platform.machine()).encode())
+    return digest.hexdigest()[:20]
+
+
+def _processor() -> str:
+    """What the processor can do: `native` code of another one must never be loaded (home folders are shared)."""
+    parts = [platform.system(), platform.machine(), platform.processor()]
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    wanted = ("flags", "Features", "model name", "CPU part")
+    parts += sorted({line for line in lines if line.startswith(wanted)})
+    return "\n".join(parts)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Only one process at a time; on file systems without locks all go on, which the renaming makes safe."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            logger.warning("no lock on %s (%s): several processes may compile the same", path, error)
+        yield
+
+
+def compile_library(kind: Kind, command: list[str], path: Path) -> None:
+    """Runs the compiler; a file that is there is whole.
+
+    Args:
+        kind: which library.
+        command: compiler and flags.
+        path: the library.
+
+    Raises:
+        BuildError: if the compiler fails.
+    """
+    sources = sorted((SOURCES / kind).glob("*.cpp" if kind == "cpu" else "*.cu"))
+    if not sources:
+        raise BuildError(f"no sources in {SOURCES / kind}")
+    logger.info("compiling the %s kernels of deformable attention (once, some seconds) into %s", kind, path)
+    begin = time.monotonic()
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.so")
+    whole = [*command, *map(str, sources), "-o", str(temporary), *link_flags(kind)]
+    try:
+        try:
+            run = subprocess.run(whole, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise BuildError(f"{command[0]} took more than {COMPILE_TIMEOUT_S} s") from error
+        if run.returncode:
+            raise BuildError(f"{command[0]} failed: {_first_errors(run.stderr or run.stdout)}")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    logger.info("compiled in %.0f s", time.monotonic() - begin)
+
+
+def _first_errors(text: str, limit: int = 3) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    return " | ".join((errors or lines)[:limit]) or "no message"

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU: builds the CUDA kernels, tests them, times them. Downloads nothing, also not its
+# environment: run it where PyTorch with CUDA, pytest and the rest of requirements-dev.txt are installed.
+#
+#   bash scripts/gpu_check.sh [arguments of benchmarks.bench_ms_deform_attn_cuda]
+#
+#   PYTHON  the interpreter; default: SOC_VENV, else .venv, else python3
+#
+# Results: benchmarks/results/ms_deform_attn_<gpu>_<date>.md. Exit code 1 where a test fails, a backend is wrong or a
+# goal is missed; all steps run in any case.
+
+set -uo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+
+say() { printf '\n==> %s\n' "$*"; }
+
+python=${PYTHON:-}
+for candidate in "${SOC_VENV:-.venv}/bin/python" python3; do
+    [[ -n $python ]] || { command -v "$candidate" >/dev/null && python=$candidate; }
+done
+"$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || {
+    printf 'error: %s has no PyTorch that sees a CUDA device\n' "${python:-python3}" >&2
+    exit 2
+}
+
+status=0
+
+say "the CUDA kernels"
+"$python" - <<'PYTHON' || exit 1
+import logging
+
+from models.ops.ms_deform_attn.build import load_library
+
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+print(load_library("cuda"))
+PYTHON
+
+say "every backend"
+"$python" -m models.ops.ms_deform_attn || status=1
+
+say "tests"
+"$python" -m pytest -m gpu -p no:cacheprovider || status=1
+
+say "times"
+"$python" -m benchmarks.bench_ms_deform_attn_cuda "$@" || status=1
+
+exit "$status"
