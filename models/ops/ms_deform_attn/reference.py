@@ -24,7 +24,7 @@ def ms_deform_attn_reference(
         spatial_shapes: (height, width) of each level; their areas add up to the number of cells.
         sampling_locations: (x, y) in [0, 1] from the outer edge of the first to that of the last cell. Outside is zero,
             and so is a location that is not finite: it adds nothing and gets no gradient. (`grid_sample` makes a NaN of
-            it on the CPU and zero on CUDA; the published kernel zero.) NaN weights do show.
+            it on the CPU.) NaN weights do show.
         attention_weights: how much each sample counts.
 
     Source: Deformable DETR, equation 3; sampling is bilinear with zero padding and pixel areas (`align_corners=False`).
