@@ -1,6 +1,7 @@
 """One process or several: the only place that reads what `torchrun` sets."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +70,8 @@ def process_group(world: World, device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    # Gradients of 1 x 1 convolutions come with other strides than the weights, which differ only along axes of size one.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Rank 0 may score a long validation while the others wait.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     try:

@@ -42,7 +42,10 @@ if [[ ! -f $folder/trained ]]; then
         say "training ($config)"
         [[ ! -e $model ]] || resume=(overwrite=true) # stopped before its first checkpoint
     fi
-    "$python" main.py train --config "$config" data.root="$data" output_dir="$model" "${resume[@]}" "$@"
+    # Two processes: see configs/shapes.yaml.
+    OMP_NUM_THREADS=$(($(nproc) > 3 ? $(nproc) / 2 : 1)) \
+        "$python" -m torch.distributed.run --standalone --nproc-per-node 2 \
+        main.py train --config "$config" data.root="$data" output_dir="$model" device=cpu "${resume[@]}" "$@"
     touch "$folder/trained"
 fi
 
