@@ -231,6 +231,10 @@ class OptimConfig(ConfigNode):
     muon_lr_factor: PositiveFloat = 3.0
     """Learning rates of Muon, as multiples of the rates below; only read for `muon`."""
 
+    muon_max_size: NonNegativeInt = 0
+    """Matrices with more elements than this are left to AdamW, because Muon's work grows with the cube of their shorter
+    side: on a CPU a few large ones can take a quarter of a step. 0: none are; only read for `muon`."""
+
     lr: PositiveFloat = 1e-4
     """Peak learning rate of everything that is not an encoder."""
 

@@ -74,7 +74,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             part = name.split(".", 1)[0]
-            by_muon = config.optimizer == "muon" and parameter.ndim == 2 and not any(n in name for n in _NOT_HIDDEN)
+            by_muon = config.optimizer == "muon" and _suits_muon(name, parameter, config.muon_max_size)
             (matrices if by_muon else members)[part if part in rates else "rest"].append(parameter)
     groups = [{"name": name, "params": members[name], "lr": rates[name]} for name in rates if members[name]]
     muon_groups = [
@@ -87,6 +87,11 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     if muon_groups:
         return MuonWithAdamW(muon_groups, groups, weight_decay=config.weight_decay)
     return AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def _suits_muon(name: str, parameter: nn.Parameter, max_size: int) -> bool:
+    is_hidden = parameter.ndim == 2 and not any(part in name for part in _NOT_HIDDEN)
+    return is_hidden and (not max_size or parameter.numel() <= max_size)
 
 
 def learning_rate_factor(config: OptimConfig, *, num_steps: int, steps_per_epoch: int) -> Callable[[int], float]:

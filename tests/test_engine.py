@@ -63,6 +63,13 @@ def test_muon_takes_the_matrices_between_hidden_layers_and_follows_the_schedule(
     )
 
 
+def test_large_matrices_can_be_left_to_adamw():
+    optimizer = build_optimizer(ThreeParts(), OptimConfig(optimizer="muon", muon_max_size=9))
+    assert set(learning_rates(optimizer)) >= {"rest", "rest_matrices"}
+    without = build_optimizer(ThreeParts(), OptimConfig(optimizer="muon", muon_max_size=8))
+    assert set(learning_rates(without)) == {"rest", "visual_encoder", "text_encoder"}, "3 x 3 is more than 8"
+
+
 def test_muon_goes_on_from_its_state_as_if_it_had_never_stopped():
     torch.manual_seed(0)
     inputs = torch.randn(6, 4, 3)
