@@ -130,11 +130,24 @@ class ModelConfig(ConfigNode):
 class DataConfig(ConfigNode):
     """Which clips, how large, how many at a time."""
 
-    dataset: Literal["ref_youtube_vos", "ref_davis17"] = "ref_youtube_vos"
-    """Format of the data; Referring Shapes are in the format of Ref-YouTube-VOS."""
+    dataset: Literal[
+        "ref_youtube_vos", "ref_davis17", "a2d_sentences", "jhmdb_sentences", "refcoco", "mevis", "joint"
+    ] = "ref_youtube_vos"
+    """Format of the data; Referring Shapes are in the format of Ref-YouTube-VOS. `joint` mixes several."""
 
     root: Path | None = None
     """Folder of the data; given on the command line, by SOC_DATA_ROOT, or in a YAML file that you own."""
+
+    cache: Path | None = None
+    """Folder for files that are made from the data once and can be made anew; None: `soc` in the user's cache folder.
+    A list of where objects are visible goes beside the data of Ref-YouTube-VOS, where that can be written."""
+
+    on_error: Literal["raise", "skip"] = "raise"
+    """What a damaged training sample does: `raise` ends the run and names the file, `skip` leaves the sample out,
+    counts it, and writes file and reason to the log."""
+
+    max_skipped_share: NonNegativeFloat = 0.01
+    """With `on_error: skip`: the run ends when more than this share of an epoch's samples was skipped."""
 
     expressions: Path | None = None
     """File with the sentences, where it is not in its usual place below `root` (only ref_davis17)."""
@@ -172,8 +185,9 @@ class DataConfig(ConfigNode):
     long_side: PositiveInt = 640
     """Limit of the longer side, in pixels."""
 
-    flip_probability: NonNegativeFloat = 0.3085
-    """Probability of a left-right flip in training (the published code flips where a normal number exceeds 0.5)."""
+    flip_probability: NonNegativeFloat = 0.5
+    """Probability of a left-right flip in training; words for the sides are swapped, too. The published code flips
+    videos where a normal number exceeds 0.5, which is a probability of 0.3085, and images with 0.5."""
 
     lower_case: bool = True
     """Lower-case the sentences of training clips, and of videos of one's own."""

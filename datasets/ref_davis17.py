@@ -14,12 +14,28 @@ from typing import Any
 
 import numpy as np
 
+from configs.schema import DataConfig
 from datasets.base import Expression, VideoRecord
+from datasets.readers import ImageFrames, PngMasks
 from datasets.ref_youtube_vos import read_videos
 from datasets.text import clean_sentence
 from structures.masks_io import VOID_INDEX, read_index_png
 
 NUM_ANNOTATORS = 4
+
+
+def open_split(data: DataConfig, root: Path, split: str, *, raw_sentences: bool) -> "RefDavis17":
+    """The split as configured; see `datasets.loaders`."""
+    if data.num_classes_from_categories:
+        raise ValueError("data.num_classes_from_categories: Ref-DAVIS17 has no categories")
+    return RefDavis17(
+        root,
+        split,
+        expressions=data.expressions,
+        sequences=data.sequences,
+        lower_case=data.lower_case,
+        raw_sentences=raw_sentences,
+    )
 
 
 class RefDavis17:
@@ -87,8 +103,8 @@ class RefDavis17:
         return VideoRecord(
             name=video,
             frame_names=frames,
-            frame_folder=self._frames / video,
-            mask_folder=self._masks / video if (self._masks / video).is_dir() else None,
+            frames=ImageFrames(self._frames / video, frames),
+            masks=PngMasks(self._masks / video, frames) if (self._masks / video).is_dir() else None,
             expressions=expressions,
         )
 
@@ -104,7 +120,7 @@ class RefDavis17:
         return Expression(
             name=name,
             sentence=content["exp"] if self._raw_sentences else sentence,
-            object_id=int(number),
+            object_ids=(int(number),),
             kind=f"anno_{int(name) % NUM_ANNOTATORS}",
         )
 
@@ -118,10 +134,13 @@ def _first_folder(*candidates: Path) -> Path:
 
 def _visible_frames(video: VideoRecord) -> dict[int, frozenset[int]]:
     """Positions of the frames in which each object has a pixel."""
-    if video.mask_folder is None:
+    if not isinstance(video.masks, PngMasks):
         raise ValueError(f"video {video.name} has no masks; it cannot be trained on")
-    present = [set(np.unique(read_index_png(video.mask_folder / f"{name}.png")).tolist()) for name in video.frame_names]
+    present = [
+        set(np.unique(read_index_png(video.masks.path(position))).tolist())
+        for position in range(len(video.frame_names))
+    ]
     return {
         number: frozenset(position for position, ids in enumerate(present) if number in ids)
-        for number in {expression.object_id for expression in video.expressions if expression.object_id is not None}
+        for number in {number for expression in video.expressions for number in expression.object_ids}
     }

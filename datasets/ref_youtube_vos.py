@@ -14,10 +14,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from configs.schema import DataConfig
 from datasets.base import Expression, VideoRecord
 from datasets.categories import CATEGORY_INDEX
+from datasets.readers import ImageFrames, PngMasks
 from datasets.text import clean_sentence
 from datasets.visibility import visible_objects
+
+
+def open_split(data: DataConfig, root: Path, split: str, *, raw_sentences: bool) -> "RefYoutubeVos":
+    """The split as configured; see `datasets.loaders`."""
+    if data.sequences or data.expressions is not None:
+        raise ValueError("data.sequences and data.expressions are only read with data.dataset=ref_davis17")
+    return RefYoutubeVos(
+        root,
+        split,
+        lower_case=data.lower_case,
+        raw_sentences=raw_sentences,
+        label_categories=data.num_classes_from_categories,
+    )
 
 
 class RefYoutubeVos:
@@ -77,15 +92,15 @@ class RefYoutubeVos:
         for video in self.videos:
             known = set(visibility[video.name]) | self._objects_in_meta(video.name)
             for expression in video.expressions:
-                if expression.object_id is None:
+                if not expression.object_ids:
                     raise ValueError(
                         f"{self._expressions_file}: video {video.name}, expression {expression.name} has no obj_id; "
                         "this split cannot be trained on"
                     )
-                if expression.object_id not in known:
+                if not known.issuperset(expression.object_ids):
                     raise ValueError(
                         f"{self._expressions_file}: video {video.name}, expression {expression.name}: object "
-                        f"{expression.object_id} is in no mask of the video (objects there: {sorted(known)})"
+                        f"{expression.object_ids[0]} is in no mask of the video (objects there: {sorted(known)})"
                     )
         return tuple(replace(video, visible=visibility[video.name]) for video in self.videos)
 
@@ -107,12 +122,12 @@ class RefYoutubeVos:
             raise ValueError(f"{self._expressions_file}: video {video}: bad or missing entry ({error})") from None
         if not frames or not expressions:
             raise ValueError(f"{self._expressions_file}: video {video} has no frames or no expressions")
-        has_masks = any(expression.object_id is not None for expression in expressions)
+        has_masks = any(expression.object_ids for expression in expressions)
         return VideoRecord(
             name=video,
             frame_names=frames,
-            frame_folder=self.folder / "JPEGImages" / video,
-            mask_folder=self.folder / "Annotations" / video if has_masks else None,
+            frames=ImageFrames(self.folder / "JPEGImages" / video, frames),
+            masks=PngMasks(self.folder / "Annotations" / video, frames) if has_masks else None,
             expressions=expressions,
         )
 
@@ -130,7 +145,7 @@ class RefYoutubeVos:
         return Expression(
             name=name,
             sentence=content["exp"] if self._raw_sentences else sentence,
-            object_id=object_id,
+            object_ids=() if object_id is None else (object_id,),
             kind=str(content.get("kind", "")),
             label=self._label(video, object_id),
         )

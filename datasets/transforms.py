@@ -1,13 +1,13 @@
 """What happens to a clip between the decoder and the batch: resize, flip, normalise.
 
-Each transform maps an `AnnotatedClip` to a new one. Frames, object maps and boxes are tv_tensors, so torchvision
+Each transform maps an `AnnotatedClip` to a new one. Frames, masks and boxes are tv_tensors, so torchvision
 does the geometry; sentences travel with them, because a flip changes what they have to say.
 """
 
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
@@ -26,46 +26,35 @@ class AnnotatedClip:
 
     Attributes:
         frames: RGB in [0, 255], a tv_tensors.Video.
-        object_map: id of the object at each pixel, 0 where there is none, a tv_tensors.Mask.
-        objects: ids of the objects that matter here.
-        boxes_xyxy_px: tv_tensors.BoundingBoxes of `objects`, object by object; meaningless where not visible.
+        masks: 1 on what is meant, else 0, a tv_tensors.Mask; of every frame, or of the only annotated one.
+        boxes_xyxy_px: tv_tensors.BoundingBoxes of `masks`, target by target; meaningless where not visible.
         sentences: at least one.
     """
 
     frames: UInt8[Tensor, "time 3 height width"]
-    object_map: UInt8[Tensor, "time height width"]
-    objects: tuple[int, ...]
-    boxes_xyxy_px: Float[Tensor, "object_time 4"]
+    masks: UInt8[Tensor, "target mask_time height width"]
+    boxes_xyxy_px: Float[Tensor, "target_time 4"]
     sentences: tuple[str, ...]
 
 
 def annotate_clip(
     frames: UInt8[Tensor, "time 3 height width"],
-    object_map: UInt8[Tensor, "time height width"],
+    masks: Bool[Tensor, "target mask_time height width"],
     *,
-    objects: tuple[int, ...],
     sentences: tuple[str, ...],
 ) -> AnnotatedClip:
     """Wraps decoded arrays and measures the boxes, as published, before any resizing."""
-    masks = masks_of_objects(object_map, objects)
     boxes = tv_tensors.BoundingBoxes(
-        mask_extents_xyxy(masks).flatten(0, 1),  # (object*time, 4)
+        mask_extents_xyxy(masks).flatten(0, 1),  # (target*time, 4)
         format=tv_tensors.BoundingBoxFormat.XYXY,
         canvas_size=(frames.shape[-2], frames.shape[-1]),
     )
     return AnnotatedClip(
         frames=tv_tensors.Video(frames),
-        object_map=tv_tensors.Mask(object_map),
-        objects=objects,
+        masks=tv_tensors.Mask(masks.view(torch.uint8)),
         boxes_xyxy_px=boxes,
         sentences=sentences,
     )
-
-
-def masks_of_objects(object_map: UInt8[Tensor, "time height width"], objects: tuple[int, ...]) -> Tensor:
-    """One mask per object and frame, bool (object, time, height, width)."""
-    ids = torch.tensor(objects, dtype=torch.uint8)
-    return object_map.as_subclass(Tensor)[None] == ids[:, None, None, None]  # (object, time, height, width)
 
 
 def resized_size(height: int, width: int, *, short_side: int, long_side: int) -> tuple[int, int]:
@@ -93,7 +82,7 @@ def resize(clip: AnnotatedClip, *, short_side: int, long_side: int) -> Annotated
     return replace(
         clip,
         frames=_resize_frames(clip.frames, size),
-        object_map=functional.resize(clip.object_map, list(size), interpolation=InterpolationMode.NEAREST),
+        masks=functional.resize(clip.masks, list(size), interpolation=InterpolationMode.NEAREST),
         boxes_xyxy_px=functional.resize(clip.boxes_xyxy_px, list(size)),
     )
 
@@ -103,7 +92,7 @@ def flip_left_right(clip: AnnotatedClip) -> AnnotatedClip:
     return replace(
         clip,
         frames=functional.horizontal_flip(clip.frames),
-        object_map=functional.horizontal_flip(clip.object_map),
+        masks=functional.horizontal_flip(clip.masks),
         boxes_xyxy_px=functional.horizontal_flip(clip.boxes_xyxy_px),
         sentences=tuple(swap_left_right(sentence) for sentence in clip.sentences),
     )

@@ -23,7 +23,7 @@ class SentenceMeta:
         kind: tag of the sentence ("appearance", "motion", ...); empty where the data has none.
         frame_names: stems of the frames of the clip, in order.
         original_size: (height, width) of the frames on disk, in pixels.
-        object_id: palette index of the referred object in the mask files; None when it is unknown.
+        object_ids: the referred objects in the mask files; empty when they are unknown.
     """
 
     video: str
@@ -31,7 +31,7 @@ class SentenceMeta:
     kind: str
     frame_names: tuple[str, ...]
     original_size: tuple[int, int]
-    object_id: int | None = None
+    object_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ def make_sample(time, height, width, sentences=("a",), *, with_targets=True, ann
         labels=torch.tensor([0]),
     )
     meta = SentenceMeta(
-        video="v", expression="0", kind="", frame_names=("0",) * time, original_size=(height, width), object_id=1
+        video="v", expression="0", kind="", frame_names=("0",) * time, original_size=(height, width), object_ids=(1,)
     )
     return VideoSample(
         frames=torch.ones(time, 3, height, width),

@@ -33,7 +33,7 @@ def test_the_real_valid_split_is_valid_minus_test(shared_dir, tmp_path):
         assert {e.name: e.sentence for e in video.expressions} == {
             name: " ".join(sentence.lower().split()) for name, sentence in sentences.items()
         }
-        assert all(expression.object_id is None for expression in video.expressions)
+        assert all(expression.object_ids == () for expression in video.expressions)
     with pytest.raises(ValueError, match="has no obj_id"):
         write_empty_masks_and_train(tmp_path)
 
@@ -56,4 +56,4 @@ def test_the_real_train_excerpt_is_read(shared_dir, tmp_path):
         write_video(tmp_path, "train", video, num_frames=4, visible=visible, size=(40, 40))
     clips = make_clips(tmp_path)
     assert len(clips) == 7
-    assert [clips[i].meta[0].object_id for i in range(7)] == [1, 1, 2, 2, 3, 4, 5]
+    assert [clips[i].meta[0].object_ids[0] for i in range(7)] == [1, 1, 2, 2, 3, 4, 5]

@@ -28,13 +28,14 @@ def test_evaluation_goes_video_by_video(root):
     assert [video.video for video in videos] == ["v_a", "v_b"]
     video = videos[0]
     assert video.sentences == ("a square", "a square that leaves")
-    assert (video.expressions, video.kinds, video.object_ids) == (("0", "1"), ("appearance", "motion"), (1, 2))
+    assert (video.expressions, video.kinds, video.object_ids) == (("0", "1"), ("appearance", "motion"), ((1,), (2,)))
     assert video.original_size == (HEIGHT, WIDTH)
-    assert [path.name for path in video.frame_paths] == [f"{name}.jpg" for name in video.frame_names]
+    paths = [video.record.frames.path(i) for i in range(5)]
+    assert [path.name for path in paths] == [f"{name}.jpg" for name in video.frame_names]
     assert video.load_frames(1, 3).shape == (2, 3, HEIGHT, WIDTH)
     assert torch.equal(video.load_frames(1, 3), video.load_frames()[1:3])
     assert video.load_frames(3, 99).shape[0] == 2
-    masks = video.load_masks(2)
+    masks = video.load_masks((2,))
     assert masks is not None
     assert masks.flatten(1).sum(dim=1).tolist() == [OBJECT_SIZE**2] * 2 + [0] * 3
     with pytest.raises(ValueError, match="it has 5"):
@@ -51,7 +52,7 @@ def test_videos_with_secret_objects_have_no_masks(root):
     change_expressions(root, "valid", hide)
     video = build_eval_dataset(make_config(root))[0]
     assert video.object_ids is None
-    assert video.load_masks(1) is None
+    assert video.load_masks((1,)) is None
 
 
 def test_valid_leaves_out_test_videos(root):

@@ -61,7 +61,7 @@ def test_a_sample_holds_the_frames_masks_and_boxes_of_its_window(root):
     expected_box = [(left + far / 2) / WIDTH, (top + far / 2) / HEIGHT, far / WIDTH, far / HEIGHT]
     torch.testing.assert_close(target.boxes_cxcywh_norm[0, 3], torch.tensor(expected_box))
     meta = sample.meta[0]
-    assert (meta.kind, meta.object_id, meta.original_size) == ("motion", 2, (HEIGHT, WIDTH))
+    assert (meta.kind, meta.object_ids, meta.original_size) == ("motion", (2,), (HEIGHT, WIDTH))
 
 
 def test_sentences_are_cleaned(root):
@@ -130,11 +130,11 @@ def test_several_sentences_share_a_clip_and_all_are_visible_in_it(root):
         assert len({meta.expression for meta in sample.meta}) == 2
         for meta, target in zip(sample.meta, sample.targets, strict=True):
             frame = int(meta.frame_names[3]) // 5
-            expected = object_map({1: range(10), 2: (8, 9)}, frame) == meta.object_id
+            expected = object_map({1: range(10), 2: (8, 9)}, frame) == meta.object_ids[0]
             assert np.array_equal(target.masks[0, 3].numpy(), expected)
         drawn |= {meta.expression for meta in sample.meta}
     assert drawn == {"0", "1", "2"}
-    assert all(meta.object_id == 1 for meta in clips[0].meta)
+    assert all(meta.object_ids == (1,) for meta in clips[0].meta)
     assert len(make_clips(root, sentences_per_clip=8)[2].sentences) == 3
 
 
@@ -147,7 +147,7 @@ def test_single_frames_are_drawn_where_the_object_is_visible(root):
 def test_labels_are_the_categories_of_meta_json_if_asked_for(root):
     clips = make_clips(root, num_classes_from_categories=True)
     for i in range(len(clips)):
-        assert clips[i].targets[0].labels.tolist() == [{1: 2, 2: 64}[clips[i].meta[0].object_id]]
+        assert clips[i].targets[0].labels.tolist() == [{1: 2, 2: 64}[clips[i].meta[0].object_ids[0]]]
     assert make_clips(root)[0].targets[0].labels.tolist() == [0]
 
 

@@ -8,7 +8,6 @@ from datasets.transforms import (
     IMAGENET_STD,
     annotate_clip,
     flip_left_right,
-    masks_of_objects,
     normalise,
     prepare_frames,
     random_flip_left_right,
@@ -20,10 +19,10 @@ from datasets.transforms import (
 def make_clip(height=20, width=32, time=2):
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (time, 3, height, width), dtype=torch.uint8, generator=generator)
-    object_map = torch.zeros(time, height, width, dtype=torch.uint8)
-    object_map[:, 4:10, 6:18] = 3
-    object_map[0, 12:16, 2:6] = 7
-    return annotate_clip(frames, object_map, objects=(3, 7), sentences=("the left one", "another"))
+    masks = torch.zeros(2, time, height, width, dtype=torch.bool)
+    masks[0, :, 4:10, 6:18] = True
+    masks[1, 0, 12:16, 2:6] = True
+    return annotate_clip(frames, masks, sentences=("the left one", "another"))
 
 
 @pytest.mark.parametrize(
@@ -53,12 +52,12 @@ def test_boxes_are_pixel_extents_of_the_original_mask_and_scale_with_the_frame()
     torch.testing.assert_close(torch.Tensor(larger.boxes_xyxy_px), torch.Tensor(clip.boxes_xyxy_px) * 1.5)
 
 
-def test_resizing_keeps_object_ids_and_a_clip_of_the_right_size_is_not_touched():
+def test_resizing_keeps_masks_and_a_clip_of_the_right_size_is_not_touched():
     clip = make_clip()
     assert resize(clip, short_side=20, long_side=64) is clip
     larger = resize(clip, short_side=40, long_side=100)
-    expected = clip.object_map.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
-    assert torch.equal(torch.Tensor(larger.object_map), torch.Tensor(expected))
+    expected = clip.masks.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    assert torch.equal(torch.Tensor(larger.masks), torch.Tensor(expected))
 
 
 def test_resizing_frames_agrees_with_pillow():
@@ -86,7 +85,7 @@ def test_a_flip_mirrors_pixels_masks_and_boxes_and_swaps_words():
     clip = make_clip()
     flipped = flip_left_right(clip)
     assert torch.equal(torch.Tensor(flipped.frames), torch.Tensor(clip.frames).flip(-1))
-    assert torch.equal(torch.Tensor(flipped.object_map), torch.Tensor(clip.object_map).flip(-1))
+    assert torch.equal(torch.Tensor(flipped.masks), torch.Tensor(clip.masks).flip(-1))
     assert torch.Tensor(flipped.boxes_xyxy_px)[0].tolist() == [32 - 17, 4, 32 - 6, 9]
     assert flipped.sentences == ("the right one", "another")
     assert clip.sentences == ("the left one", "another")
@@ -104,11 +103,3 @@ def test_the_share_of_flips_is_the_probability_and_follows_from_the_generator():
     assert 0.25 < np.mean(flips(1)) < 0.37
     generator = torch.Generator().manual_seed(0)
     assert all(random_flip_left_right(clip, probability=0.0, generator=generator) is clip for _ in range(50))
-
-
-def test_masks_of_objects_are_read_from_one_map():
-    clip = make_clip()
-    masks = masks_of_objects(clip.object_map, (7, 3))
-    assert masks.shape == (2, 2, 20, 32)
-    assert masks.dtype == torch.bool
-    assert masks.sum(dim=(2, 3)).tolist() == [[16, 0], [72, 72]]
