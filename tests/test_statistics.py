@@ -43,10 +43,10 @@ def test_the_counts_are_those_of_the_shared_statistics(shared_dir):
     assert (published["train"].videos, published["test"].videos) == (a2d["train_videos"], a2d["test_videos"])
     assert published["train"].expressions == a2d["train_sentences_rows"] - len(a2d["bad_rows"])
     assert published["test"].expressions == a2d["test_sentences"]
-    assert (A2D_ROWS, A2D_LISTED_VIDEOS) == (a2d["annotation_rows"], a2d["videoset_rows"])
+    assert (a2d["annotation_rows"], a2d["videoset_rows"]) == (A2D_ROWS, A2D_LISTED_VIDEOS)
     expected = Counts(jhmdb["videos"], None, jhmdb["sentences"], samples=jhmdb["eval_samples_3_frames_each"])
     assert PUBLISHED["jhmdb_sentences"]["test"] == expected
-    assert JHMDB_FRAMES == (jhmdb["frames_min"], jhmdb["frames_max"])
+    assert (jhmdb["frames_min"], jhmdb["frames_max"]) == JHMDB_FRAMES
     published = PUBLISHED["ref_youtube_vos"]
     for split, counts in published.items():
         for name, value in counts.as_dict().items():
