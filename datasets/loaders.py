@@ -83,6 +83,7 @@ def build_train_loader(data: DataConfig, *, seed: int, rank: int = 0, world_size
         long_side=data.long_side,
         flip_probability=data.flip_probability,
         seed=seed,
+        skips_errors=data.on_error == "skip",
     )
     # collate turns VideoSample into VideoBatch, which the type of DataLoader cannot say
     return DataLoader(
@@ -91,6 +92,8 @@ def build_train_loader(data: DataConfig, *, seed: int, rank: int = 0, world_size
         sampler=EpochSampler(len(clips), seed=seed, rank=rank, world_size=world_size),
         collate_fn=collate,
         num_workers=data.num_workers,
+        prefetch_factor=data.prefetch if data.num_workers else None,
+        pin_memory=data.pin_memory and torch.cuda.is_available(),
         persistent_workers=data.num_workers > 0,
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(seed),
@@ -111,6 +114,7 @@ def _keep_kinds(videos: tuple[VideoRecord, ...], kinds: tuple[str, ...]) -> tupl
 
 def build_eval_dataset(data: DataConfig) -> EvalDataset:
     """The videos of the evaluation split, sorted by name; the first `max_eval_videos` of them if that is set."""
+    data = data.for_evaluation()
     source = open_split(data, data.eval_split, raw_sentences=data.eval_raw_sentences)
     return EvalDataset(source.videos, max_videos=data.max_eval_videos)
 
