@@ -13,7 +13,7 @@ import torch
 from configs.schema import Config, DataConfig
 from datasets.base import EvalVideo
 from datasets.loaders import build_eval_dataset
-from datasets.transforms import prepare_frames
+from datasets.transforms import resize_frames
 from engine.checkpoint import git_revision, versions
 from engine.distributed import World, choose_device, gather, process_group, read_world, wait_for_all
 from engine.files import atomic_path, claim_output, write_json, write_text
@@ -188,7 +188,7 @@ def _answer_windows(
     """Window by window, one answer per sentence; every sentence and every window is encoded once."""
     texts = encode_sentences(model, video.sentences, group=data.eval_sentences, device=device)
     for start, stop in windows(len(video.frame_names), data.eval_num_frames):
-        frames = prepare_frames(video.load_frames(start, stop), short_side=data.short_side, long_side=data.long_side)
+        frames = resize_frames(video.load_frames(start, stop), short_side=data.short_side, long_side=data.long_side)
         yield segment_window(model, frames, texts, device=device)
 
 

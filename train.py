@@ -1,6 +1,7 @@
 """Training: one loop over stages, epochs and batches, read from top to bottom."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, cast
@@ -14,6 +15,7 @@ from configs.loader import dump_config
 from configs.schema import Config, EvalConfig, StageConfig
 from datasets.loaders import build_eval_dataset, build_train_loader
 from datasets.sampling import EpochSampler
+from datasets.skipping import SkipCount
 from engine.checkpoint import (
     CHECKPOINT_FOLDER,
     LAST,
@@ -97,13 +99,13 @@ def train_stages(run: Run) -> None:
         window = StepWindow(run.world)
         with progress_bar(total=num_steps, initial=progress.stage_step, title=stage.name, world=run.world) as bar:
             while progress.stage == index:
-                for batch in epoch_of(loader, progress.epoch, at_most=num_steps - progress.stage_step):
+                for batch in epoch_of(loader, stage, progress.epoch, at_most=num_steps - progress.stage_step):
                     model.train()
                     tokens = model.tokenize(batch.sentences).to(device)
                     batch = batch.to(device)
                     with torch.autocast(device.type, torch.bfloat16, enabled=config.train.amp == "bf16"):
                         output = parallel(
-                            batch.clips,
+                            batch.clips.normalised(),
                             tokens,
                             clip_of_sentence=batch.clip_of_sentence,
                             annotated_frame=batch.annotated_frame,
@@ -188,10 +190,15 @@ def build_state(
     return state
 
 
-def epoch_of(loader: DataLoader[VideoBatch], epoch: int, *, at_most: int) -> "islice[VideoBatch]":
-    """The batches of one epoch, cut off where the stage ends."""
-    cast(EpochSampler, loader.sampler).set_epoch(epoch)
-    return islice(loader, at_most)
+def epoch_of(loader: DataLoader[VideoBatch], stage: StageConfig, epoch: int, *, at_most: int) -> Iterator[VideoBatch]:
+    """The batches of one epoch, cut off where the stage ends; samples that they had to skip are counted."""
+    sampler = cast(EpochSampler, loader.sampler)
+    sampler.set_epoch(epoch)
+    count = SkipCount(num_samples=len(sampler), max_share=stage.data.max_skipped_share)
+    for batch in islice(loader, at_most):
+        count.add(batch.skipped)
+        yield batch
+    count.report()
 
 
 def stage_length(stage: StageConfig, steps_per_epoch: int) -> int:

@@ -21,11 +21,14 @@ from datasets.sampling import (
     random_window,
     visit_generator,
 )
-from datasets.transforms import AnnotatedClip, annotate_clip, normalise, random_flip_left_right, resize
+from datasets.transforms import AnnotatedClip, annotate_clip, random_flip_left_right, resize
 from structures.boxes import xyxy_to_cxcywh
-from structures.samples import ClipTarget, SentenceMeta, VideoSample
+from structures.samples import ClipTarget, SentenceMeta, SkippedSample, VideoSample
 
 logger = logging.getLogger(__name__)
+
+MOST_SKIPPED_IN_A_ROW = 32
+"""Samples tried after a batch of which nothing can be read; more are no accident."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,7 @@ class ClipDataset(Dataset[VideoSample]):
         long_side: limit of the longer side, in pixels.
         flip_probability: of a left-right flip.
         seed: of everything that is drawn; mixed with epoch and index of a visit.
+        skips_errors: batches leave out samples that cannot be read, and say so, instead of raising.
     """
 
     def __init__(  # noqa: PLR0913  # each is a knob of the configuration
@@ -137,6 +141,7 @@ class ClipDataset(Dataset[VideoSample]):
         long_side: int,
         flip_probability: float = 0.0,
         seed: int = 0,
+        skips_errors: bool = False,
     ) -> None:
         if frame_sampling not in ("windows", "random"):
             raise ValueError(f"frame_sampling={frame_sampling!r} must be 'windows' or 'random'")
@@ -150,6 +155,7 @@ class ClipDataset(Dataset[VideoSample]):
         self.long_side = long_side
         self.flip_probability = flip_probability
         self.seed = seed
+        self.skips_errors = skips_errors
         self.entries = [entry for video in videos for entry in self._entries_of(video)]
         if not self.entries:
             raise ValueError(f"none of the {len(videos)} videos shows an object that a sentence is about")
@@ -178,6 +184,34 @@ class ClipDataset(Dataset[VideoSample]):
     def __len__(self) -> int:
         return len(self.entries)
 
+    def __getitems__(self, visits: Sequence[Visit]) -> list[VideoSample | SkippedSample]:
+        """The samples of a batch; the data loader calls this.
+
+        With `skips_errors`, what cannot be read is replaced by a note. Only where nothing of the batch is left, the
+        samples after its last one stand in, because all processes must make the same number of steps.
+
+        Raises:
+            ValueError: a sample cannot be read; with `skips_errors`, too many in a row.
+        """
+        if not self.skips_errors:
+            return [self[visit] for visit in visits]
+        found = [self._try(visit) for visit in visits]
+        visit = visits[-1]
+        while not any(isinstance(item, VideoSample) for item in found):
+            if len(found) >= len(visits) + MOST_SKIPPED_IN_A_ROW:
+                reasons = "\n".join(item.reason for item in found[:3] if isinstance(item, SkippedSample))
+                raise ValueError(f"{len(found)} samples in a row cannot be read, the first ones because of\n{reasons}")
+            visit = Visit((visit.sample + 1) % len(self.entries), visit.epoch)
+            found.append(self._try(visit))
+        return found
+
+    def _try(self, visit: Visit) -> VideoSample | SkippedSample:
+        try:
+            return self[visit]
+        except (ValueError, OSError) as error:
+            entry = self.entries[visit.sample]
+            return SkippedSample(entry.video.name, tuple(e.name for e in entry.expressions), str(error))
+
     def __getitem__(self, visit: Visit | int) -> VideoSample:
         if isinstance(visit, int):
             visit = Visit(sample=visit, epoch=0)
@@ -193,7 +227,7 @@ class ClipDataset(Dataset[VideoSample]):
         clip = resize(clip, short_side=self.short_side, long_side=self.long_side)
         clip = random_flip_left_right(clip, probability=self.flip_probability, generator=generator)
         return VideoSample(
-            frames=normalise(clip.frames),
+            frames=clip.frames.as_subclass(Tensor),
             sentences=clip.sentences,
             targets=make_targets(clip, expressions),
             meta=tuple(_meta(entry.video, expression, window, original_size) for expression in expressions),

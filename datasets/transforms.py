@@ -1,4 +1,4 @@
-"""What happens to a clip between the decoder and the batch: resize, flip, normalise.
+"""What happens to a clip between the decoder and the batch: resize and flip. Normalising is left to the device.
 
 Each transform maps an `AnnotatedClip` to a new one. Frames, masks and boxes are tv_tensors, so torchvision
 does the geometry; sentences travel with them, because a flip changes what they have to say.
@@ -15,9 +15,6 @@ from torchvision.transforms.v2 import functional
 
 from datasets.text import swap_left_right
 from structures.boxes import mask_extents_xyxy
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +101,13 @@ def random_flip_left_right(clip: AnnotatedClip, *, probability: float, generator
     return flip_left_right(clip) if flipped else clip
 
 
-def normalise(frames: UInt8[Tensor, "time 3 height width"]) -> Float[Tensor, "time 3 height width"]:
-    """RGB in [0, 255] to what the encoders were trained on: ImageNet mean 0 and deviation 1."""
-    unit = functional.to_dtype(frames.as_subclass(Tensor), torch.float32, scale=True)
-    return functional.normalize(unit, list(IMAGENET_MEAN), list(IMAGENET_STD), inplace=True)
-
-
-def prepare_frames(
+def resize_frames(
     frames: UInt8[Tensor, "time 3 height width"], *, short_side: int, long_side: int
-) -> Float[Tensor, "time 3 resized_height resized_width"]:
-    """Resizes and normalises frames: the same for training, evaluation and prediction."""
+) -> UInt8[Tensor, "time 3 resized_height resized_width"]:
+    """Frames at the size of `resized_size`: the same for training, evaluation and prediction."""
     height, width = frames.shape[-2:]
     size = resized_size(height, width, short_side=short_side, long_side=long_side)
-    return normalise(frames if size == (height, width) else _resize_frames(frames, size))
+    return frames if size == (height, width) else _resize_frames(frames, size)
 
 
 def _resize_frames(frames: Tensor, size: tuple[int, int]) -> Tensor:

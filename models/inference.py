@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from models.outputs import TextFeatures
 from models.postprocess import boxes_to_pixels, resize_logits, trajectory_scores
 from models.soc import SOC
-from structures.clips import PaddedClips
+from structures.clips import one_clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +59,17 @@ def encode_sentences(
 
 
 def segment_window(
-    model: SOC, frames: Float[Tensor, "time 3 height width"], texts: Sequence[TextFeatures], *, device: torch.device
+    model: SOC, frames: UInt8[Tensor, "time 3 height width"], texts: Sequence[TextFeatures], *, device: torch.device
 ) -> tuple[ClipAnswer, ...]:
     """One answer per sentence, on the CPU; the visual encoder runs once.
 
     Args:
         model: in evaluation mode.
-        frames: resized and normalised.
+        frames: RGB in [0, 255], resized; normalised on the device.
         texts: groups of sentences, see `encode_sentences`.
         device: of the model.
     """
-    t, _, h, w = frames.shape
-    clips = PaddedClips(frames[None].to(device), torch.zeros(1, t, h, w, dtype=torch.bool, device=device), ((h, w),))
-    video = model.encode_video(clips)
+    video = model.encode_video(one_clip(frames).to(device).normalised())
     answers: list[ClipAnswer] = []
     for text in texts:
         count = len(text.sentence)

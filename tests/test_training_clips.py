@@ -50,7 +50,7 @@ def test_a_sample_holds_the_frames_masks_and_boxes_of_its_window(root):
     (target,) = sample.targets
     assert sample.sentences == ("a square moving right",)
     assert sample.frames.shape == (4, 3, HEIGHT, WIDTH)
-    assert sample.frames.dtype == torch.float32
+    assert sample.frames.dtype == torch.uint8
     assert target.is_visible.tolist() == [[False, False, True, True]]
     for step, frame in enumerate((6, 7, 8, 9)):
         expected = object_map({2: (8, 9)}, frame) == 2
