@@ -28,7 +28,7 @@ from configs.schema import DataConfig
 from datasets.base import ClipExpansion, Expression, VideoRecord
 from datasets.coco_masks import decode_mask, encode_segmentation, mask_area
 from datasets.pseudo_clips import PseudoClips
-from datasets.readers import ImageFrames
+from datasets.readers import ImageFrames, SizeMismatchError
 from datasets.text import clean_sentence
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,9 @@ class RunLengthMasks:
     ) -> Bool[Tensor, "object time height width"]:
         """See `MaskReader`; the same at every position."""
         if size != self.size:
-            raise ValueError(f"{self.source}: annotated at (height, width) {self.size}, but the image has {size}")
+            raise SizeMismatchError(
+                f"{self.source}: annotated at (height, width) {self.size}, but the image has {size}"
+            )
         masks = np.stack([decode_mask(self.counts[number - 1], size=size) for number in objects])
         still = torch.from_numpy(masks).view(torch.bool)[:, None]  # (object, 1, height, width)
         return still.expand(-1, len(positions), -1, -1)
@@ -133,13 +135,8 @@ class RefCoco:
         if split_by and split_by not in SPLITS_BY[name]:
             raise ValueError(f"data.split_by={split_by!r}: {name} is divided by {' or '.join(SPLITS_BY[name])}")
         self._lower_case, self._raw_sentences, self._expand = lower_case, raw_sentences, expand
-        self._file, referrals = _find_referrals(root, name, split, split_by)
-        self._images = _first_folder(
-            root / "train2014",
-            root / "coco" / "train2014",
-            root / "images" / "train2014",
-            root / "images" / "mscoco" / "images" / "train2014",
-        )
+        self._file, referrals = find_referrals(root, name, split, split_by)
+        self._images = find_images(root)
         self.videos = self._records(referrals)
 
     def training_videos(self) -> tuple[VideoRecord, ...]:
@@ -209,7 +206,21 @@ class RefCoco:
 # ---- the two layouts ----
 
 
-def _find_referrals(root: Path, name: str, split: str, split_by: str) -> tuple[Path, Iterator[Referral]]:
+def find_images(root: Path) -> Path:
+    """The folder with the images of COCO.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return _first_folder(
+        root / "train2014",
+        root / "coco" / "train2014",
+        root / "images" / "train2014",
+        root / "images" / "mscoco" / "images" / "train2014",
+    )
+
+
+def find_referrals(root: Path, name: str, split: str, split_by: str) -> tuple[Path, Iterator[Referral]]:
     """The file that lists the split, in whichever layout is there, and what it says."""
     folder = _first_folder(root / name, root / "coco" / name)
     per_split = folder / f"instances_{name}_{split}.json"

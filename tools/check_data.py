@@ -82,15 +82,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def _of_config(config: Config) -> list[tuple[Format, DataConfig, str]]:
     """The different splits that training and evaluation with this configuration read."""
-    wanted: dict[tuple[str, str, str], tuple[Format, DataConfig, str]] = {}
-    for data in (*(stage.data for stage in config.training_stages()), config.data):
+    wanted: dict[tuple[str, ...], tuple[Format, DataConfig, str]] = {}
+    for data, split in _splits_of(config):
         if data.root is None:
             raise ValueError("data.root is not set: give data.root=FOLDER on the command line or set SOC_DATA_ROOT")
         if not Path(data.root).expanduser().is_dir():
             raise ValueError(f"data.root={data.root}: no such folder")
-        for split in (data.train_split, data.eval_split):
-            wanted.setdefault((data.dataset, str(data.root), split), (FORMATS[data.dataset], data, split))
+        key = (data.dataset, data.variant, str(data.root), split)
+        wanted.setdefault(key, (FORMATS[data.dataset], data, split))
     return list(wanted.values())
+
+
+def _splits_of(config: Config) -> Iterator[tuple[DataConfig, str]]:
+    for stage in config.training_stages():
+        for data in [stage.data.of_part(part) for part in stage.data.parts] or [stage.data]:
+            if FORMATS[data.dataset].is_trained_on:
+                yield data, data.train_split
+        yield stage.data.for_evaluation(), stage.data.eval_split
+    yield config.data.for_evaluation(), config.data.eval_split
 
 
 def _of_folder(root: Path) -> list[tuple[Format, DataConfig, str]]:

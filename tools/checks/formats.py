@@ -4,12 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from configs.schema import DataConfig
+from tools.checks.a2d import A2D_SENTENCES
+from tools.checks.jhmdb import JHMDB_SENTENCES
+from tools.checks.refcoco import REFCOCO
 from tools.checks.split import Format
 from tools.checks.video_folders import REF_DAVIS17, REF_YOUTUBE_VOS
 
 __all__ = ["FORMATS", "Format", "configurations_below"]
 
-FORMATS = {format.dataset: format for format in (REF_YOUTUBE_VOS, REF_DAVIS17)}
+FORMATS = {format.dataset: format for format in (A2D_SENTENCES, JHMDB_SENTENCES, REF_YOUTUBE_VOS, REF_DAVIS17, REFCOCO)}
 """By `data.dataset`."""
 
 MAX_DEPTH = 3

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from datasets.base import VideoRecord
-from datasets.readers import PngMasks, SizeMismatchError
+from datasets.readers import SizeMismatchError
 from engine.distributed import World
 from engine.progress import progress_bar
 from tools.checks.report import Problem
@@ -84,9 +84,10 @@ def plan(videos: Sequence[VideoRecord], *, root: Path, sample: int, is_there: Ca
 
 
 def files_of(video: VideoRecord, position: int) -> tuple[Path, ...]:
-    """The files that hold a frame and, where each frame has one, its mask."""
-    masks = (video.masks.path(position),) if isinstance(video.masks, PngMasks) else ()
-    return (video.frames.path(position), *masks)
+    """The files that hold a frame and, where it has one, its mask."""
+    has_mask = video.annotated is None or position in video.annotated
+    mask_path = getattr(video.masks, "path", None)  # readers of one file for everything have none
+    return (video.frames.path(position), *((mask_path(position),) if has_mask and mask_path else ()))
 
 
 def open_all(openings: Sequence[Opening], *, num_workers: int, title: str) -> Iterator[tuple[Opening, Opened]]:

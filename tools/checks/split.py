@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from configs.schema import DataConfig
 from datasets.base import VideoRecord
@@ -30,6 +31,7 @@ class SplitCheck:
         records: videos to open; a format may put its own here where the loader refused.
         problems: found so far.
         known_objects: per video, objects that need no pixel because another file knows them.
+        shared: folders in which other splits have files, too, so that a file nobody asks for is no surplus.
     """
 
     data: DataConfig
@@ -40,10 +42,24 @@ class SplitCheck:
     records: Sequence[VideoRecord] = ()
     problems: list[Problem] = field(default_factory=list)
     known_objects: dict[str, set[int]] = field(default_factory=dict)
+    shared: set[Path] = field(default_factory=set)
 
     def add(self, kind: str, place: Path | str, detail: str = "") -> None:
         """Notes a problem of a file (a path), or of something in it."""
         self.problems.append(Problem(kind, self.names.show(place) if isinstance(place, Path) else place, detail))
+
+
+def count_videos(videos: Sequence[VideoRecord]) -> Counts:
+    """Sizes of what the loader (or the examination) found."""
+    if not videos:
+        return Counts()
+    objects = [{number for e in video.expressions for number in e.object_ids} for video in videos]
+    return Counts(
+        videos=len(videos),
+        objects=sum(map(len, objects)) if all(objects) else None,
+        expressions=sum(len(video.expressions) for video in videos),
+        frames=sum(len(video.frame_names) for video in videos),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +72,10 @@ class Format:
         recognises: whether a folder holds it.
         configurations: what can be opened in a folder, as changes of `DataConfig`, and the splits of each.
         examine: adds what can be said without opening images.
+        title_of: its name with these settings, where a format has several.
         published: key of `PUBLISHED` for these settings.
+        count: sizes of what was found.
+        is_trained_on: whether it has a training split.
     """
 
     dataset: str
@@ -64,7 +83,10 @@ class Format:
     recognises: Callable[[Path], bool]
     configurations: Callable[[Path], Sequence[tuple[dict[str, object], tuple[str, ...]]]]
     examine: Callable[[SplitCheck], None]
+    title_of: Callable[[DataConfig], str] | None = None
     published: Callable[[DataConfig], str] = lambda data: data.dataset
+    count: Callable[[Sequence[VideoRecord]], Counts] = count_videos
+    is_trained_on: bool = True
 
 
 def check_split(format: Format, data: DataConfig, split: str, *, sample: int, num_workers: int) -> SplitReport:
@@ -86,13 +108,15 @@ def check_split(format: Format, data: DataConfig, split: str, *, sample: int, nu
     except ValueError as error:
         check.add("loader", str(error).replace(f"{root}/", ""))
     format.examine(check)
+    title = format.title if format.title_of is None else format.title_of(data)
     wanted = {path for video in check.records for p in range(len(video.frame_names)) for path in files_of(video, p)}
-    check.problems += [*check.names.missing(wanted), *check.names.surplus(wanted)]
+    check.problems += check.names.missing(wanted)
+    check.problems += check.names.surplus(path for path in wanted if path.parent not in check.shared)
     openings = plan(check.records, root=root, sample=sample, is_there=check.names.exists)
-    for opening, opened in open_all(openings, num_workers=num_workers, title=f"{format.title}, {split}"):
+    for opening, opened in open_all(openings, num_workers=num_workers, title=f"{title}, {split}"):
         check.problems += opened.problems
         _note_unseen(check, opening.video, opened.unseen)
-    counts = count(check.records)
+    counts = format.count(check.records)
     expected, source = expected_counts(root, split, format.published(data))
     if data.sequences:  # a part of the set on purpose
         expected = None
@@ -100,7 +124,7 @@ def check_split(format: Format, data: DataConfig, split: str, *, sample: int, nu
     num_frames = sum(len(video.frame_names) for video in check.records)
     return SplitReport(
         dataset=data.dataset,
-        title=format.title,
+        title=title,
         root=root,
         split=split,
         counts=counts,
@@ -113,38 +137,35 @@ def check_split(format: Format, data: DataConfig, split: str, *, sample: int, nu
     )
 
 
-def count(videos: Sequence[VideoRecord]) -> Counts:
-    """Sizes of what the loader (or the examination) found."""
-    if not videos:
-        return Counts()
-    objects = [{number for e in video.expressions for number in e.object_ids} for video in videos]
-    return Counts(
-        videos=len(videos),
-        objects=sum(map(len, objects)) if all(objects) else None,
-        expressions=sum(len(video.expressions) for video in videos),
-        frames=sum(len(video.frame_names) for video in videos),
-    )
-
-
 def expected_counts(root: Path, split: str, dataset: str) -> tuple[Counts | None, str]:
     """What there should be, and who says so: generated data have their own numbers beside them."""
-    statistics = root / STATISTICS_FILE
-    if statistics.is_file():
-        try:
-            content = json.loads(statistics.read_bytes())
-            if content["dataset"] == DATASET_NAME:
-                return _generated_counts(content, split), STATISTICS_FILE
-        except (ValueError, KeyError, TypeError):
-            return None, f"{STATISTICS_FILE} (damaged)"
-    return PUBLISHED.get(dataset, {}).get(split), PUBLISHED_NUMBERS
+    generated = read_generated(root)
+    if generated is None:
+        return PUBLISHED.get(dataset, {}).get(split), PUBLISHED_NUMBERS
+    try:
+        return _generated_counts(generated, split), STATISTICS_FILE
+    except (KeyError, TypeError, AttributeError):
+        return None, STATISTICS_FILE
 
 
-def _generated_counts(content: dict[str, dict], split: str) -> Counts | None:
-    options, sentences = content["options"], content["sentences"].get(split)
-    if sentences is None:
+def read_generated(root: Path) -> dict[str, Any] | None:
+    """What `tools.make_shapes` says about its data; None where the data are not generated."""
+    try:
+        content = json.loads((root / STATISTICS_FILE).read_bytes())
+    except (OSError, ValueError):
         return None
-    videos = options[f"num_{split}"]
-    return Counts(videos=videos, expressions=sum(sentences.values()), frames=videos * options["num_frames"])
+    return content if isinstance(content, dict) and content.get("dataset") == DATASET_NAME else None
+
+
+def _generated_counts(content: dict[str, Any], split: str) -> Counts:
+    options, layout = content["options"], content["options"].get("format", "ref_youtube_vos")
+    own_split = "train" if split == "train" else "valid"  # the layouts call the second one test, val, ...
+    videos = options[f"num_{own_split}"]
+    if layout == "refcoco":  # the sentences are counted over three sets together
+        return Counts(images=videos)
+    is_secret = layout == "mevis" and split == "valid"  # a split of its own, which the statistics leave out
+    sentences = None if is_secret else sum(content["sentences"][own_split].values())
+    return Counts(videos=videos, expressions=sentences, frames=videos * options["num_frames"])
 
 
 def _compare_counts(check: SplitCheck, counts: Counts, expected: Counts | None, source: str) -> None:
@@ -156,11 +177,15 @@ def _compare_counts(check: SplitCheck, counts: Counts, expected: Counts | None, 
 
 
 def _note_unseen(check: SplitCheck, video: VideoRecord, unseen: Sequence[int]) -> None:
+    known = {problem.name for problem in check.problems if problem.kind == "unseen"}
     for number in unseen:
+        place = f"video {video.name}, object {number}"
+        if place in known:
+            continue  # the index files say so already
         expressions = ", ".join(e.name for e in video.expressions if number in e.object_ids)
         is_known = number in check.known_objects.get(video.name, {number})
         check.add(
             "unseen" if is_known else "objects",
-            f"video {video.name}, object {number}",
+            place,
             f"no pixel in any mask (expressions {expressions})",
         )
