@@ -163,6 +163,11 @@ class DataPart(ConfigNode):
         _only_for_refcoco(self)
         return self
 
+    @property
+    def name(self) -> str:
+        """What tells the part from the others."""
+        return self.variant if self.dataset == "refcoco" else self.dataset
+
 
 class DataConfig(ConfigNode):
     """Which clips, how large, how many at a time."""

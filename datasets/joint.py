@@ -60,7 +60,7 @@ def open_split(data: DataConfig, root: Path, split: str, *, raw_sentences: bool)
             source = open_split_of_part(settings, settings.train_split, raw_sentences=raw_sentences)
         except ValueError as error:
             raise ValueError(f"data.parts.{index}: {error}") from None
-        parts.append(Part(part.variant or part.dataset, source, part.repeat))
+        parts.append(Part(part.name, source, part.repeat))
     return Joint(parts)
 
 
