@@ -324,7 +324,7 @@ def _entry(path: Path, kind: str, entry: Any) -> Iterator[None]:
         raise ValueError(f"{path}: {kind} {name}: bad or missing value ({error!r})") from None
 
 
-def _read_json(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _read_json(path: Path) -> dict[str, Any]:
     """A file of COCO, with lists of images and annotations."""
     try:
         content = json.loads(path.read_bytes())
