@@ -190,7 +190,8 @@ class DataConfig(ConfigNode):
     """With `on_error: skip`: the run ends when more than this share of an epoch's samples was skipped."""
 
     expressions: Path | None = None
-    """File with the sentences, where it is not in its usual place below `root` (only ref_davis17)."""
+    """File with the sentences, or folder with the original four, where it is not in its usual place below `root` (only
+    ref_davis17)."""
 
     sequences: tuple[str, ...] = ()
     """Only these videos; none: all (only ref_davis17)."""

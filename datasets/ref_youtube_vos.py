@@ -19,7 +19,7 @@ from datasets.base import Expression, VideoRecord
 from datasets.categories import CATEGORY_INDEX
 from datasets.readers import ImageFrames, PngMasks
 from datasets.text import clean_sentence
-from datasets.visibility import visible_objects
+from datasets.visibility import FILE_NAME, visible_objects
 
 
 def open_split(data: DataConfig, root: Path, split: str, *, raw_sentences: bool) -> "RefYoutubeVos":
@@ -32,6 +32,7 @@ def open_split(data: DataConfig, root: Path, split: str, *, raw_sentences: bool)
         lower_case=data.lower_case,
         raw_sentences=raw_sentences,
         label_categories=data.num_classes_from_categories,
+        cache=data.cache,
     )
 
 
@@ -44,6 +45,7 @@ class RefYoutubeVos:
         lower_case: lower-case the sentences.
         raw_sentences: keep the sentences exactly as they stand in the file.
         label_categories: label objects with the 65 categories instead of class 0.
+        cache: folder for the list of where objects are visible; None keeps it beside the data.
 
     Attributes:
         videos: sorted by name; valid videos that are also test videos are left out.
@@ -60,8 +62,10 @@ class RefYoutubeVos:
         lower_case: bool = True,
         raw_sentences: bool = False,
         label_categories: bool = False,
+        cache: Path | None = None,
     ) -> None:
         self.root = root
+        self._cache = cache
         self.folder = root / split
         self._expressions_file = root / "meta_expressions" / split / "meta_expressions.json"
         self._lower_case, self._raw_sentences = lower_case, raw_sentences
@@ -85,9 +89,10 @@ class RefYoutubeVos:
             ValueError: a sentence has no object, or one that is in no mask and not in meta.json; a mask is unreadable.
         """
         visibility = visible_objects(
-            self.folder,
+            self.folder / "Annotations",
             frames={video.name: video.frame_names for video in self.videos},
-            source=self._expressions_file.read_bytes(),
+            keep_in=self.folder / FILE_NAME,
+            cache=self._cache,
         )
         for video in self.videos:
             known = set(visibility[video.name]) | self._objects_in_meta(video.name)

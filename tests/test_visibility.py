@@ -1,10 +1,12 @@
 import json
+import os
 import tempfile
 
 import numpy as np
 import pytest
 
 import datasets.visibility as visibility_module
+from datasets.cache import user_cache_folder
 from structures.masks_io import write_index_png
 from tests.tiny_clips import change_expressions, make_clips, where
 from tests.tiny_ref_youtube_vos import (
@@ -56,9 +58,23 @@ def test_the_list_of_visible_objects_goes_to_the_cache_folder_if_the_data_cannot
     monkeypatch.setattr(tempfile, "mkstemp", refuse)
     make_clips(root)
     assert not (root / "train" / visibility_module.FILE_NAME).exists()
-    assert len(list(visibility_module.user_cache_folder().iterdir())) == 1
+    assert len(list(user_cache_folder().iterdir())) == 1
     monkeypatch.setattr(visibility_module, "read_index_png", None)
     make_clips(root)
+
+
+def test_the_list_of_visible_objects_goes_to_the_folder_that_the_user_chose(root, tmp_path):
+    make_clips(root, cache=tmp_path / "mine")
+    assert [path.suffix for path in (tmp_path / "mine").iterdir()] == [".json"]
+    assert not (root / "train" / visibility_module.FILE_NAME).exists()
+
+
+def test_the_list_of_visible_objects_is_made_anew_when_a_mask_file_is_replaced(root):
+    folder = root / "train" / "Annotations" / "long"
+    os.utime(folder, ns=(0, 0))  # as if it had been made long ago
+    before = len(make_clips(root, num_frames=1))
+    write_index_png(folder / "00000.png", np.zeros((HEIGHT, WIDTH), dtype=np.uint8))
+    assert len(make_clips(root, num_frames=1)) == before - 2, "two sentences are about object 1"
 
 
 def test_an_object_that_vanished_from_the_masks_is_reported(root):
