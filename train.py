@@ -223,11 +223,11 @@ def validate(run: Run, stage: StageConfig, progress: Progress) -> Progress:
     config = run.config.model_copy(update={"data": data, "eval": EvalConfig(write_masks=False)})
     report = evaluate_model(config, run.model, folder=None, world=run.world, device=run.device)
     run.metrics.write("validation", **place(stage, progress), **report.scores())
-    if report.overall is None:
+    if report.main_score is None:
         logger.warning("split %s has no masks: nothing to validate against", data.eval_split)
         return progress
     logger.info("%s, epoch %d: %s", stage.name, progress.epoch, describe(report.scores()))
-    return replace(progress, best_score=max(progress.best_score, report.overall.mean))
+    return replace(progress, best_score=max(progress.best_score, report.main_score))
 
 
 def save(run: Run, state: TrainingState, progress: Progress, *, is_best: bool) -> None:
