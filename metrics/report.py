@@ -123,7 +123,7 @@ class EvalReport:
         meter = OverlapMeter()
         for entry in self.entries:
             if entry.overlap is not None:
-                meter.add(*entry.overlap)
+                meter.add(*map(float, entry.overlap))
         return meter.compute() if meter.unions else None
 
     def scores(self) -> dict[str, float]:
