@@ -2,13 +2,13 @@
 
 import json
 import shutil
-from collections import defaultdict
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from structures.masks_io import write_index_png
+from tests.checking import check, check_folder, truncate
 from tests.tiny_clips import change_expressions
 from tests.tiny_davis import write_tiny_davis
 from tests.tiny_ref_youtube_vos import HEIGHT, WIDTH, write_expressions, write_tiny_data
@@ -25,28 +25,6 @@ def root(tmp_path):
 def davis(tmp_path):
     (tmp_path / "text").mkdir()
     return write_tiny_davis(tmp_path / "davis", text_encoder=tmp_path / "text")
-
-
-def check(capsys, *arguments):
-    """Exit code, and name -> detail of the problems of each kind; counts aside, which tiny data never fulfil."""
-    code = main([*map(str, arguments), "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert code == int(found["fails"])
-    problems = defaultdict(dict)
-    for split in found["splits"]:
-        for problem in split["problems"]:
-            if problem["kind"] != "counts":
-                problems[problem["kind"]][problem["name"]] = problem["detail"]
-    return code, dict(problems)
-
-
-def check_folder(capsys, folder, *arguments):
-    return check(capsys, "--all", "--root", folder, *arguments)
-
-
-def truncate(path):
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
 
 
 # --- Ref-YouTube-VOS ---

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from datasets.a2d_files import SUBSETS, A2DFiles, Row, read_instances, read_missed, read_rows, read_videoset
+from datasets.a2d_files import SUBSETS, A2DFiles, read_instances, read_missed, read_rows, read_videoset
 from datasets.loaders import open_split
 from tools.checks.files import has_windows_line_ends
 from tools.checks.split import Format, SplitCheck
@@ -27,13 +27,14 @@ def _examine(check: SplitCheck) -> None:
     if check.source is None:
         _name_damaged(check, files, names)
         _open_the_rest(check)
+    else:
+        _note_unseen(check)
     for video in sorted(set(videoset) - spoken_of - missed):
         check.add("surplus", f"video {video}", f"in {files.videoset.name}, but without a sentence")
     for name in sorted(check.names.inside(files.clips) - {f"{video}.mp4" for video in videoset}):
         check.add("surplus", files.clips / name)
     for name in sorted(check.names.inside(files.instances) - spoken_of):
         check.add("surplus", files.instances / name, "no sentence is about it")
-    _note_unseen(check, rows)
 
 
 def _name_damaged(check: SplitCheck, files: A2DFiles, names: list[str]) -> None:
@@ -52,6 +53,7 @@ def _name_damaged(check: SplitCheck, files: A2DFiles, names: list[str]) -> None:
 
 def _open_the_rest(check: SplitCheck) -> None:
     """What the loader makes of the data when it may leave damaged files out."""
+    check.is_partial = True
     settings = {"root": check.root, "on_error": "skip"}
     try:
         check.records = open_split(check.data.model_copy(update=settings), check.split).videos
@@ -59,7 +61,7 @@ def _open_the_rest(check: SplitCheck) -> None:
         check.records = ()
 
 
-def _note_unseen(check: SplitCheck, rows: list[Row]) -> None:
+def _note_unseen(check: SplitCheck) -> None:
     """Actors of sentences that no annotation file of their video names."""
     for video in check.records:
         for expression in video.expressions:

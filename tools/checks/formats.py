@@ -8,11 +8,13 @@ from tools.checks.a2d import A2D_SENTENCES
 from tools.checks.jhmdb import JHMDB_SENTENCES
 from tools.checks.refcoco import REFCOCO
 from tools.checks.split import Format
-from tools.checks.video_folders import REF_DAVIS17, REF_YOUTUBE_VOS
+from tools.checks.video_folders import MEVIS, REF_DAVIS17, REF_YOUTUBE_VOS
 
 __all__ = ["FORMATS", "Format", "configurations_below"]
 
-FORMATS = {format.dataset: format for format in (A2D_SENTENCES, JHMDB_SENTENCES, REF_YOUTUBE_VOS, REF_DAVIS17, REFCOCO)}
+FORMATS = {
+    format.dataset: format for format in (A2D_SENTENCES, JHMDB_SENTENCES, REF_YOUTUBE_VOS, REF_DAVIS17, REFCOCO, MEVIS)
+}
 """By `data.dataset`."""
 
 MAX_DEPTH = 3

@@ -128,7 +128,7 @@ def open_video(opening: Opening) -> Opened:
     for positions in _together(video, opening.positions):
         found, error = _try_frames(video, positions)
         if error is not None:
-            problems.append(_problem(error, video, opening.root))
+            problems.append(_problem(error, opening, positions))
         elif size is None:
             size = found
         elif found != size:
@@ -141,7 +141,7 @@ def open_video(opening: Opening) -> Opened:
         try:
             masks = video.masks.read(masked, size=expected_size, objects=objects)
         except ValueError as mask_error:
-            problems.append(_problem(mask_error, video, opening.root))
+            problems.append(_problem(mask_error, opening, masked))
             continue
         seen |= {objects[place] for place in masks.flatten(1).any(dim=1).nonzero().flatten().tolist()}
     is_known = opening.is_whole and not problems and video.masks is not None
@@ -166,12 +166,16 @@ def _try_frames(video: VideoRecord, positions: Sequence[int]) -> tuple[tuple[int
     return (frames.shape[-2], frames.shape[-1]), None
 
 
-def _problem(error: ValueError, video: VideoRecord, root: Path) -> Problem:
-    """The readers' message, with its path in front made relative to the root."""
+def _problem(error: ValueError, opening: Opening, positions: Sequence[int]) -> Problem:
+    """The readers' message, as one about the file that it names."""
     kind = "mismatched" if isinstance(error, SizeMismatchError) else "unreadable"
-    text = SOURCE_LINE.sub("", str(error).removeprefix(f"{root}/"))
-    name, separator, detail = text.partition(": ")
-    return Problem(kind, name, detail) if separator else Problem(kind, video.name, text)
+    text = SOURCE_LINE.sub("", str(error))
+    for path in (path for position in positions for path in files_of(opening.video, position)):
+        if str(path) in text:
+            return Problem(kind, _relative(path, opening.root), text.partition(f"{path}")[2].lstrip(": "))
+    # a file for many videos, such as one of run lengths
+    name, _, detail = text.removeprefix(f"{opening.root}/").partition(": ")
+    return Problem(kind, name, f"video {opening.video.name}: {detail}")
 
 
 def _relative(path: Path, root: Path) -> str:

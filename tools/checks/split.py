@@ -29,6 +29,7 @@ class SplitCheck:
         names: which files exist.
         source: what the loader made of it; None if it refused.
         records: videos to open; a format may put its own here where the loader refused.
+        is_partial: whether files are left out of the records, so that an object without a pixel means nothing.
         problems: found so far.
         known_objects: per video, objects that need no pixel because another file knows them.
         shared: folders in which other splits have files, too, so that a file nobody asks for is no surplus.
@@ -40,6 +41,7 @@ class SplitCheck:
     names: Names
     source: VideoSource | None = None
     records: Sequence[VideoRecord] = ()
+    is_partial: bool = False
     problems: list[Problem] = field(default_factory=list)
     known_objects: dict[str, set[int]] = field(default_factory=dict)
     shared: set[Path] = field(default_factory=set)
@@ -111,11 +113,14 @@ def check_split(format: Format, data: DataConfig, split: str, *, sample: int, nu
     title = format.title if format.title_of is None else format.title_of(data)
     wanted = {path for video in check.records for p in range(len(video.frame_names)) for path in files_of(video, p)}
     check.problems += check.names.missing(wanted)
-    check.problems += check.names.surplus(path for path in wanted if path.parent not in check.shared)
+    named = {problem.name for problem in check.problems}  # what is damaged is not surplus as well
+    surplus = check.names.surplus(path for path in wanted if path.parent not in check.shared)
+    check.problems += [problem for problem in surplus if problem.name not in named]
     openings = plan(check.records, root=root, sample=sample, is_there=check.names.exists)
     for opening, opened in open_all(openings, num_workers=num_workers, title=f"{title}, {split}"):
         check.problems += opened.problems
-        _note_unseen(check, opening.video, opened.unseen)
+        if not check.is_partial:
+            _note_unseen(check, opening.video, opened.unseen)
     counts = format.count(check.records)
     expected, source = expected_counts(root, split, format.published(data))
     if data.sequences:  # a part of the set on purpose
