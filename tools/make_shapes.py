@@ -21,8 +21,9 @@ formats:
                    instances_*.json with one entry per sentence; polygons
   mevis            MeViS: sentences that mean several objects, mask_dict.json; train, valid_u, and valid without masks
 
-All but ref_youtube_vos come with a folder `truth` that no loader reads: SPLIT.json (frames and sentences of each video,
-which objects each one means, which frames are annotated) and SPLIT/VIDEO.npz (object_ids, boxes_xyxy_px, is_visible).
+All but ref_youtube_vos come with a folder `truth` that no loader reads: SPLIT.json (number of the clip, frames and
+sentences of each video, which objects each one means, which frames are annotated) and SPLIT/VIDEO.npz (object_ids,
+boxes_xyxy_px, is_visible).
 """
 
 

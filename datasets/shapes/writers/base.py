@@ -106,6 +106,7 @@ def make_record(  # noqa: PLR0913  # the parts of one record
     looks: Sequence[tuple[str, str]],
     said: Sequence[Said],
     entry: Any,
+    positions: Sequence[int] | None = None,
     has_truth: bool = True,
 ) -> ClipRecord:
     """Writes the masks of the truth of one video, and sums up what the index files must say.
@@ -119,11 +120,13 @@ def make_record(  # noqa: PLR0913  # the parts of one record
         looks: shape and colour of objects 1, 2, ...
         said: the sentences.
         entry: what the layout's index needs to know.
+        positions: of the frames in the clip; None for all of it.
         has_truth: write the masks.
     """
     masks = [object_ids == number + 1 for number in range(len(looks))]
     truth: dict[str, Any] = {
         "index": clip.index,
+        "positions": list(range(len(clip.frames)) if positions is None else positions),
         "frames": list(frame_names),
         "expressions": [asdict(sentence) for sentence in said],
     }

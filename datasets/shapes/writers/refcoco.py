@@ -73,6 +73,7 @@ class Refcoco(Layout):
             looks=looks_of(clip),
             said=_said(clip, t),
             entry=(image, objects),
+            positions=[t],
         )
 
     def write_index(self, folder: Path, records: Mapping[str, Sequence[ClipRecord]]) -> None:
