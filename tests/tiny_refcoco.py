@@ -126,7 +126,8 @@ def write_instances_layout(root: Path, name: str = "refcoco") -> Path:
     folder = root / name
     folder.mkdir(parents=True)
     for split in ("train", "val"):
-        images, annotations = [], []
+        images: list[dict] = []
+        annotations: list[dict] = []
         for annotation, sentences in SENTENCES.items():
             image = image_of(annotation)
             if SPLIT_OF_IMAGE[image] != split:
