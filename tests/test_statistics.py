@@ -87,3 +87,11 @@ def test_the_frames_and_objects_of_davis_are_those_of_its_index(shared_dir):
 def test_counts_compare_only_what_both_sides_know():
     assert Counts(videos=3, frames=9).differences(Counts(videos=4, objects=2)) == ("videos",)
     assert Counts(videos=3).differences(Counts(videos=3, frames=1)) == ()
+
+
+def test_the_documentation_states_the_same_counts(repository):
+    text = (repository / "docs" / "data.md").read_text(encoding="utf-8")
+    for dataset, splits in PUBLISHED.items():
+        for split, counts in splits.items():
+            for name, value in counts.as_dict().items():
+                assert f"{value:,}" in text, f"{name} of {dataset}, {split}"
