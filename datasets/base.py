@@ -301,7 +301,7 @@ def read_clip(
     masks = [found[[objects.index(number) for number in meaning]] for meaning in meanings(expressions)]
     union = torch.stack([several[0] if len(several) == 1 else several.any(dim=0) for several in masks])
     for meaning, mask in zip(meanings(expressions), union, strict=True):
-        if not mask.any():
+        if not mask.view(torch.uint8).amax():  # any() takes 20 times as long
             raise ValueError(
                 f"objects {list(meaning)} do not occur in frames {[video.frame_names[p] for p in annotated]} of video "
                 f"{video.name}: have the masks changed since the list of visible objects was made? Delete that list."

@@ -86,7 +86,7 @@ class ImageFrames:
         sizes = {tuple(image.shape) for image in images.values()}
         if len(sizes) > 1:
             raise ValueError(f"{self.folder}: frames of different sizes {sorted(s[1:] for s in sizes)}")
-        return torch.stack([images[position] for position in positions])
+        return stack_frames([images[position] for position in positions])
 
     def size(self) -> tuple[int, int]:
         """See `FrameReader`."""
@@ -131,19 +131,36 @@ def require_size(shape: Sequence[int], size: tuple[int, int], path: Path) -> Non
         raise SizeMismatchError(f"{path}: mask of (height, width) {tuple(shape)}, but its frame has {size}")
 
 
+def stack_frames(
+    images: Sequence[UInt8[Tensor, "3 height width"]],
+) -> UInt8[Tensor, "time 3 height width"]:
+    """Images of one size as a clip; the channels of a pixel lie side by side, as the decoder leaves them.
+
+    torchvision resizes bytes in this order of memory four times as fast as in the usual one.
+    """
+    _, height, width = images[0].shape
+    frames = torch.empty(len(images), height, width, 3, dtype=torch.uint8)
+    for frame, image in zip(frames, images, strict=True):
+        frame.copy_(image.permute(1, 2, 0))  # (h, w, 3)
+    return frames.permute(0, 3, 1, 2)  # (t, 3, h, w)
+
+
 def read_frame(path: Path) -> UInt8[Tensor, "3 height width"]:
-    """An image file as RGB in [0, 255].
+    """An image file as RGB in [0, 255]: grey and CMYK are converted, transparency is dropped.
 
     Raises:
-        ValueError: the file is missing or no image.
+        ValueError: the file is missing, damaged or no image, or has 16 bits per channel.
     """
     try:
         data = path.read_bytes()
-        return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+        image = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such frame") from None
     except (RuntimeError, ValueError, OSError) as error:
         raise ValueError(f"{path}: not a readable image ({error})") from None
+    if image.dtype != torch.uint8:
+        raise ValueError(f"{path}: an image with {image.dtype} values; convert it to 8 bits per channel")
+    return image
 
 
 def image_size(path: Path) -> tuple[int, int]:

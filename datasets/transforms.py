@@ -111,4 +111,5 @@ def resize_frames(
 
 
 def _resize_frames(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """On bytes, as the published code does with Pillow: the same where sizes divide, else now and then a level off."""
     return functional.resize(frames, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)
