@@ -3,27 +3,32 @@
 import json
 import logging
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from configs.schema import Config, DataConfig
 from datasets.base import EvalVideo
+from datasets.coco_ground_truth import annotated_samples, sample_id
 from datasets.loaders import build_eval_dataset
-from datasets.transforms import prepare_frames
+from datasets.sampling import centred_window
+from datasets.transforms import resize_frames
 from engine.checkpoint import git_revision, versions
 from engine.distributed import World, choose_device, gather, process_group, read_world, wait_for_all
 from engine.files import atomic_path, claim_output, write_json, write_text
 from engine.logging import setup_logging
 from engine.progress import progress_bar
 from engine.seeding import seed_everything
+from metrics.frame_report import FrameReport, FrameScore, score_frame
 from metrics.region_boundary import SequenceMasks, frame_statistics, score_unsupervised
-from metrics.report import EntryScore, EvalReport, score_sentence
+from metrics.report import EntryScore, EvalReport, Report, score_sentence
 from models.build import build_model
-from models.inference import ClipAnswer, encode_sentences, segment_window, windows
+from models.inference import ClipAnswer, encode_sentences, segment_annotated_frame, segment_window, windows
 from models.postprocess import merge_objects
 from models.soc import SOC
 from structures.masks_io import write_binary_png, write_index_png
@@ -35,20 +40,56 @@ Answers = Sequence[Sequence[ClipAnswer]]
 
 
 class Benchmark(Protocol):
-    """How a data set wants its masks: post-processing, files, and metric."""
+    """How a data set wants its answers: windows, post-processing, files, and metric."""
 
-    def finish_video(self, video: EvalVideo, answers: Answers, folder: Path | None) -> list[EntryScore]:
-        """Turns answers into masks, writes them below `folder` if there is one, scores them if that is possible."""
+    def score_video(
+        self, model: SOC, video: EvalVideo, data: DataConfig, device: torch.device, folder: Path | None
+    ) -> list[Any]:
+        """Runs the model, writes masks below `folder` if there is one; the scores, where there is an annotation."""
+
+    def report(self, num_videos: int, num_sentences: int, scores: Sequence[Any], data: DataConfig) -> Report:
+        """Gathers the scores of all videos."""
+
+    def write_results(self, report: Any, folder: Path) -> None:
+        """Writes what is only known after all videos, where there is such a thing."""
 
     def submission_folders(self, folder: Path) -> list[Path]:
         """The folders that a submission packs."""
 
 
-class OneMaskPerSentence:
-    """Ref-YouTube-VOS: `Annotations/<video>/<expression>/<frame>.png` of 0 and 255; J and F of every sentence."""
+class WholeVideos(ABC):
+    """What benchmarks of whole videos share: window by window, every frame is segmented."""
+
+    def score_video(
+        self, model: SOC, video: EvalVideo, data: DataConfig, device: torch.device, folder: Path | None
+    ) -> list[EntryScore]:
+        """See `Benchmark`."""
+        return self.finish_video(video, list(zip(*_answer_windows(model, video, data, device), strict=True)), folder)
+
+    @abstractmethod
+    def finish_video(self, video: EvalVideo, answers: Answers, folder: Path | None) -> list[EntryScore]:
+        """Turns answers into masks, writes them below `folder` if there is one, scores them if that is possible."""
+
+    def report(self, num_videos: int, num_sentences: int, scores: Sequence[EntryScore], data: DataConfig) -> EvalReport:
+        """See `Benchmark`."""
+        return EvalReport(num_videos, num_sentences, tuple(scores), _read_baselines(data))
+
+    def write_results(self, report: EvalReport, folder: Path) -> None:  # noqa: B027  # nothing is left to write
+        """See `Benchmark`; the masks are there already."""
+
+
+@dataclass(frozen=True)
+class OneMaskPerSentence(WholeVideos):
+    """Ref-YouTube-VOS: `Annotations/<video>/<expression>/<frame>.png` of 0 and 255; J and F of every sentence.
+
+    Attributes:
+        counts_overlap: report overall and mean IoU and the precision at thresholds, too, as for RefCOCO.
+    """
+
+    counts_overlap: bool = False
 
     def finish_video(self, video: EvalVideo, answers: Answers, folder: Path | None) -> list[EntryScore]:
-        """See `Benchmark`."""
+        """See `WholeVideos`."""
         scores = []
         for i, windows_of_sentence in enumerate(answers):
             masks = torch.cat([answer.masks_at(video.original_size) for answer in windows_of_sentence]).numpy()
@@ -59,9 +100,17 @@ class OneMaskPerSentence:
                     write_binary_png(target / f"{name}.png", mask)
             annotation = None if video.object_ids is None else video.load_masks(video.object_ids[i])
             if annotation is not None:
-                region, boundary = score_sentence(annotation.numpy(), masks)
+                truth = annotation.numpy()
+                overlap = (int((truth & masks).sum()), int((truth | masks).sum())) if self.counts_overlap else None
                 scores.append(
-                    EntryScore(video.video, video.expressions[i], video.sentences[i], video.kinds[i], region, boundary)
+                    EntryScore(
+                        video.video,
+                        video.expressions[i],
+                        video.sentences[i],
+                        video.kinds[i],
+                        *score_sentence(truth, masks),
+                        overlap,
+                    )
                 )
         return scores
 
@@ -70,14 +119,14 @@ class OneMaskPerSentence:
         return [folder / "Annotations"]
 
 
-class MergedObjectsPerAnnotator:
+class MergedObjectsPerAnnotator(WholeVideos):
     """Ref-DAVIS17: the objects of each annotator's sentences merged into `<annotator>/<video>/<frame>.png`.
 
     Each annotator is scored by the unsupervised protocol of DAVIS-2017; the result is the mean over annotators.
     """
 
     def finish_video(self, video: EvalVideo, answers: Answers, folder: Path | None) -> list[EntryScore]:
-        """See `Benchmark`."""
+        """See `WholeVideos`."""
         scores = []
         for annotator in dict.fromkeys(video.kinds):
             mine = [answers[i] for i, kind in enumerate(video.kinds) if kind == annotator]
@@ -105,14 +154,89 @@ class MergedObjectsPerAnnotator:
         return sorted(folder.glob("anno_*"))
 
 
+@dataclass(frozen=True)
+class AnnotatedFrames:
+    """A2D- and JHMDB-Sentences: each annotated frame in the middle of its clip, all queries in the frame ranked.
+
+    Attributes:
+        names_instances: whether the names of samples end in the instance.
+    """
+
+    names_instances: bool
+
+    def score_video(
+        self, model: SOC, video: EvalVideo, data: DataConfig, device: torch.device, folder: Path | None
+    ) -> list[FrameScore]:
+        """See `Benchmark`; there are no masks to write, because `write_results` writes those of all queries."""
+        record, scores = video.record, []
+        if record.masks is None:
+            raise ValueError(f"video {record.name} has no masks to score against")
+        for position, expressions in annotated_samples(record):
+            window = centred_window(position, len(record.frame_names), data.num_frames)
+            frames = resize_frames(record.frames.read(window), short_side=data.short_side, long_side=data.long_side)
+            candidates = segment_annotated_frame(
+                model,
+                frames,
+                encode_sentences(model, [e.sentence for e in expressions], group=data.eval_sentences, device=device),
+                annotated_frame=data.num_frames // 2,
+                original=video.original_size,
+                device=device,
+            )
+            for expression, found in zip(expressions, candidates, strict=True):
+                annotation = record.masks.read((position,), size=video.original_size, objects=expression.object_ids)
+                frame = record.frame_names[position]
+                scores.append(
+                    FrameScore(
+                        sample_id(record.name, frame, expression.name if self.names_instances else None),
+                        record.name,
+                        frame,
+                        expression.name,
+                        expression.sentence,
+                        *score_frame(annotation.any(dim=0)[0].numpy(), found.masks.numpy(), found.scores.numpy()),
+                    )
+                )
+        return scores
+
+    def report(
+        self, num_videos: int, num_sentences: int, scores: Sequence[FrameScore], data: DataConfig
+    ) -> FrameReport:
+        """See `Benchmark`."""
+        return FrameReport(num_videos, num_sentences, scores)
+
+    def write_results(self, report: FrameReport, folder: Path) -> None:
+        """`predictions.json`, for the ground truth that `tools.prepare_data` writes."""
+        write_json(folder / PREDICTIONS, report.coco_results(), indent=None)
+
+    def submission_folders(self, folder: Path) -> list[Path]:
+        """See `Benchmark`."""
+        raise ValueError("eval.zip_submission: this data set has no submission; its annotations are public")
+
+
+PREDICTIONS = "predictions.json"
+
 BENCHMARKS: dict[str, Benchmark] = {
     "ref_youtube_vos": OneMaskPerSentence(),
     "ref_davis17": MergedObjectsPerAnnotator(),
+    "refcoco": OneMaskPerSentence(counts_overlap=True),
+    "a2d_sentences": AnnotatedFrames(names_instances=True),
+    "jhmdb_sentences": AnnotatedFrames(names_instances=False),
 }
 """By the name of the data set in the configuration."""
 
 
-def evaluate(config: Config, model: SOC | None = None) -> EvalReport:
+def benchmark_of(data: DataConfig) -> Benchmark:
+    """The benchmark of the data set that is evaluated.
+
+    Raises:
+        ValueError: there is none.
+    """
+    name = data.for_evaluation().dataset
+    if name not in BENCHMARKS:
+        raise ValueError(f"data.dataset={name!r} cannot be evaluated yet; only {', '.join(BENCHMARKS)} can")
+    return BENCHMARKS[name]
+
+
+def evaluate(config: Config, model: SOC | None = None) -> Report:
     """Evaluates `data.eval_split`; writes `report.json`, `report.md` and the masks to `output_dir`.
 
     Args:
@@ -129,7 +253,10 @@ def evaluate(config: Config, model: SOC | None = None) -> EvalReport:
         torch.set_num_threads(config.num_threads)
     seed_everything(config.train.seed)
     folder = config.output_dir
+    benchmark = benchmark_of(config.data)
     build_eval_dataset(config.data)  # a mistake in the data shows before the model is built
+    if config.eval.zip_submission:
+        benchmark.submission_folders(folder)  # raises where there is none
     with process_group(world, device):
         if world.is_main:
             claim_output(folder, markers=("report.json", "Annotations", "anno_0"), overwrite=config.overwrite)
@@ -149,9 +276,7 @@ def load_model_for_inference(config: Config) -> SOC:
     return build_model(config.model, data_root=config.data.root)
 
 
-def evaluate_model(
-    config: Config, model: SOC, *, folder: Path | None, world: World, device: torch.device
-) -> EvalReport:
+def evaluate_model(config: Config, model: SOC, *, folder: Path | None, world: World, device: torch.device) -> Report:
     """Runs a model over the evaluation videos, which are split over the processes.
 
     Args:
@@ -162,23 +287,23 @@ def evaluate_model(
         device: of this process.
     """
     dataset = build_eval_dataset(config.data)
-    benchmark = BENCHMARKS[config.data.dataset]
+    benchmark, data = benchmark_of(config.data), config.data.for_evaluation()
     masks_folder = folder if config.eval.write_masks else None
     mine = range(world.rank, len(dataset), world.size)
-    found: list[tuple[int, int, list[EntryScore]]] = []
+    found: list[tuple[int, int, list[Any]]] = []
     model.eval()
     with torch.no_grad(), progress_bar(total=len(mine), title="evaluate", world=world, unit="video") as bar:
         for index in mine:
             video = dataset[index]
-            answers = list(zip(*_answer_windows(model, video, config.data, device), strict=True))
-            found.append((index, len(video.sentences), benchmark.finish_video(video, answers, masks_folder)))
+            scores = benchmark.score_video(model, video, data, device, masks_folder)
+            found.append((index, len(video.sentences), scores))
             bar.update()
     every = sorted((part for parts in gather(found, world) for part in parts), key=lambda part: part[0])
-    return EvalReport(
-        num_videos=len(dataset),
-        num_sentences=sum(count for _, count, _ in every),
-        entries=tuple(entry for _, _, entries in every for entry in entries),
-        baselines=_read_baselines(config.data),
+    return benchmark.report(
+        len(dataset),
+        sum(count for _, count, _ in every),
+        [score for _, _, scores in every for score in scores],
+        data,
     )
 
 
@@ -188,7 +313,7 @@ def _answer_windows(
     """Window by window, one answer per sentence; every sentence and every window is encoded once."""
     texts = encode_sentences(model, video.sentences, group=data.eval_sentences, device=device)
     for start, stop in windows(len(video.frame_names), data.eval_num_frames):
-        frames = prepare_frames(video.load_frames(start, stop), short_side=data.short_side, long_side=data.long_side)
+        frames = resize_frames(video.load_frames(start, stop), short_side=data.short_side, long_side=data.long_side)
         yield segment_window(model, frames, texts, device=device)
 
 
@@ -203,10 +328,13 @@ def _read_baselines(data: DataConfig) -> Mapping[str, Mapping[str, float]]:
         raise ValueError(f"{path}: not a readable JSON file ({error})") from None
 
 
-def _write_report(config: Config, report: EvalReport) -> None:
+def _write_report(config: Config, report: Report) -> None:
     folder = config.output_dir
-    if config.eval.write_masks and config.eval.zip_submission:
-        _zip(BENCHMARKS[config.data.dataset].submission_folders(folder), folder / "submission.zip")
+    benchmark, data = benchmark_of(config.data), config.data.for_evaluation()
+    if config.eval.write_masks:
+        benchmark.write_results(report, folder)
+        if config.eval.zip_submission:
+            _zip(benchmark.submission_folders(folder), folder / "submission.zip")
     about = {
         "checkpoint": None if config.model.weights is None else str(config.model.weights),
         "git": git_revision(),
@@ -215,9 +343,9 @@ def _write_report(config: Config, report: EvalReport) -> None:
     }
     write_json(folder / "report.json", report.as_dict() | about)
     lines = [
-        f"# {config.data.dataset}, {config.data.eval_split}\n",
+        f"# {data.dataset}, {data.eval_split}\n",
         f"{report.num_videos} videos, {report.num_sentences} sentences; checkpoint: {about['checkpoint']}; "
-        f"code: {about['git']}. J, F and J&F in percent.\n",
+        f"code: {about['git']}. {report.legend}\n",
         report.as_table(),
     ]
     write_text(folder / "report.md", "\n".join(lines))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from configs.schema import Config
 from datasets.text import clean_sentence
-from datasets.transforms import prepare_frames
+from datasets.transforms import resize_frames
 from engine.checkpoint import git_revision, versions
 from engine.distributed import World, choose_device
 from engine.files import claim_output, write_json
@@ -107,7 +107,7 @@ def predict(config: Config) -> None:
         bar = stack.enter_context(progress_bar(total=None, title="predict", world=World(), unit="frame"))
         for window in in_windows(chain([first], frames), config.data.eval_num_frames):
             pixels = stack_frames(window)
-            resized = prepare_frames(pixels, short_side=config.data.short_side, long_side=config.data.long_side)
+            resized = resize_frames(pixels, short_side=config.data.short_side, long_side=config.data.long_side)
             answers = segment_window(model, resized, texts, device=device)
             masks = [answer.masks_at((height, width), logit_threshold=logit(settings.threshold)) for answer in answers]
             for record, answer, mask in zip(records, answers, masks, strict=True):

@@ -1,6 +1,7 @@
 """Training: one loop over stages, epochs and batches, read from top to bottom."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, cast
@@ -14,6 +15,7 @@ from configs.loader import dump_config
 from configs.schema import Config, EvalConfig, StageConfig
 from datasets.loaders import build_eval_dataset, build_train_loader
 from datasets.sampling import EpochSampler
+from datasets.skipping import SkipCount
 from engine.checkpoint import (
     CHECKPOINT_FOLDER,
     LAST,
@@ -98,13 +100,13 @@ def train_stages(run: Run) -> None:
         window = StepWindow(run.world)
         with progress_bar(total=num_steps, initial=progress.stage_step, title=stage.name, world=run.world) as bar:
             while progress.stage == index:
-                for batch in epoch_of(loader, progress.epoch, at_most=num_steps - progress.stage_step):
+                for batch in epoch_of(loader, stage, progress.epoch, at_most=num_steps - progress.stage_step):
                     model.train()
                     tokens = model.tokenize(batch.sentences).to(device)
                     batch = batch.to(device)
                     with torch.autocast(device.type, torch.bfloat16, enabled=config.train.amp == "bf16"):
                         output = parallel(
-                            batch.clips,
+                            batch.clips.normalised(),
                             tokens,
                             clip_of_sentence=batch.clip_of_sentence,
                             annotated_frame=batch.annotated_frame,
@@ -190,10 +192,15 @@ def build_state(
     return state
 
 
-def epoch_of(loader: DataLoader[VideoBatch], epoch: int, *, at_most: int) -> "islice[VideoBatch]":
-    """The batches of one epoch, cut off where the stage ends."""
-    cast(EpochSampler, loader.sampler).set_epoch(epoch)
-    return islice(loader, at_most)
+def epoch_of(loader: DataLoader[VideoBatch], stage: StageConfig, epoch: int, *, at_most: int) -> Iterator[VideoBatch]:
+    """The batches of one epoch, cut off where the stage ends; samples that they had to skip are counted."""
+    sampler = cast(EpochSampler, loader.sampler)
+    sampler.set_epoch(epoch)
+    count = SkipCount(num_samples=len(sampler), max_share=stage.data.max_skipped_share)
+    for batch in islice(loader, at_most):
+        count.add(batch.skipped)
+        yield batch
+    count.report()
 
 
 def stage_length(stage: StageConfig, steps_per_epoch: int) -> int:
@@ -218,11 +225,11 @@ def validate(run: Run, stage: StageConfig, progress: Progress) -> Progress:
     config = run.config.model_copy(update={"data": data, "eval": EvalConfig(write_masks=False)})
     report = evaluate_model(config, run.model, folder=None, world=run.world, device=run.device)
     run.metrics.write("validation", **place(stage, progress), **report.scores())
-    if report.overall is None:
+    if report.main_score is None:
         logger.warning("split %s has no masks: nothing to validate against", data.eval_split)
         return progress
     logger.info("%s, epoch %d: %s", stage.name, progress.epoch, describe(report.scores()))
-    return replace(progress, best_score=max(progress.best_score, report.overall.mean))
+    return replace(progress, best_score=max(progress.best_score, report.main_score))
 
 
 def save(run: Run, state: TrainingState, progress: Progress, *, is_best: bool) -> None:

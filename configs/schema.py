@@ -131,20 +131,87 @@ class ModelConfig(ConfigNode):
         return self
 
 
+DatasetName = Literal["ref_youtube_vos", "ref_davis17", "a2d_sentences", "jhmdb_sentences", "refcoco", "mevis", "joint"]
+RefcocoVariant = Literal["refcoco", "refcoco+", "refcocog"]
+
+
+class DataPart(ConfigNode):
+    """One data set of a mixture. Everything that does not stand here is as in the section `data`."""
+
+    dataset: DatasetName
+    """Format of the part."""
+
+    variant: RefcocoVariant = "refcoco"
+    """As `data.variant`."""
+
+    split_by: str = ""
+    """As `data.split_by`."""
+
+    root: Path = Path()
+    """Folder of the part; a relative path starts at `data.root`."""
+
+    split: str = "train"
+    """Split that is trained on."""
+
+    pseudo_clips: bool = False
+    """As `data.pseudo_clips`."""
+
+    repeat: PositiveInt = 1
+    """How often each sample of the part is seen in an epoch; every time with random numbers of its own."""
+
+    @model_validator(mode="after")
+    def is_readable(self) -> "DataPart":
+        """Raises ValueError for a mixture in a mixture, or settings that the format does not read."""
+        if self.dataset == "joint":
+            raise ValueError("dataset: a part of a mixture cannot be 'joint' itself")
+        _only_for_refcoco(self)
+        return self
+
+    @property
+    def name(self) -> str:
+        """What tells the part from the others."""
+        return self.variant if self.dataset == "refcoco" else self.dataset
+
+
 class DataConfig(ConfigNode):
     """Which clips, how large, how many at a time."""
 
-    dataset: Literal["ref_youtube_vos", "ref_davis17"] = "ref_youtube_vos"
-    """Format of the data; Referring Shapes are in the format of Ref-YouTube-VOS."""
+    dataset: DatasetName = "ref_youtube_vos"
+    """Format of the data; Referring Shapes are in the format of Ref-YouTube-VOS. `joint` mixes those of `parts`."""
 
     root: Path | None = None
     """Folder of the data; given on the command line, by SOC_DATA_ROOT, or in a YAML file that you own."""
 
+    cache: Path | None = None
+    """Folder for files that are made from the data once and can be made anew; None: `soc` in the user's cache folder.
+    A list of where objects are visible goes beside the data of Ref-YouTube-VOS, where that can be written."""
+
+    on_error: Literal["raise", "skip"] = "raise"
+    """What a damaged training sample does: `raise` ends the run and names the file, `skip` leaves the sample out,
+    counts it, and writes file and reason to the log."""
+
+    max_skipped_share: NonNegativeFloat = 0.01
+    """With `on_error: skip`: the run ends when more than this share of an epoch's samples was skipped."""
+
     expressions: Path | None = None
-    """File with the sentences, where it is not in its usual place below `root` (only ref_davis17)."""
+    """File with the sentences, or folder with the original four, where it is not in its usual place below `root` (only
+    ref_davis17)."""
 
     sequences: tuple[str, ...] = ()
     """Only these videos; none: all (only ref_davis17)."""
+
+    variant: RefcocoVariant = "refcoco"
+    """Which of the three sets in the format (only refcoco)."""
+
+    split_by: str = ""
+    """Whose splits to take: `unc`, `umd` or `google`. Empty: prepared files per split if they exist, otherwise `unc`,
+    or `umd` for RefCOCOg (only refcoco)."""
+
+    pseudo_clips: bool = False
+    """Turn each image into a moving clip of `num_frames` frames; otherwise a clip repeats its image (only refcoco)."""
+
+    parts: tuple[DataPart, ...] = ()
+    """The data sets that are mixed, for training; evaluation reads `eval_split` of the first (only joint)."""
 
     train_split: str = "train"
     """Split that is trained on."""
@@ -176,8 +243,9 @@ class DataConfig(ConfigNode):
     long_side: PositiveInt = 640
     """Limit of the longer side, in pixels."""
 
-    flip_probability: NonNegativeFloat = 0.3085
-    """Probability of a left-right flip in training (the published code flips where a normal number exceeds 0.5)."""
+    flip_probability: NonNegativeFloat = 0.5
+    """Probability of a left-right flip in training; words for the sides are swapped, too. The published code flips
+    videos where a normal number exceeds 0.5, which is a probability of 0.3085, and images with 0.5."""
 
     lower_case: bool = True
     """Lower-case the sentences of training clips, and of videos of one's own."""
@@ -201,8 +269,50 @@ class DataConfig(ConfigNode):
     num_workers: NonNegativeInt = 4
     """Processes that read frames; 0 reads in the main process."""
 
+    prefetch: PositiveInt = 4
+    """Batches that each of these processes prepares ahead."""
+
+    pin_memory: bool = True
+    """Hand batches over in page-locked memory, from which they are copied to a GPU while it computes. Without a GPU
+    this does nothing."""
+
     num_classes_from_categories: bool = False
     """Label targets with the 65 categories of Ref-YouTube-VOS instead of one class `referred`."""
+
+    @model_validator(mode="after")
+    def parts_make_a_mixture(self) -> "DataConfig":
+        """Raises ValueError for a mixture without parts, parts without a mixture, or settings that nobody reads."""
+        if self.dataset == "joint" and not self.parts:
+            raise ValueError("dataset 'joint' needs data.parts, a list with at least one data set")
+        if self.dataset != "joint" and self.parts:
+            raise ValueError(
+                f"data.parts are only read with data.dataset=joint, not {self.dataset!r}; parts=[] drops them"
+            )
+        _only_for_refcoco(self)
+        return self
+
+    def of_part(self, part: DataPart) -> "DataConfig":
+        """The settings of one data set of the mixture, as if it were the only one."""
+        own = {
+            "dataset": part.dataset,
+            "variant": part.variant,
+            "split_by": part.split_by,
+            "root": part.root if self.root is None else self.root / part.root,
+            "train_split": part.split,
+            "pseudo_clips": part.pseudo_clips,
+            "parts": (),
+        }
+        return self.model_copy(update=own)
+
+    def for_evaluation(self) -> "DataConfig":
+        """The settings of the data set that is evaluated: the first of a mixture, else the only one."""
+        return self.of_part(self.parts[0]) if self.parts else self
+
+
+def _only_for_refcoco(data: DataPart | DataConfig) -> None:
+    named = data.variant != "refcoco" or data.split_by or data.pseudo_clips
+    if named and data.dataset != "refcoco":
+        raise ValueError(f"variant, split_by and pseudo_clips are only read with dataset refcoco, not {data.dataset!r}")
 
 
 class LossConfig(ConfigNode):

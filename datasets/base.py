@@ -2,32 +2,33 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.io import ImageReadMode, decode_image
 
-from datasets.sampling import Visit, consecutive_windows, draw, random_index, random_window, visit_generator
-from datasets.transforms import (
-    AnnotatedClip,
-    annotate_clip,
-    masks_of_objects,
-    normalise,
-    random_flip_left_right,
-    resize,
+from datasets.readers import FrameReader, MaskReader, ObjectMapReader
+from datasets.sampling import (
+    Visit,
+    centred_window,
+    consecutive_windows,
+    draw,
+    random_index,
+    random_window,
+    visit_generator,
 )
+from datasets.transforms import AnnotatedClip, annotate_clip, random_flip_left_right, resize
 from structures.boxes import xyxy_to_cxcywh
-from structures.masks_io import read_index_png
-from structures.samples import ClipTarget, SentenceMeta, VideoSample
+from structures.samples import ClipTarget, SentenceMeta, SkippedSample, VideoSample
 
 logger = logging.getLogger(__name__)
+
+MOST_SKIPPED_IN_A_ROW = 32
+"""Samples tried after a batch of which nothing can be read; more are no accident."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +38,32 @@ class Expression:
     Attributes:
         name: its identifier within the video.
         sentence: cleaned, not empty.
-        object_id: pixel value of the object in the mask files; None where that is secret.
+        object_ids: the objects that are meant, together: one in most data sets, several in MeViS; empty where that
+            is secret. Their ids are what the mask reader of the video understands.
         kind: tag of the sentence, empty where the data has none.
         label: class of the object.
     """
 
     name: str
     sentence: str
-    object_id: int | None = None
+    object_ids: tuple[int, ...] = ()
     kind: str = ""
     label: int = 0
+
+
+@runtime_checkable
+class ClipExpansion(Protocol):
+    """Turns a single annotated image into a clip (pseudo-videos of RefCOCO)."""
+
+    def __call__(
+        self,
+        frame: UInt8[Tensor, "1 3 height width"],
+        masks: Bool[Tensor, "target 1 height width"],
+        *,
+        num_frames: int,
+        generator: torch.Generator,
+    ) -> tuple[UInt8[Tensor, "time 3 height width"], Bool[Tensor, "target time height width"]]:
+        """Frames and masks of a clip of `num_frames` frames; all that is random about it comes from `generator`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,68 +71,42 @@ class VideoRecord:
     """What is known about a video before any of its images is read.
 
     Attributes:
-        name: of its folder.
-        frame_names: stems of the frames, sorted.
-        frame_folder: where `<frame>.jpg` are.
-        mask_folder: where `<frame>.png` are; None where there are no masks.
+        name: of its folder or file; with the names of its expressions it identifies a sentence.
+        frame_names: what files written for these frames are called, in order of time.
+        frames: reads the pixels.
+        masks: reads the masks; None where there are none.
         expressions: in the order of the file.
         visible: positions of the frames in which each object has a pixel; only filled in for training.
+        annotated: positions of the only frames with masks; None where all have some. A training sample is then a
+            sentence and one such frame that shows its object, in the middle of its clip.
+        expand: makes a clip of the only frame of this record.
     """
 
     name: str
     frame_names: tuple[str, ...]
-    frame_folder: Path
-    mask_folder: Path | None
+    frames: FrameReader
+    masks: MaskReader | None
     expressions: tuple[Expression, ...]
     visible: Mapping[int, frozenset[int]] = field(default_factory=dict)
-
-    def frame_path(self, position: int) -> Path:
-        """The image of the frame at this position."""
-        return self.frame_folder / f"{self.frame_names[position]}.jpg"
-
-    def read_frames(self, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
-        """RGB frames in [0, 255]; a position may repeat and is then read once."""
-        images = {position: read_frame(self.frame_path(position)) for position in dict.fromkeys(positions)}
-        sizes = {tuple(image.shape) for image in images.values()}
-        if len(sizes) > 1:
-            raise ValueError(f"{self.frame_folder}: frames of different sizes {sorted(s[1:] for s in sizes)}")
-        return torch.stack([images[position] for position in positions])
-
-    def read_object_map(self, positions: Sequence[int], *, size: tuple[int, int]) -> UInt8[Tensor, "time height width"]:
-        """Object ids at each pixel; the masks must have the `size` (height, width) of the frames."""
-        if self.mask_folder is None:
-            raise ValueError(f"video {self.name} has no masks")
-        maps = {}
-        for position in dict.fromkeys(positions):
-            path = self.mask_folder / f"{self.frame_names[position]}.png"
-            maps[position] = read_index_png(path)
-            if maps[position].shape != size:
-                raise ValueError(f"{path}: mask of (height, width) {maps[position].shape}, but its frame has {size}")
-        return torch.from_numpy(np.stack([maps[position] for position in positions]))
-
-
-def read_frame(path: Path) -> UInt8[Tensor, "3 height width"]:
-    """An image file as RGB in [0, 255].
-
-    Raises:
-        ValueError: the file is missing or no image.
-    """
-    try:
-        data = path.read_bytes()
-        return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such frame") from None
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ValueError(f"{path}: not a readable image ({error})") from None
+    annotated: frozenset[int] | None = None
+    expand: ClipExpansion | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A training sample: a video, the expressions to draw from, and a fixed window where there is one."""
+    """A training sample: a video, the expressions to draw from, and its place in the video.
+
+    Attributes:
+        video: the video.
+        expressions: to draw from.
+        window: positions of the frames of its clip, unless they are drawn.
+        annotated: position of the frame that is supervised, where only some frames have masks.
+    """
 
     video: VideoRecord
     expressions: tuple[Expression, ...]
     window: tuple[int, ...]
+    annotated: int | None = None
 
 
 class ClipDataset(Dataset[VideoSample]):
@@ -135,6 +126,7 @@ class ClipDataset(Dataset[VideoSample]):
         long_side: limit of the longer side, in pixels.
         flip_probability: of a left-right flip.
         seed: of everything that is drawn; mixed with epoch and index of a visit.
+        skips_errors: batches leave out samples that cannot be read, and say so, instead of raising.
     """
 
     def __init__(  # noqa: PLR0913  # each is a knob of the configuration
@@ -149,6 +141,7 @@ class ClipDataset(Dataset[VideoSample]):
         long_side: int,
         flip_probability: float = 0.0,
         seed: int = 0,
+        skips_errors: bool = False,
     ) -> None:
         if frame_sampling not in ("windows", "random"):
             raise ValueError(f"frame_sampling={frame_sampling!r} must be 'windows' or 'random'")
@@ -162,101 +155,180 @@ class ClipDataset(Dataset[VideoSample]):
         self.long_side = long_side
         self.flip_probability = flip_probability
         self.seed = seed
+        self.skips_errors = skips_errors
         self.entries = [entry for video in videos for entry in self._entries_of(video)]
         if not self.entries:
             raise ValueError(f"none of the {len(videos)} videos shows an object that a sentence is about")
         logger.info("%d training samples from %d videos", len(self.entries), len(videos))
 
     def _entries_of(self, video: VideoRecord) -> list[_Entry]:
+        length = len(video.frame_names)
+        if video.expand is not None:
+            if length != 1:
+                raise ValueError(f"video {video.name} has {length} frames; only a single image is expanded to a clip")
+            places: list[tuple[tuple[int, ...], int | None]] = [((0,) * self.num_frames, None)]
+        elif video.annotated is not None:
+            places = [(centred_window(i, length, self.num_frames), i) for i in sorted(video.annotated)]
+        else:
+            places = [(window, None) for window in consecutive_windows(length, self.num_frames)]
         entries = []
-        for window in consecutive_windows(len(video.frame_names), self.num_frames):
-            visible = _expressions_in(video.expressions, video, window)
+        for window, annotated in places:
+            shown = window if annotated is None else (annotated,)
+            visible = _expressions_in(video.expressions, video, shown)
             if self.sentences_per_clip == 1:
-                entries += [_Entry(video, (expression,), window) for expression in visible]
+                entries += [_Entry(video, (expression,), window, annotated) for expression in visible]
             elif visible:
-                entries.append(_Entry(video, video.expressions, window))
+                entries.append(_Entry(video, video.expressions, window, annotated))
         return entries
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def __getitems__(self, visits: Sequence[Visit]) -> list[VideoSample | SkippedSample]:
+        """The samples of a batch; the data loader calls this.
+
+        With `skips_errors`, what cannot be read is replaced by a note. Only where nothing of the batch is left, the
+        samples after its last one stand in, because all processes must make the same number of steps.
+
+        Raises:
+            ValueError: a sample cannot be read; with `skips_errors`, too many in a row.
+        """
+        if not self.skips_errors:
+            return [self[visit] for visit in visits]
+        found = [self._try(visit) for visit in visits]
+        visit = visits[-1]
+        while not any(isinstance(item, VideoSample) for item in found):
+            if len(found) >= len(visits) + MOST_SKIPPED_IN_A_ROW:
+                reasons = "\n".join(item.reason for item in found[:3] if isinstance(item, SkippedSample))
+                raise ValueError(f"{len(found)} samples in a row cannot be read, the first ones because of\n{reasons}")
+            visit = Visit((visit.sample + 1) % len(self.entries), visit.epoch)
+            found.append(self._try(visit))
+        return found
+
+    def _try(self, visit: Visit) -> VideoSample | SkippedSample:
+        try:
+            return self[visit]
+        except (ValueError, OSError) as error:
+            entry = self.entries[visit.sample]
+            return SkippedSample(entry.video.name, tuple(e.name for e in entry.expressions), str(error))
 
     def __getitem__(self, visit: Visit | int) -> VideoSample:
         if isinstance(visit, int):
             visit = Visit(sample=visit, epoch=0)
         entry = self.entries[visit.sample]
         generator = visit_generator(self.seed, visit)
-        window = self._window(entry, generator)
-        supervised = self._supervised_frame(entry, window, generator)
+        window, supervised = self._window(entry, generator)
         shown = window if supervised is None else (window[supervised],)
         expressions = _expressions_in(entry.expressions, entry.video, shown)
         if self.sentences_per_clip > 1:
             expressions = draw(expressions, self.sentences_per_clip, generator)
-        clip = read_clip(entry.video, window, expressions)
+        clip = self._read(entry.video, window, supervised, expressions, generator)
         original_size = (clip.frames.shape[-2], clip.frames.shape[-1])
         clip = resize(clip, short_side=self.short_side, long_side=self.long_side)
         clip = random_flip_left_right(clip, probability=self.flip_probability, generator=generator)
-        targets = make_targets(clip, expressions)
-        if supervised is not None:
-            targets = tuple(_target_of_frame(target, supervised) for target in targets)
         return VideoSample(
-            frames=normalise(clip.frames),
+            frames=clip.frames.as_subclass(Tensor),
             sentences=clip.sentences,
-            targets=targets,
+            targets=make_targets(clip, expressions),
             meta=tuple(_meta(entry.video, expression, window, original_size) for expression in expressions),
             annotated_frame=supervised,
         )
 
-    def _supervised_frame(self, entry: _Entry, window: tuple[int, ...], generator: torch.Generator) -> int | None:
-        """Place in the window of the one frame to supervise, which shows at least one object; None for all frames."""
+    def _window(self, entry: _Entry, generator: torch.Generator) -> tuple[tuple[int, ...], int | None]:
+        """Positions of the frames, and the place among them of the one to supervise; None for all."""
+        video, window = entry.video, entry.window
+        length = len(video.frame_names)
+        if entry.annotated is not None:
+            # The frame may repeat at the end of the video, so its place cannot be looked up in the window.
+            place = random_index(self.num_frames, generator) if self.random_windows else self.num_frames // 2
+            return centred_window(entry.annotated, length, self.num_frames, place=place), place
+        visible = _visible_to_any(video, entry.expressions)
+        if self.random_windows and video.expand is None:
+            window = random_window(length, self.num_frames, visible=visible, generator=generator)
         if not self.supervises_one_frame:
-            return None
-        visible = frozenset[int]().union(
-            *(_visible_frames(entry.video, expression) for expression in entry.expressions)
-        )
+            return window, None
         places = [place for place, position in enumerate(window) if position in visible]
-        return places[random_index(len(places), generator)]
+        return window, places[random_index(len(places), generator)]
 
-    def _window(self, entry: _Entry, generator: torch.Generator) -> tuple[int, ...]:
-        if not self.random_windows:
-            return entry.window
-        video = entry.video
-        visible = frozenset[int]().union(*(_visible_frames(video, expression) for expression in entry.expressions))
-        return random_window(len(video.frame_names), self.num_frames, visible=visible, generator=generator)
+    def _read(
+        self,
+        video: VideoRecord,
+        window: tuple[int, ...],
+        supervised: int | None,
+        expressions: Sequence[Expression],
+        generator: torch.Generator,
+    ) -> AnnotatedClip:
+        if video.expand is None:
+            annotated = window if supervised is None else (window[supervised],)
+            return read_clip(video, window, expressions, annotated=annotated)
+        image = read_clip(video, (0,), expressions)
+        frames, masks = video.expand(
+            image.frames.as_subclass(Tensor),
+            image.masks.as_subclass(Tensor).bool(),
+            num_frames=self.num_frames,
+            generator=generator,
+        )
+        if supervised is not None:
+            masks = masks[:, supervised : supervised + 1]
+        return annotate_clip(frames, masks, sentences=image.sentences)
 
 
-def read_clip(video: VideoRecord, positions: Sequence[int], expressions: Sequence[Expression]) -> AnnotatedClip:
-    """Frames, object maps and boxes of the expressions' objects, as they are on disk.
+def read_clip(
+    video: VideoRecord,
+    positions: Sequence[int],
+    expressions: Sequence[Expression],
+    *,
+    annotated: Sequence[int] | None = None,
+) -> AnnotatedClip:
+    """Frames, masks and boxes of what the expressions mean, as they are on disk.
+
+    Args:
+        video: with masks.
+        positions: of the frames.
+        expressions: those that mean the same objects share a mask, in the order of `meanings`.
+        annotated: positions of the masks; None for those of the frames.
 
     Raises:
         ValueError: an object does not occur in these frames, although `video.visible` says so.
     """
-    frames = video.read_frames(positions)
-    object_map = video.read_object_map(positions, size=(frames.shape[-2], frames.shape[-1]))
-    objects = tuple(dict.fromkeys(e.object_id for e in expressions if e.object_id is not None))
-    pixels = torch.bincount(object_map.flatten(), minlength=256).tolist()
-    missing = [number for number in objects if pixels[number] == 0]
-    if missing:
-        raise ValueError(
-            f"objects {missing} do not occur in frames {[video.frame_names[p] for p in positions]} of video "
-            f"{video.name}: have the masks changed since the list of visible objects was made? Delete that list."
-        )
-    return annotate_clip(frames, object_map, objects=objects, sentences=tuple(e.sentence for e in expressions))
+    if video.masks is None:
+        raise ValueError(f"video {video.name} has no masks; it cannot be trained on")
+    if annotated is None:
+        annotated = positions
+    frames = video.frames.read(positions)
+    objects = tuple(dict.fromkeys(number for e in expressions for number in e.object_ids))
+    found = video.masks.read(annotated, size=(frames.shape[-2], frames.shape[-1]), objects=objects)
+    masks = [found[[objects.index(number) for number in meaning]] for meaning in meanings(expressions)]
+    union = torch.stack([several[0] if len(several) == 1 else several.any(dim=0) for several in masks])
+    for meaning, mask in zip(meanings(expressions), union, strict=True):
+        if not mask.view(torch.uint8).amax():  # any() takes 20 times as long
+            raise ValueError(
+                f"objects {list(meaning)} do not occur in frames {[video.frame_names[p] for p in annotated]} of video "
+                f"{video.name}: have the masks changed since the list of visible objects was made? Delete that list."
+            )
+    return annotate_clip(frames, union, sentences=tuple(e.sentence for e in expressions))
+
+
+def meanings(expressions: Sequence[Expression]) -> tuple[tuple[int, ...], ...]:
+    """The different (groups of) objects that the expressions mean, in order of first mention."""
+    return tuple(dict.fromkeys(expression.object_ids for expression in expressions))
 
 
 def make_targets(clip: AnnotatedClip, expressions: Sequence[Expression]) -> tuple[ClipTarget, ...]:
-    """One target per expression; expressions of one object share its mask."""
-    time, _, height, width = clip.frames.shape
-    masks = masks_of_objects(clip.object_map, clip.objects)  # (object, time, height, width)
-    visible = masks.view(torch.uint8).flatten(2).amax(dim=2).bool()  # (object, time); any() takes 20 times as long
+    """One target per expression; expressions with one meaning share its mask."""
+    height, width = clip.frames.shape[-2:]
+    masks = clip.masks.as_subclass(Tensor)  # (target, time, height, width)
+    visible = masks.flatten(2).amax(dim=2).bool()  # (target, time); any() takes 20 times as long
     boxes = clip.boxes_xyxy_px.as_subclass(Tensor) / torch.tensor([width, height, width, height])
-    boxes = xyxy_to_cxcywh(boxes).reshape(-1, time, 4)  # (object, time, 4)
+    boxes = xyxy_to_cxcywh(boxes).reshape(*visible.shape, 4)  # (target, time, 4)
     boxes = torch.where(visible[..., None], boxes, 0)
+    order = meanings(expressions)
     targets = []
     for expression in expressions:
-        place = clip.objects.index(expression.object_id)
+        place = order.index(expression.object_ids)
         targets.append(
             ClipTarget(
-                masks=masks[place : place + 1],
+                masks=masks[place : place + 1].view(torch.bool),
                 boxes_cxcywh_norm=boxes[place : place + 1],
                 is_visible=visible[place : place + 1],
                 labels=torch.tensor([expression.label]),
@@ -265,21 +337,15 @@ def make_targets(clip: AnnotatedClip, expressions: Sequence[Expression]) -> tupl
     return tuple(targets)
 
 
-def _target_of_frame(target: ClipTarget, frame: int) -> ClipTarget:
-    """The part of a target that is about one frame of its clip."""
-    only = slice(frame, frame + 1)
-    return replace(
-        target,
-        masks=target.masks[:, only],
-        boxes_cxcywh_norm=target.boxes_cxcywh_norm[:, only],
-        is_visible=target.is_visible[:, only],
-    )
-
-
 def _visible_frames(video: VideoRecord, expression: Expression) -> frozenset[int]:
-    if expression.object_id is None:
+    """Positions that show at least one of the objects that are meant."""
+    if not expression.object_ids:
         raise ValueError(f"video {video.name}, expression {expression.name}: no object, training needs one")
-    return video.visible.get(expression.object_id, frozenset())
+    return frozenset[int]().union(*(video.visible.get(number, frozenset()) for number in expression.object_ids))
+
+
+def _visible_to_any(video: VideoRecord, expressions: Sequence[Expression]) -> frozenset[int]:
+    return frozenset[int]().union(*(_visible_frames(video, expression) for expression in expressions))
 
 
 def _expressions_in(expressions: Sequence[Expression], video: VideoRecord, window: tuple[int, ...]) -> list[Expression]:
@@ -296,7 +362,7 @@ def _meta(
         kind=expression.kind,
         frame_names=tuple(video.frame_names[position] for position in window),
         original_size=original_size,
-        object_id=expression.object_id,
+        object_ids=expression.object_ids,
     )
 
 
@@ -306,23 +372,21 @@ class EvalVideo:
 
     Attributes:
         video: its name.
-        frame_names: stems of all frames.
-        frame_paths: image files.
+        frame_names: what files written for its frames are called.
         sentences: all sentences about it.
         expressions: their identifiers.
         kinds: their tags, empty where the data has none.
-        object_ids: the objects that are meant; None where that is secret.
+        object_ids: the objects that each sentence means; None where that is secret.
         original_size: (height, width) of the frames on disk, in pixels.
         record: where all this comes from.
     """
 
     video: str
     frame_names: tuple[str, ...]
-    frame_paths: tuple[Path, ...]
     sentences: tuple[str, ...]
     expressions: tuple[str, ...]
     kinds: tuple[str, ...]
-    object_ids: tuple[int, ...] | None
+    object_ids: tuple[tuple[int, ...], ...] | None
     original_size: tuple[int, int]
     record: VideoRecord
 
@@ -331,21 +395,28 @@ class EvalVideo:
         positions = range(len(self.frame_names))[start:stop]
         if not positions:
             raise ValueError(f"frames [{start}, {stop}) of video {self.video}: it has {len(self.frame_names)}")
-        return self.record.read_frames(positions)
+        return self.record.frames.read(positions)
 
-    def load_masks(self, object_id: int) -> Bool[Tensor, "time height width"] | None:
-        """Where the object is in every frame; None where the masks are secret.
+    def load_masks(self, object_ids: Sequence[int]) -> Bool[Tensor, "time height width"] | None:
+        """Where any of the objects is in every frame; None where the masks are secret.
 
-        The object maps of the video stay in memory as long as this object does.
+        Object maps of the video stay in memory as long as this object does.
         """
-        return None if self.object_maps is None else self.object_maps == object_id
+        if self.record.masks is None:
+            return None
+        if self.object_maps is not None:
+            masks = [self.object_maps == number for number in object_ids]
+            return torch.stack(masks).any(dim=0) if len(masks) > 1 else masks[0]
+        positions = range(len(self.frame_names))
+        return self.record.masks.read(positions, size=self.original_size, objects=tuple(object_ids)).any(dim=0)
 
     @cached_property
     def object_maps(self) -> UInt8[Tensor, "time height width"] | None:
-        """Object ids at each pixel of every frame; None where the masks are secret."""
-        if self.record.mask_folder is None:
+        """Object ids at each pixel of every frame; None where the masks are secret or may overlap."""
+        masks = self.record.masks
+        if not isinstance(masks, ObjectMapReader):
             return None
-        return self.record.read_object_map(range(len(self.frame_names)), size=self.original_size)
+        return masks.read_map(range(len(self.frame_names)), size=self.original_size)
 
 
 class EvalDataset(Dataset[EvalVideo]):
@@ -367,27 +438,16 @@ class EvalDataset(Dataset[EvalVideo]):
 
     def __getitem__(self, index: int) -> EvalVideo:
         record = self.videos[index]
-        ids = [expression.object_id for expression in record.expressions]
-        known = tuple(number for number in ids if number is not None)
-        if known and len(known) < len(ids):
+        ids = tuple(expression.object_ids for expression in record.expressions)
+        if any(ids) and not all(ids):
             raise ValueError(f"video {record.name}: some expressions have an object, others do not")
         return EvalVideo(
             video=record.name,
             frame_names=record.frame_names,
-            frame_paths=tuple(record.frame_path(i) for i in range(len(record.frame_names))),
             sentences=tuple(expression.sentence for expression in record.expressions),
             expressions=tuple(expression.name for expression in record.expressions),
             kinds=tuple(expression.kind for expression in record.expressions),
-            object_ids=known or None,
-            original_size=image_size(record.frame_path(0)),
+            object_ids=ids if any(ids) else None,
+            original_size=record.frames.size(),
             record=record,
         )
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image file, from its header."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except OSError as error:
-        raise ValueError(f"{path}: not a readable image ({error})") from None

@@ -7,16 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from structures.clips import PaddedClips
-from structures.samples import ClipTarget, VideoBatch, VideoSample
+from structures.clips import ByteClips
+from structures.samples import ClipTarget, SkippedSample, VideoBatch, VideoSample
 
 
-def collate(samples: Sequence[VideoSample]) -> VideoBatch:
+def collate(found: Sequence[VideoSample | SkippedSample]) -> VideoBatch:
     """Pads clips and masks to the largest of the batch and lines up the sentences, clip by clip.
+
+    Args:
+        found: at least one sample, and notes about others that could not be read.
 
     Raises:
         ValueError: without samples, or if only some samples have targets or an annotated frame.
     """
+    samples = [item for item in found if isinstance(item, VideoSample)]
     if not samples:
         raise ValueError("samples=[]: a batch needs at least one")
     counts = [len(sample.sentences) for sample in samples]
@@ -27,20 +31,21 @@ def collate(samples: Sequence[VideoSample]) -> VideoBatch:
         targets=_collate_targets(samples),
         meta=tuple(meta for sample in samples for meta in sample.meta),
         annotated_frame=_collate_annotated_frames(samples),
+        skipped=tuple(item for item in found if isinstance(item, SkippedSample)),
     )
 
 
-def pad_clips(clips: Sequence[Tensor]) -> PaddedClips:
-    """Zero-pads normalised clips (time, 3, height, width) at the end, the bottom and the right to one shape."""
+def pad_clips(clips: Sequence[Tensor]) -> ByteClips:
+    """Zero-pads clips (time, 3, height, width) at the end, the bottom and the right to one shape."""
     time, height, width = (max(clip.shape[axis] for clip in clips) for axis in (0, 2, 3))
-    frames = torch.zeros(len(clips), time, 3, height, width)
+    frames = torch.zeros(len(clips), time, 3, height, width, dtype=torch.uint8)
     is_padding = torch.ones(len(clips), time, height, width, dtype=torch.bool)
     for i, clip in enumerate(clips):
         t, _, h, w = clip.shape
         frames[i, :t, :, :h, :w] = clip
         is_padding[i, :t, :h, :w] = False
     sizes = tuple((clip.shape[2], clip.shape[3]) for clip in clips)
-    return PaddedClips(frames=frames, is_padding=is_padding, sizes_px=sizes)
+    return ByteClips(frames=frames, is_padding=is_padding, sizes_px=sizes)
 
 
 def _collate_targets(samples: Sequence[VideoSample]) -> tuple[ClipTarget, ...] | None:

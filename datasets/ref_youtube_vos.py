@@ -14,10 +14,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from configs.schema import DataConfig
 from datasets.base import Expression, VideoRecord
 from datasets.categories import CATEGORY_INDEX
+from datasets.readers import ImageFrames, PngMasks
 from datasets.text import clean_sentence
-from datasets.visibility import visible_objects
+from datasets.visibility import FILE_NAME, visible_objects
+
+
+def open_split(data: DataConfig, root: Path, split: str, *, raw_sentences: bool) -> "RefYoutubeVos":
+    """The split as configured; see `datasets.loaders`."""
+    if data.sequences or data.expressions is not None:
+        raise ValueError("data.sequences and data.expressions are only read with data.dataset=ref_davis17")
+    return RefYoutubeVos(
+        root,
+        split,
+        lower_case=data.lower_case,
+        raw_sentences=raw_sentences,
+        label_categories=data.num_classes_from_categories,
+        cache=data.cache,
+    )
 
 
 class RefYoutubeVos:
@@ -29,6 +45,7 @@ class RefYoutubeVos:
         lower_case: lower-case the sentences.
         raw_sentences: keep the sentences exactly as they stand in the file.
         label_categories: label objects with the 65 categories instead of class 0.
+        cache: folder for the list of where objects are visible; None keeps it beside the data.
 
     Attributes:
         videos: sorted by name; valid videos that are also test videos are left out.
@@ -45,8 +62,10 @@ class RefYoutubeVos:
         lower_case: bool = True,
         raw_sentences: bool = False,
         label_categories: bool = False,
+        cache: Path | None = None,
     ) -> None:
         self.root = root
+        self._cache = cache
         self.folder = root / split
         self._expressions_file = root / "meta_expressions" / split / "meta_expressions.json"
         self._lower_case, self._raw_sentences = lower_case, raw_sentences
@@ -70,22 +89,23 @@ class RefYoutubeVos:
             ValueError: a sentence has no object, or one that is in no mask and not in meta.json; a mask is unreadable.
         """
         visibility = visible_objects(
-            self.folder,
+            self.folder / "Annotations",
             frames={video.name: video.frame_names for video in self.videos},
-            source=self._expressions_file.read_bytes(),
+            keep_in=self.folder / FILE_NAME,
+            cache=self._cache,
         )
         for video in self.videos:
             known = set(visibility[video.name]) | self._objects_in_meta(video.name)
             for expression in video.expressions:
-                if expression.object_id is None:
+                if not expression.object_ids:
                     raise ValueError(
                         f"{self._expressions_file}: video {video.name}, expression {expression.name} has no obj_id; "
                         "this split cannot be trained on"
                     )
-                if expression.object_id not in known:
+                if not known.issuperset(expression.object_ids):
                     raise ValueError(
                         f"{self._expressions_file}: video {video.name}, expression {expression.name}: object "
-                        f"{expression.object_id} is in no mask of the video (objects there: {sorted(known)})"
+                        f"{expression.object_ids[0]} is in no mask of the video (objects there: {sorted(known)})"
                     )
         return tuple(replace(video, visible=visibility[video.name]) for video in self.videos)
 
@@ -107,12 +127,12 @@ class RefYoutubeVos:
             raise ValueError(f"{self._expressions_file}: video {video}: bad or missing entry ({error})") from None
         if not frames or not expressions:
             raise ValueError(f"{self._expressions_file}: video {video} has no frames or no expressions")
-        has_masks = any(expression.object_id is not None for expression in expressions)
+        has_masks = any(expression.object_ids for expression in expressions)
         return VideoRecord(
             name=video,
             frame_names=frames,
-            frame_folder=self.folder / "JPEGImages" / video,
-            mask_folder=self.folder / "Annotations" / video if has_masks else None,
+            frames=ImageFrames(self.folder / "JPEGImages" / video, frames),
+            masks=PngMasks(self.folder / "Annotations" / video, frames) if has_masks else None,
             expressions=expressions,
         )
 
@@ -130,7 +150,7 @@ class RefYoutubeVos:
         return Expression(
             name=name,
             sentence=content["exp"] if self._raw_sentences else sentence,
-            object_id=object_id,
+            object_ids=() if object_id is None else (object_id,),
             kind=str(content.get("kind", "")),
             label=self._label(video, object_id),
         )

@@ -36,6 +36,12 @@ def consecutive_windows(length: int, num_frames: int) -> tuple[tuple[int, ...], 
     return tuple(window_at(start, length=length, num_frames=num_frames) for start in starts)
 
 
+def centred_window(position: int, length: int, num_frames: int, *, place: int | None = None) -> tuple[int, ...]:
+    """A window with `position` at `place`, else at `num_frames` // 2; first and last frame repeat at the ends."""
+    start = position - (num_frames // 2 if place is None else place)
+    return tuple(min(max(i, 0), length - 1) for i in range(start, start + num_frames))
+
+
 def random_window(
     length: int, num_frames: int, *, visible: Collection[int], generator: torch.Generator
 ) -> tuple[int, ...]:

@@ -1,13 +1,13 @@
-"""What happens to a clip between the decoder and the batch: resize, flip, normalise.
+"""What happens to a clip between the decoder and the batch: resize and flip. Normalising is left to the device.
 
-Each transform maps an `AnnotatedClip` to a new one. Frames, object maps and boxes are tv_tensors, so torchvision
+Each transform maps an `AnnotatedClip` to a new one. Frames, masks and boxes are tv_tensors, so torchvision
 does the geometry; sentences travel with them, because a flip changes what they have to say.
 """
 
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
@@ -16,9 +16,6 @@ from torchvision.transforms.v2 import functional
 from datasets.text import swap_left_right
 from structures.boxes import mask_extents_xyxy
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedClip:
@@ -26,46 +23,35 @@ class AnnotatedClip:
 
     Attributes:
         frames: RGB in [0, 255], a tv_tensors.Video.
-        object_map: id of the object at each pixel, 0 where there is none, a tv_tensors.Mask.
-        objects: ids of the objects that matter here.
-        boxes_xyxy_px: tv_tensors.BoundingBoxes of `objects`, object by object; meaningless where not visible.
+        masks: 1 on what is meant, else 0, a tv_tensors.Mask; of every frame, or of the only annotated one.
+        boxes_xyxy_px: tv_tensors.BoundingBoxes of `masks`, target by target; meaningless where not visible.
         sentences: at least one.
     """
 
     frames: UInt8[Tensor, "time 3 height width"]
-    object_map: UInt8[Tensor, "time height width"]
-    objects: tuple[int, ...]
-    boxes_xyxy_px: Float[Tensor, "object_time 4"]
+    masks: UInt8[Tensor, "target mask_time height width"]
+    boxes_xyxy_px: Float[Tensor, "target_time 4"]
     sentences: tuple[str, ...]
 
 
 def annotate_clip(
     frames: UInt8[Tensor, "time 3 height width"],
-    object_map: UInt8[Tensor, "time height width"],
+    masks: Bool[Tensor, "target mask_time height width"],
     *,
-    objects: tuple[int, ...],
     sentences: tuple[str, ...],
 ) -> AnnotatedClip:
     """Wraps decoded arrays and measures the boxes, as published, before any resizing."""
-    masks = masks_of_objects(object_map, objects)
     boxes = tv_tensors.BoundingBoxes(
-        mask_extents_xyxy(masks).flatten(0, 1),  # (object*time, 4)
+        mask_extents_xyxy(masks).flatten(0, 1),  # (target*time, 4)
         format=tv_tensors.BoundingBoxFormat.XYXY,
         canvas_size=(frames.shape[-2], frames.shape[-1]),
     )
     return AnnotatedClip(
         frames=tv_tensors.Video(frames),
-        object_map=tv_tensors.Mask(object_map),
-        objects=objects,
+        masks=tv_tensors.Mask(masks.view(torch.uint8)),
         boxes_xyxy_px=boxes,
         sentences=sentences,
     )
-
-
-def masks_of_objects(object_map: UInt8[Tensor, "time height width"], objects: tuple[int, ...]) -> Tensor:
-    """One mask per object and frame, bool (object, time, height, width)."""
-    ids = torch.tensor(objects, dtype=torch.uint8)
-    return object_map.as_subclass(Tensor)[None] == ids[:, None, None, None]  # (object, time, height, width)
 
 
 def resized_size(height: int, width: int, *, short_side: int, long_side: int) -> tuple[int, int]:
@@ -93,7 +79,7 @@ def resize(clip: AnnotatedClip, *, short_side: int, long_side: int) -> Annotated
     return replace(
         clip,
         frames=_resize_frames(clip.frames, size),
-        object_map=functional.resize(clip.object_map, list(size), interpolation=InterpolationMode.NEAREST),
+        masks=functional.resize(clip.masks, list(size), interpolation=InterpolationMode.NEAREST),
         boxes_xyxy_px=functional.resize(clip.boxes_xyxy_px, list(size)),
     )
 
@@ -103,7 +89,7 @@ def flip_left_right(clip: AnnotatedClip) -> AnnotatedClip:
     return replace(
         clip,
         frames=functional.horizontal_flip(clip.frames),
-        object_map=functional.horizontal_flip(clip.object_map),
+        masks=functional.horizontal_flip(clip.masks),
         boxes_xyxy_px=functional.horizontal_flip(clip.boxes_xyxy_px),
         sentences=tuple(swap_left_right(sentence) for sentence in clip.sentences),
     )
@@ -115,20 +101,15 @@ def random_flip_left_right(clip: AnnotatedClip, *, probability: float, generator
     return flip_left_right(clip) if flipped else clip
 
 
-def normalise(frames: UInt8[Tensor, "time 3 height width"]) -> Float[Tensor, "time 3 height width"]:
-    """RGB in [0, 255] to what the encoders were trained on: ImageNet mean 0 and deviation 1."""
-    unit = functional.to_dtype(frames.as_subclass(Tensor), torch.float32, scale=True)
-    return functional.normalize(unit, list(IMAGENET_MEAN), list(IMAGENET_STD), inplace=True)
-
-
-def prepare_frames(
+def resize_frames(
     frames: UInt8[Tensor, "time 3 height width"], *, short_side: int, long_side: int
-) -> Float[Tensor, "time 3 resized_height resized_width"]:
-    """Resizes and normalises frames: the same for training, evaluation and prediction."""
+) -> UInt8[Tensor, "time 3 resized_height resized_width"]:
+    """Frames at the size of `resized_size`: the same for training, evaluation and prediction."""
     height, width = frames.shape[-2:]
     size = resized_size(height, width, short_side=short_side, long_side=long_side)
-    return normalise(frames if size == (height, width) else _resize_frames(frames, size))
+    return frames if size == (height, width) else _resize_frames(frames, size)
 
 
 def _resize_frames(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """On bytes, as the published code does with Pillow: the same where sizes divide, else now and then a level off."""
     return functional.resize(frames, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)

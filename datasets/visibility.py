@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.cache import user_cache_folder
 from structures.masks_io import read_index_png
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raise when the meaning of the file changes; older files are then made anew."""
 
 FILE_NAME = "visible_objects.json"
@@ -25,33 +26,40 @@ Visibility = Mapping[str, Mapping[int, frozenset[int]]]
 
 
 def visible_objects(
-    folder: Path, *, frames: Mapping[str, tuple[str, ...]], source: bytes, num_threads: int | None = None
+    mask_folder: Path,
+    *,
+    frames: Mapping[str, tuple[str, ...]],
+    keep_in: Path,
+    cache: Path | None = None,
+    num_threads: int | None = None,
 ) -> Visibility:
     """In which frames each object of each video of a split is visible.
 
     Args:
-        folder: of the split; masks are `Annotations/<video>/<frame>.png` in it. The result is kept here, or in the
-            user's cache folder where this one cannot be written.
-        frames: frame names of each video.
-        source: the file that `frames` came from; a kept result is used only for the same content.
+        mask_folder: masks are `<video>/<frame>.png` in it.
+        frames: frame names of each video; a kept result is used only for the same ones, and only as long as no mask
+            file was added, removed or replaced.
+        keep_in: the file to keep the result in; where it cannot be written, the user's cache folder takes it.
+        cache: folder that the user chose, used instead of both.
         num_threads: that read masks; None chooses.
 
     Raises:
         ValueError: a mask is missing or unreadable.
     """
-    key = hashlib.sha256(b"%d/" % FORMAT + source).hexdigest()
-    places = (folder / FILE_NAME, user_cache_folder() / f"visible_objects_{key[:16]}.json")
+    key = _key(mask_folder, frames)
+    name = f"visible_objects_{key[:16]}.json"
+    places = (keep_in, user_cache_folder() / name) if cache is None else (cache / name,)
     for place in places:
         found = _read(place, key)
         if found is not None:
             return found
     total = sum(len(names) for names in frames.values())
-    logger.info("reading %d masks under %s once, to learn where each object is visible", total, folder)
+    logger.info("reading %d masks under %s once, to learn where each object is visible", total, mask_folder)
     with ThreadPoolExecutor(num_threads) as threads:
         found = dict(
             zip(
                 frames,
-                threads.map(lambda item: _visible_in(folder / "Annotations" / item[0], item[1]), frames.items()),
+                threads.map(lambda item: _visible_in(mask_folder / item[0], item[1]), frames.items()),
                 strict=True,
             )
         )
@@ -59,10 +67,16 @@ def visible_objects(
     return found
 
 
-def user_cache_folder() -> Path:
-    """Where files that can be made anew go when the data's folder cannot be written."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "soc"
+def _key(mask_folder: Path, frames: Mapping[str, tuple[str, ...]]) -> str:
+    """Changes with the frames, and with the time at which a video's folder of masks last changed."""
+    digest = hashlib.sha256(f"{FORMAT}\n".encode())
+    for video, names in frames.items():
+        try:
+            changed = (mask_folder / video).stat().st_mtime_ns
+        except OSError:
+            changed = 0  # reading the masks will say what is missing
+        digest.update(f"{video} {changed} {' '.join(names)}\n".encode())
+    return digest.hexdigest()
 
 
 def _visible_in(mask_folder: Path, frames: tuple[str, ...]) -> dict[int, frozenset[int]]:

@@ -29,9 +29,9 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file at once, indented, with a newline at its end."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path, content: Any, *, indent: int | None = 2) -> None:
+    """Writes a JSON file at once, indented unless `indent` is None, with a newline at its end."""
+    write_text(path, json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
 
 
 def claim_output(folder: Path, *, markers: tuple[str, ...], overwrite: bool, hint: str = "") -> None:

@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from engine.files import atomic_path
+from structures.video_io import open_video_stream, rgb_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class VideoFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._open() as (_, stream):
+        with open_video_stream(self.path) as (_, stream):
             rate = stream.average_rate or stream.guessed_rate
             self.fps = float(rate) if rate else UNKNOWN_FPS
 
@@ -125,15 +126,14 @@ class VideoFile:
         breaks off yields what comes before the damage, with a warning.
         """
         index, size = 0, None
-        with self._open() as (container, stream):
+        with open_video_stream(self.path) as (container, stream):
             try:
                 for decoded in container.decode(stream):
                     size = size or (decoded.width, decoded.height)
                     if index % step == 0:
                         # a stream may change its size; all frames get that of the first
-                        pixels = decoded.to_ndarray(format="rgb24", width=size[0], height=size[1])
-                        turned = np.ascontiguousarray(np.rot90(pixels, k=round(decoded.rotation / 90)))
-                        yield Frame(index, f"{index:05d}", turned)
+                        pixels = rgb_pixels(decoded, width=size[0], height=size[1])
+                        yield Frame(index, f"{index:05d}", pixels)
                     index += 1
             except av.error.FFmpegError as error:
                 if index == 0:
@@ -141,19 +141,6 @@ class VideoFile:
                 logger.warning("video %s breaks off after %d frames (%s)", self.path, index, error)
         if index == 0:
             raise ValueError(f"video {self.path}: no frame can be decoded")
-
-    @contextmanager
-    def _open(self) -> "Iterator[tuple[av.container.InputContainer, av.VideoStream]]":
-        try:
-            container = av.open(str(self.path))
-        except (av.error.FFmpegError, OSError) as error:
-            raise ValueError(f"video {self.path}: not a readable video ({error})") from None
-        with container:
-            if not container.streams.video:
-                raise ValueError(f"video {self.path}: holds no pictures")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            yield container, stream
 
 
 class VideoWriter:

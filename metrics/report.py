@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from jaxtyping import Bool
 
+from metrics.overlap import PRECISION_THRESHOLDS, OverlapMeter, OverlapScores
 from metrics.region_boundary import FrameStatistics, boundary_accuracy, frame_statistics, region_similarity
 
 
@@ -21,6 +22,7 @@ class EntryScore:
         group: kind of the sentence, or the annotator; empty where the data has none.
         region: J over the frames.
         boundary: F over the frames.
+        overlap: pixels in both annotation and mask, and in either; only for benchmarks that are scored by them.
     """
 
     video: str
@@ -29,6 +31,7 @@ class EntryScore:
     group: str
     region: FrameStatistics
     boundary: FrameStatistics
+    overlap: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,38 @@ class GroupScore:
         return (self.region.mean + self.boundary.mean) / 2
 
 
+class Report(Protocol):
+    """What an evaluation found, whatever the measure."""
+
+    @property
+    def num_videos(self) -> int:
+        """Evaluated videos."""
+
+    @property
+    def num_sentences(self) -> int:
+        """Sentences about them."""
+
+    @property
+    def legend(self) -> str:
+        """What the numbers of the table are."""
+
+    @property
+    def main_score(self) -> float | None:
+        """The number by which checkpoints are compared, higher is better; None where nothing could be scored."""
+
+    def scores(self) -> dict[str, float]:
+        """The main numbers under short names; none where nothing could be scored."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+
+    def as_table(self) -> str:
+        """The scores in percent as a Markdown table."""
+
+
 @dataclass(frozen=True, slots=True)
 class EvalReport:
-    """What an evaluation found.
+    """What an evaluation of whole videos found.
 
     Attributes:
         num_videos: evaluated videos.
@@ -61,6 +93,8 @@ class EvalReport:
         entries: one per scored sentence or object; empty where the masks are secret.
         baselines: J that guessing reaches, by group ("all" for all entries) and name of the guess.
     """
+
+    legend: ClassVar[str] = "J, F and J&F in percent."
 
     num_videos: int
     num_sentences: int
@@ -73,17 +107,32 @@ class EvalReport:
         return _average(self.entries) if self.entries else None
 
     @property
+    def main_score(self) -> float | None:
+        """J&F over all entries."""
+        return None if self.overall is None else self.overall.mean
+
+    @property
     def groups(self) -> dict[str, GroupScore]:
         """By group, in the order of their names."""
         names = sorted({entry.group for entry in self.entries} - {""})
         return {name: _average([entry for entry in self.entries if entry.group == name]) for name in names}
 
+    @property
+    def overlap(self) -> OverlapScores | None:
+        """Overall and mean IoU and the precision at thresholds; None where the benchmark is not scored by them."""
+        meter = OverlapMeter()
+        for entry in self.entries:
+            if entry.overlap is not None:
+                meter.add(*map(float, entry.overlap))
+        return meter.compute() if meter.unions else None
+
     def scores(self) -> dict[str, float]:
-        """The main numbers under short names: "J&F", "J", "F", "J&F/<group>"."""
+        """The main numbers under short names: "J&F", "J", "F", "J&F/<group>"; "oIoU", "mIoU", "P@0.5" and so on."""
         if self.overall is None:
             return {}
         means = {"J&F": self.overall.mean, "J": self.overall.region.mean, "F": self.overall.boundary.mean}
-        return means | {f"J&F/{name}": score.mean for name, score in self.groups.items()}
+        groups = {f"J&F/{name}": score.mean for name, score in self.groups.items()}
+        return means | groups | _named_overlap(self.overlap)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -92,6 +141,7 @@ class EvalReport:
             "num_sentences": self.num_sentences,
             "overall": None if self.overall is None else _named(self.overall),
             "groups": {name: _named(score) for name, score in self.groups.items()},
+            "overlap": _named_overlap(self.overlap),
             "baselines_J": {group: dict(guesses) for group, guesses in self.baselines.items()},
             "entries": [
                 {
@@ -114,7 +164,11 @@ class EvalReport:
             known = self.baselines.get(name, {})
             numbers = [score.mean, score.region.mean, score.boundary.mean, *(known.get(guess) for guess in guesses)]
             rows.append([name, str(score.count), *("" if x is None else f"{100 * x:.1f}" for x in numbers)])
-        return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        overlap = _named_overlap(self.overlap)
+        if not overlap:
+            return _table(rows)
+        second = [list(overlap), ["---:"] * len(overlap), [f"{100 * x:.1f}" for x in overlap.values()]]
+        return f"{_table(rows)}\n{_table(second)}"
 
 
 def score_sentence(
@@ -129,6 +183,19 @@ def _average(entries: Sequence[EntryScore]) -> GroupScore:
     region = np.mean([entry.region for entry in entries], axis=0).tolist()
     boundary = np.mean([entry.boundary for entry in entries], axis=0).tolist()
     return GroupScore(len(entries), FrameStatistics(*region), FrameStatistics(*boundary))
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _named_overlap(scores: OverlapScores | None) -> dict[str, float]:
+    if scores is None:
+        return {}
+    precision = {
+        f"P@{threshold}": value for threshold, value in zip(PRECISION_THRESHOLDS, scores.precision_at, strict=True)
+    }
+    return {"oIoU": scores.overall_iou, "mIoU": scores.mean_iou, **precision}
 
 
 def _named(score: GroupScore) -> dict[str, float | int]:

@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from models.outputs import TextFeatures
-from models.postprocess import boxes_to_pixels, resize_logits, trajectory_scores
+from models.postprocess import boxes_to_pixels, resize_logits, segment_all_queries, trajectory_scores
 from models.soc import SOC
-from structures.clips import PaddedClips
+from structures.clips import one_clip
+from structures.predictions import FrameCandidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +60,17 @@ def encode_sentences(
 
 
 def segment_window(
-    model: SOC, frames: Float[Tensor, "time 3 height width"], texts: Sequence[TextFeatures], *, device: torch.device
+    model: SOC, frames: UInt8[Tensor, "time 3 height width"], texts: Sequence[TextFeatures], *, device: torch.device
 ) -> tuple[ClipAnswer, ...]:
     """One answer per sentence, on the CPU; the visual encoder runs once.
 
     Args:
         model: in evaluation mode.
-        frames: resized and normalised.
+        frames: RGB in [0, 255], resized; normalised on the device.
         texts: groups of sentences, see `encode_sentences`.
         device: of the model.
     """
-    t, _, h, w = frames.shape
-    clips = PaddedClips(frames[None].to(device), torch.zeros(1, t, h, w, dtype=torch.bool, device=device), ((h, w),))
-    video = model.encode_video(clips)
+    video = model.encode_video(one_clip(frames).to(device).normalised())
     answers: list[ClipAnswer] = []
     for text in texts:
         count = len(text.sentence)
@@ -87,3 +86,34 @@ def segment_window(
         for i, (score, query) in enumerate(zip(best.tolist(), queries.tolist(), strict=True)):
             answers.append(ClipAnswer(masks[i].clone(), boxes[i], per_frame[i], score, query))
     return tuple(answers)
+
+
+def segment_annotated_frame(
+    model: SOC,
+    frames: UInt8[Tensor, "time 3 height width"],
+    texts: Sequence[TextFeatures],
+    *,
+    annotated_frame: int,
+    original: tuple[int, int],
+    device: torch.device,
+) -> tuple[FrameCandidates, ...]:
+    """Every query's mask in one frame of a clip, sentence by sentence, on the CPU; the visual encoder runs once.
+
+    Args:
+        model: in evaluation mode.
+        frames: RGB in [0, 255], resized; normalised on the device.
+        texts: groups of sentences, see `encode_sentences`.
+        annotated_frame: place of the frame in the clip.
+        original: (height, width) of the frames on disk.
+        device: of the model.
+    """
+    clips = one_clip(frames).to(device).normalised()
+    video = model.encode_video(clips, annotated_frame=torch.tensor([annotated_frame], device=device))
+    size = clips.sizes_px[0]
+    candidates: list[FrameCandidates] = []
+    for text in texts:
+        count = len(text.sentence)
+        layer = model.segment(video.for_sentences(torch.zeros(count, dtype=torch.long, device=device)), text).final
+        found = segment_all_queries(layer, padded=size, unpadded=[size] * count, original=[original] * count)
+        candidates += [FrameCandidates(masks=one.masks.cpu(), scores=one.scores.float().cpu()) for one in found]
+    return tuple(candidates)

@@ -1,5 +1,6 @@
 """RoBERTa from a folder or the hub, and the projection of its words to the model's width."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from transformers import (
 )
 
 from models.outputs import Tokens
+
+logger = logging.getLogger(__name__)
 
 ROBERTA_BASE = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5)
 
@@ -42,6 +45,7 @@ class TextEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.is_frozen = frozen
         self.stays_in_eval_mode = frozen and eval_mode_when_frozen
+        self._warned_of_length = False
         self.roberta.requires_grad_(not frozen)
 
     @property
@@ -55,24 +59,33 @@ class TextEncoder(nn.Module):
         return self
 
     def tokenize(self, sentences: Sequence[str]) -> Tokens:
-        """Sentences to ids, padded to the longest; nothing is cut off.
+        """Sentences to ids, padded to the longest; what exceeds the encoder's positions is cut off, with one warning.
 
         Raises:
-            ValueError: if a sentence is empty, or longer than the encoder's positions.
+            ValueError: if a sentence is empty.
         """
         if self.tokenizer is None:
             raise ValueError("this text encoder was built without a tokenizer; feed Tokens instead of sentences")
         for sentence in sentences:
             if not sentence.strip():
                 raise ValueError(f"sentence {sentence!r} is empty; say what to look for")
-        encoded = self.tokenizer(list(sentences), padding=True, return_tensors="pt")
-        tokens = Tokens(ids=encoded["input_ids"], is_padding=encoded["attention_mask"] != 1)
+        encoded = self.tokenizer(list(sentences), padding=True, return_tensors="pt", verbose=False)
         # RoBERTa's positions start at padding_idx + 1 = 2.
         limit = self.roberta.config.max_position_embeddings - 2
-        if tokens.ids.shape[1] > limit:
-            longest = max(sentences, key=len)
-            raise ValueError(f"sentence of {tokens.ids.shape[1]} tokens, the text encoder takes {limit}: {longest!r}")
-        return tokens
+        length = encoded["input_ids"].shape[1]
+        if length > limit:
+            if not self._warned_of_length:
+                logger.warning(
+                    "a sentence of %d tokens is cut to the %d that the text encoder takes; said only once: %.200s",
+                    length,
+                    limit,
+                    max(sentences, key=len),
+                )
+                self._warned_of_length = True
+            encoded = self.tokenizer(
+                list(sentences), padding=True, truncation=True, max_length=limit, return_tensors="pt"
+            )
+        return Tokens(ids=encoded["input_ids"], is_padding=encoded["attention_mask"] != 1)
 
     def forward(self, tokens: Tokens) -> tuple[Float[Tensor, "batch word width"], Float[Tensor, "batch width"]]:
         """Features of every token, and of the sentence from the pooler."""

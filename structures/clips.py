@@ -1,10 +1,13 @@
-"""Batches of clips, padded to one shape."""
+"""Batches of clips, padded to one shape: as bytes on their way to the device, as numbers there."""
 
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +31,49 @@ class PaddedClips:
             frames=self.frames.to(device, non_blocking=True),
             is_padding=self.is_padding.to(device, non_blocking=True),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ByteClips:
+    """What becomes `PaddedClips`: a quarter of the bytes to hand over between processes and to the device.
+
+    Attributes:
+        frames: RGB in [0, 255]; 0 in the padding.
+        is_padding: True where a pixel was added by padding.
+        sizes_px: (height, width) of each clip before padding, in pixels of the resized frames.
+    """
+
+    frames: UInt8[Tensor, "batch time 3 height width"]
+    is_padding: Bool[Tensor, "batch time height width"]
+    sizes_px: tuple[tuple[int, int], ...]
+
+    def to(self, device: torch.device | str) -> "ByteClips":
+        """The same clips on another device."""
+        return replace(
+            self,
+            frames=self.frames.to(device, non_blocking=True),
+            is_padding=self.is_padding.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> "ByteClips":
+        """The same clips in memory from which copies to a GPU need not wait."""
+        return replace(self, frames=self.frames.pin_memory(), is_padding=self.is_padding.pin_memory())
+
+    def normalised(self) -> PaddedClips:
+        """What the model sees, on the device where the clips are; padding is 0 there, too."""
+        frames = normalise(self.frames).masked_fill_(self.is_padding[:, :, None], 0)  # (b, t, 1, h, w)
+        return PaddedClips(frames, self.is_padding, self.sizes_px)
+
+
+def one_clip(frames: UInt8[Tensor, "time 3 height width"]) -> ByteClips:
+    """A batch of a single clip, without padding."""
+    time, _, height, width = frames.shape
+    is_padding = torch.zeros(1, time, height, width, dtype=torch.bool, device=frames.device)
+    return ByteClips(frames[None], is_padding, ((height, width),))
+
+
+def normalise(frames: UInt8[Tensor, "*shape 3 height width"]) -> Float[Tensor, "*shape 3 height width"]:
+    """RGB in [0, 255] to what the encoders were trained on: ImageNet mean 0 and deviation 1."""
+    mean = torch.tensor(IMAGENET_MEAN, device=frames.device)[:, None, None]
+    deviation = torch.tensor(IMAGENET_STD, device=frames.device)[:, None, None]
+    return frames.float().div_(255).sub_(mean).div_(deviation)

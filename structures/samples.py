@@ -7,10 +7,10 @@ sentence, so sentences about the same clip share its cost.
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from structures.clips import PaddedClips
+from structures.clips import ByteClips
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class SentenceMeta:
         kind: tag of the sentence ("appearance", "motion", ...); empty where the data has none.
         frame_names: stems of the frames of the clip, in order.
         original_size: (height, width) of the frames on disk, in pixels.
-        object_id: palette index of the referred object in the mask files; None when it is unknown.
+        object_ids: the referred objects in the mask files; empty when they are unknown.
     """
 
     video: str
@@ -31,7 +31,7 @@ class SentenceMeta:
     kind: str
     frame_names: tuple[str, ...]
     original_size: tuple[int, int]
-    object_id: int | None = None
+    object_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +62,45 @@ class ClipTarget:
             labels=self.labels.to(device, non_blocking=True),
         )
 
+    def pin_memory(self) -> "ClipTarget":
+        """The same target in memory from which copies to a GPU need not wait."""
+        return replace(
+            self,
+            masks=self.masks.pin_memory(),
+            boxes_cxcywh_norm=self.boxes_cxcywh_norm.pin_memory(),
+            is_visible=self.is_visible.pin_memory(),
+            labels=self.labels.pin_memory(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedSample:
+    """A training sample that could not be read and was left out.
+
+    Attributes:
+        video: its name.
+        expressions: identifiers of its sentences.
+        reason: what was wrong, with the path of the file.
+    """
+
+    video: str
+    expressions: tuple[str, ...]
+    reason: str
+
 
 @dataclass(frozen=True, slots=True)
 class VideoSample:
     """One clip and the sentences about it.
 
     Attributes:
-        frames: RGB, normalised.
+        frames: RGB in [0, 255]; normalised on the device.
         sentences: at least one.
         targets: one per sentence, or None where the data has no annotation.
         meta: one per sentence.
         annotated_frame: the only frame with an annotation (A2D, JHMDB); None when all have one.
     """
 
-    frames: Float[Tensor, "time 3 height width"]
+    frames: UInt8[Tensor, "time 3 height width"]
     sentences: tuple[str, ...]
     targets: tuple[ClipTarget, ...] | None
     meta: tuple[SentenceMeta, ...]
@@ -87,20 +112,22 @@ class VideoBatch:
     """Several samples, padded: `clip` counts clips, `sentence` counts sentences.
 
     Attributes:
-        clips: the frames.
+        clips: the frames; the model takes `clips.normalised()`.
         sentences: all sentences of all clips, clip by clip.
         clip_of_sentence: index of the clip that each sentence is about.
         targets: one per sentence, masks padded to the shape of `clips`; None without annotation.
         meta: one per sentence.
         annotated_frame: per clip, the only frame that is segmented; None when all frames are.
+        skipped: samples that belong here but could not be read.
     """
 
-    clips: PaddedClips
+    clips: ByteClips
     sentences: tuple[str, ...]
     clip_of_sentence: Int[Tensor, " sentence"]
     targets: tuple[ClipTarget, ...] | None
     meta: tuple[SentenceMeta, ...]
     annotated_frame: Int[Tensor, " clip"] | None = None
+    skipped: tuple[SkippedSample, ...] = ()
 
     def to(self, device: torch.device | str) -> "VideoBatch":
         """The same batch on another device; one move per tensor."""
@@ -112,4 +139,14 @@ class VideoBatch:
             annotated_frame=None
             if self.annotated_frame is None
             else self.annotated_frame.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> "VideoBatch":
+        """The same batch in memory from which copies to a GPU need not wait; the data loader calls this."""
+        return replace(
+            self,
+            clips=self.clips.pin_memory(),
+            clip_of_sentence=self.clip_of_sentence.pin_memory(),
+            targets=None if self.targets is None else tuple(target.pin_memory() for target in self.targets),
+            annotated_frame=None if self.annotated_frame is None else self.annotated_frame.pin_memory(),
         )

@@ -1,12 +1,14 @@
 """Building the model from a configuration, and loading weights into it."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 import torch
 
 from configs.schema import ModelConfig, TextEncoderConfig, VisualEncoderConfig
+from datasets.shapes.text import write_text_encoder
 from models.build import build_text_encoder, build_visual_encoder, load_weights, read_state_dict
 from models.checkpoint_names import soc_from_published, soc_name
 from models.text_encoder import load_text_encoder
@@ -88,6 +90,21 @@ def test_the_real_tokenizer_gives_the_published_ids(shared_dir: Path):
         encoder = build_text_encoder(config, data_root=None)
     assert encoder.tokenize(["Hello world"]).ids.tolist() == [[0, 31414, 232, 2]]
     assert encoder.roberta.config.vocab_size == 50265
+
+
+def test_a_sentence_longer_than_the_positions_is_cut_with_one_warning(tmp_path: Path, caplog):
+    write_text_encoder(tmp_path / "encoder", ["a square", "Grüße aus 東京"], vocab_size=300)
+    encoder = load_text_encoder(str(tmp_path / "encoder"), frozen=False)
+    limit = encoder.roberta.config.max_position_embeddings - 2
+    with caplog.at_level(logging.WARNING):
+        tokens = encoder.tokenize(["a square " * limit, "Grüße aus 東京 😀"])
+        assert tokens.ids.shape == (2, limit)
+        assert tokens.ids[0, -1] == tokens.ids[1][~tokens.is_padding[1]][-1] == 2, "both end with </s>"
+        encoder.tokenize(["a square " * limit])
+    assert caplog.text.count("is cut to") == 1
+    words, sentence = encoder(tokens)
+    assert words.shape[:2] == (2, limit)
+    assert sentence.isfinite().all()
 
 
 def test_a_random_encoder_must_not_be_frozen(shared_dir: Path):

@@ -16,10 +16,10 @@ def make_sample(time, height, width, sentences=("a",), *, with_targets=True, ann
         labels=torch.tensor([0]),
     )
     meta = SentenceMeta(
-        video="v", expression="0", kind="", frame_names=("0",) * time, original_size=(height, width), object_id=1
+        video="v", expression="0", kind="", frame_names=("0",) * time, original_size=(height, width), object_ids=(1,)
     )
     return VideoSample(
-        frames=torch.ones(time, 3, height, width),
+        frames=torch.ones(time, 3, height, width, dtype=torch.uint8),
         sentences=tuple(sentences),
         targets=(target,) * len(sentences) if with_targets else None,
         meta=(meta,) * len(sentences),
@@ -35,7 +35,7 @@ def test_clips_are_padded_at_the_end_the_bottom_and_the_right():
     expected[0, :2, :4, :6] = False
     expected[1, :3, :5, :4] = False
     assert torch.equal(batch.clips.is_padding, expected)
-    assert torch.equal(batch.clips.frames, (~expected).float()[:, :, None].expand(-1, -1, 3, -1, -1))
+    assert torch.equal(batch.clips.frames, (~expected).byte()[:, :, None].expand(-1, -1, 3, -1, -1))
 
 
 def test_targets_are_padded_like_the_clips():

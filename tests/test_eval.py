@@ -54,14 +54,14 @@ def test_the_score_is_that_of_the_masks_as_written(root, tmp_path, busy_model):
     assert (report.num_videos, report.num_sentences, len(report.entries)) == (2, 4, 4)
     scores, areas = [], []
     for video in build_eval_dataset(config.data):
-        for expression, number in zip(video.expressions, video.object_ids, strict=True):
+        for expression, objects in zip(video.expressions, video.object_ids, strict=True):
             folder = tmp_path / "out" / "Annotations" / video.video / expression
             assert sorted(p.stem for p in folder.iterdir()) == list(video.frame_names)
             masks = read_masks(folder, video.frame_names)
             assert masks.shape[1:] == video.original_size
             assert set(np.unique(masks)) <= {0, 255}
             areas.append((masks > 0).mean())
-            truth = video.load_masks(number).numpy()
+            truth = video.load_masks(objects).numpy()
             j, f = region_similarity(truth, masks > 0).mean(), boundary_accuracy(truth, masks > 0).mean()
             scores.append((j + f) / 2)
     assert max(areas) > 0
@@ -183,7 +183,7 @@ def test_the_sentences_of_ref_davis17_may_lie_elsewhere(davis, tmp_path):
     videos = build_eval_dataset(davis_config(davis, tmp_path, expressions=moved).data)
     assert [video.video for video in videos] == ["one", "two"]
     assert videos[1].kinds == ("anno_0", "anno_1", "anno_2", "anno_3") * 2
-    assert videos[1].object_ids == (1, 1, 1, 1, 2, 2, 2, 2)
+    assert videos[1].object_ids == ((1,), (1,), (1,), (1,), (2,), (2,), (2,), (2,))
 
 
 @pytest.mark.real_data

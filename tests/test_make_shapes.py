@@ -14,7 +14,8 @@ from datasets.shapes.predicates import Facts, measure, moves_towards, stops
 from datasets.shapes.render import RenderedClip, render_scene
 from datasets.shapes.scene import DIRECTIONS, Scene, make_stage, sample_scene
 from datasets.shapes.sentences import KINDS, Sentence, write_sentences
-from datasets.shapes.writer import davis_palette, make_shapes
+from datasets.shapes.writer import make_shapes
+from structures.masks_io import DAVIS_PALETTE
 from tools.make_shapes import main
 
 SIZE = (64, 96)
@@ -65,19 +66,19 @@ def test_the_layout_is_that_of_ref_youtube_vos(folder: Path, split: str):
             frame = Image.open(folder / split / "JPEGImages" / video / f"{name}.jpg")
             mask = Image.open(folder / split / "Annotations" / video / f"{name}.png")
             assert (frame.mode, mask.mode, frame.size, mask.size) == ("RGB", "P", SIZE[::-1], SIZE[::-1])
-            assert mask.getpalette() == davis_palette()
+            assert mask.getpalette() == list(DAVIS_PALETTE)
             seen = {str(i) for i in np.unique(np.asarray(mask)) if i > 0}
             assert seen == {i for i, o in objects[video]["objects"].items() if name in o["frames"]}
 
 
 def test_the_palette_starts_as_that_of_davis():
-    assert davis_palette()[:15] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128]
-    assert davis_palette()[-9:] == [224, 96, 192, 96, 224, 192, 224, 224, 192]
+    assert list(DAVIS_PALETTE)[:15] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128]
+    assert list(DAVIS_PALETTE)[-9:] == [224, 96, 192, 96, 224, 192, 224, 224, 192]
 
 
 def test_the_palette_is_that_of_a_real_mask(shared_dir: Path):
     path = next((shared_dir / "data" / "davis17_real_palette" / "Annotations").rglob("*.png"))
-    assert Image.open(path).getpalette() == davis_palette()
+    assert Image.open(path).getpalette() == list(DAVIS_PALETTE)
 
 
 def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(folder: Path, tmp_path: Path):

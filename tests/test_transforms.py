@@ -4,15 +4,11 @@ import torch
 from PIL import Image
 
 from datasets.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     annotate_clip,
     flip_left_right,
-    masks_of_objects,
-    normalise,
-    prepare_frames,
     random_flip_left_right,
     resize,
+    resize_frames,
     resized_size,
 )
 
@@ -20,10 +16,10 @@ from datasets.transforms import (
 def make_clip(height=20, width=32, time=2):
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (time, 3, height, width), dtype=torch.uint8, generator=generator)
-    object_map = torch.zeros(time, height, width, dtype=torch.uint8)
-    object_map[:, 4:10, 6:18] = 3
-    object_map[0, 12:16, 2:6] = 7
-    return annotate_clip(frames, object_map, objects=(3, 7), sentences=("the left one", "another"))
+    masks = torch.zeros(2, time, height, width, dtype=torch.bool)
+    masks[0, :, 4:10, 6:18] = True
+    masks[1, 0, 12:16, 2:6] = True
+    return annotate_clip(frames, masks, sentences=("the left one", "another"))
 
 
 @pytest.mark.parametrize(
@@ -53,40 +49,33 @@ def test_boxes_are_pixel_extents_of_the_original_mask_and_scale_with_the_frame()
     torch.testing.assert_close(torch.Tensor(larger.boxes_xyxy_px), torch.Tensor(clip.boxes_xyxy_px) * 1.5)
 
 
-def test_resizing_keeps_object_ids_and_a_clip_of_the_right_size_is_not_touched():
+def test_resizing_keeps_masks_and_a_clip_of_the_right_size_is_not_touched():
     clip = make_clip()
     assert resize(clip, short_side=20, long_side=64) is clip
     larger = resize(clip, short_side=40, long_side=100)
-    expected = clip.object_map.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
-    assert torch.equal(torch.Tensor(larger.object_map), torch.Tensor(expected))
+    expected = clip.masks.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    assert torch.equal(torch.Tensor(larger.masks), torch.Tensor(expected))
 
 
 def test_resizing_frames_agrees_with_pillow():
     frame = make_clip(height=60, width=80, time=1).frames
-    resized = prepare_frames(torch.as_tensor(frame), short_side=30, long_side=100)
+    resized = resize_frames(torch.as_tensor(frame), short_side=30, long_side=100)
     pillow = Image.fromarray(frame[0].permute(1, 2, 0).numpy()).resize((40, 30), Image.Resampling.BILINEAR)
-    expected = normalise(torch.from_numpy(np.array(pillow)).permute(2, 0, 1)[None])
+    expected = torch.from_numpy(np.array(pillow)).permute(2, 0, 1)[None]
     # one of 255 levels: the two round differently
-    torch.testing.assert_close(resized, expected, atol=1.01 / 255 / min(IMAGENET_STD), rtol=0)
+    torch.testing.assert_close(resized, expected, atol=1, rtol=0)
 
 
-def test_normalised_frames_have_the_mean_and_deviation_of_imagenet_removed():
-    grey = torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)
-    expected = (0.2 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
-    torch.testing.assert_close(normalise(grey)[0, :, 0, 0], expected)
-    assert (grey == 51).all()
-
-
-def test_preparing_frames_of_the_right_size_only_normalises():
+def test_frames_of_the_right_size_are_not_touched():
     frames = torch.as_tensor(make_clip().frames)
-    torch.testing.assert_close(prepare_frames(frames, short_side=20, long_side=64), normalise(frames), atol=0, rtol=0)
+    assert resize_frames(frames, short_side=20, long_side=64) is frames
 
 
 def test_a_flip_mirrors_pixels_masks_and_boxes_and_swaps_words():
     clip = make_clip()
     flipped = flip_left_right(clip)
     assert torch.equal(torch.Tensor(flipped.frames), torch.Tensor(clip.frames).flip(-1))
-    assert torch.equal(torch.Tensor(flipped.object_map), torch.Tensor(clip.object_map).flip(-1))
+    assert torch.equal(torch.Tensor(flipped.masks), torch.Tensor(clip.masks).flip(-1))
     assert torch.Tensor(flipped.boxes_xyxy_px)[0].tolist() == [32 - 17, 4, 32 - 6, 9]
     assert flipped.sentences == ("the right one", "another")
     assert clip.sentences == ("the left one", "another")
@@ -104,11 +93,3 @@ def test_the_share_of_flips_is_the_probability_and_follows_from_the_generator():
     assert 0.25 < np.mean(flips(1)) < 0.37
     generator = torch.Generator().manual_seed(0)
     assert all(random_flip_left_right(clip, probability=0.0, generator=generator) is clip for _ in range(50))
-
-
-def test_masks_of_objects_are_read_from_one_map():
-    clip = make_clip()
-    masks = masks_of_objects(clip.object_map, (7, 3))
-    assert masks.shape == (2, 2, 20, 32)
-    assert masks.dtype == torch.bool
-    assert masks.sum(dim=(2, 3)).tolist() == [[16, 0], [72, 72]]

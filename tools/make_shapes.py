@@ -1,4 +1,4 @@
-"""Generate Referring Shapes: `python -m tools.make_shapes OUT`; see docs/data.md."""
+"""Generate Referring Shapes: `python -m tools.make_shapes OUT [--format a2d]`; see docs/data.md."""
 
 import argparse
 import re
@@ -6,20 +6,42 @@ import sys
 import time
 from pathlib import Path
 
-from datasets.shapes.writer import GUESSES, make_shapes
+from datasets.shapes.writer import DEFAULT_LAYOUT, GUESSES, LAYOUTS, make_shapes
 
 __all__ = ["main", "make_shapes"]
+
+_FORMATS = """\
+formats:
+  ref_youtube_vos  JPEG frames, palette PNG masks, meta.json, meta_expressions.json; what the recipes train on
+  a2d              A2D-Sentences: mp4 clips, sentences in a csv, h5 masks of the first, middle and last frame
+  jhmdb            JHMDB-Sentences: PNG frames, puppet_mask.mat, three frames of each clip chosen; --valid clips only
+  davis            Ref-DAVIS17: DAVIS folders, void pixels in every second clip, the four text files of the annotators
+                   and the prepared meta_expressions.json
+  refcoco          RefCOCO, RefCOCO+, RefCOCOg: one image per clip; refs(...).p with instances.json, and the
+                   instances_*.json with one entry per sentence; polygons
+  mevis            MeViS: sentences that mean several objects, mask_dict.json; train, valid_u, and valid without masks
+
+All but ref_youtube_vos come with a folder `truth` that no loader reads: SPLIT.json (number of the clip, frames and
+sentences of each video, which objects each one means, which frames are annotated) and SPLIT/VIDEO.npz (object_ids,
+boxes_xyxy_px, is_visible).
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m tools.make_shapes", description="Generate Referring Shapes.")
-    parser.add_argument("out", type=Path, help="folder to create")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.make_shapes",
+        description="Generate Referring Shapes in the layout of a real data set.",
+        epilog=_FORMATS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", type=Path, help="folder to create; it is what data.root should name")
+    parser.add_argument("--format", choices=list(LAYOUTS), default=DEFAULT_LAYOUT, help="see below")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=1500, help="clips of the train split (default 1500)")
     parser.add_argument("--valid", type=int, default=120, help="clips of the valid split (default 120)")
     parser.add_argument("--frames", type=int, default=12, help="frames of each clip (default 12)")
-    parser.add_argument("--size", default="64x96", help="HEIGHTxWIDTH of the frames in pixels (default 64x96)")
+    parser.add_argument("--size", help="HEIGHTxWIDTH of the frames in pixels (default 64x96; a2d: 320x480)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it holds Referring Shapes")
     options = parser.parse_args(arguments)
@@ -27,11 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         statistics = make_shapes(
             options.out,
+            layout=options.format,
             seed=options.seed,
             num_train=options.train,
             num_valid=options.valid,
             num_frames=options.frames,
-            size=_parse_size(options.size),
+            size=None if options.size is None else _parse_size(options.size),
             num_workers=options.workers,
             overwrite=options.overwrite,
         )
@@ -54,11 +77,11 @@ def format_statistics(statistics: dict) -> str:
     """A table of sentences per kind and of the J that guessing reaches on the valid split."""
     counts, chance = statistics["sentences"], statistics["valid_j_of_guessing"]
     lines = ["sentences per kind, and region J on the valid split of always picking", ""]
-    lines.append(f"{'kind':12}{'train':>8}{'valid':>8}" + "".join(f"{name:>20}" for name in GUESSES))
-    for kind in (*counts["train"], "all"):
-        train, valid = (sum(c.values()) if kind == "all" else c[kind] for c in (counts["train"], counts["valid"]))
+    lines.append(f"{'kind':12}" + "".join(f"{split:>8}" for split in counts) + "".join(f"{n:>20}" for n in GUESSES))
+    for kind in (*counts["valid"], "all"):
+        numbers = [sum(count.values()) if kind == "all" else count[kind] for count in counts.values()]
         levels = "".join(f"{chance[kind][name]:20.3f}" if kind in chance else f"{'-':>20}" for name in GUESSES)
-        lines.append(f"{kind:12}{train:8}{valid:8}{levels}")
+        lines.append(f"{kind:12}" + "".join(f"{number:8}" for number in numbers) + levels)
     return "\n".join(lines) + "\n\n"
 
 

@@ -77,12 +77,14 @@ class Sentence:
         kind: one of `KINDS`.
         index: of the object that is meant.
         claim: tells apart the things that can be said about an object; phrasings of one thing share it.
+        is_lasting: true in every single frame, so that one frame shows it: looks and places, not motions.
     """
 
     text: str
     kind: str
     index: int
     claim: tuple[str, ...]
+    is_lasting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def write_sentences(rng: np.random.Generator, facts: Facts) -> list[Sentence]:
         facts: of the clip.
     """
     offers: dict[str, list[Sentence]] = {kind: [] for kind in KINDS}
-    for sentence in _all_sentences(rng, facts):
+    for sentence in all_sentences(rng, facts):
         offers[sentence.kind].append(sentence)
     for sentences in offers.values():
         rng.shuffle(sentences)
@@ -132,8 +134,9 @@ def write_sentences(rng: np.random.Generator, facts: Facts) -> list[Sentence]:
     return chosen
 
 
-def _all_sentences(rng: np.random.Generator, facts: Facts) -> Iterator[Sentence]:
-    nouns = _nouns(facts)
+def all_sentences(rng: np.random.Generator, facts: Facts) -> Iterator[Sentence]:
+    """Whatever can be said of a clip, object by object; `rng` chooses among phrasings."""
+    nouns = noun_phrases(facts)
     for index in range(len(facts.shapes)):
         if not facts.can_be_meant(index):
             continue
@@ -145,7 +148,8 @@ def _all_sentences(rng: np.random.Generator, facts: Facts) -> Iterator[Sentence]
         yield from _two_place(rng, facts, nouns, index)
 
 
-def _nouns(facts: Facts) -> list[Noun]:
+def noun_phrases(facts: Facts) -> list[Noun]:
+    """Nouns that fit at least one object, from "shape" to "large red circle"."""
     everything: tuple[Verdict, ...] = (True,) * len(facts.shapes)
     nouns = [Noun("shape", everything)]
     for shape in sorted(set(facts.shapes)):
@@ -160,13 +164,14 @@ def _nouns(facts: Facts) -> list[Noun]:
         verdicts = [predicate(facts, i) for i in range(len(facts.shapes))]
         for noun in [n for n in nouns if not n.words.startswith(tuple(sizes))]:
             # only where the size tells something: some other object is excluded by it
-            both = tuple(_both(a, b) for a, b in zip(noun.fits, verdicts, strict=True))
+            both = tuple(both_true(a, b) for a, b in zip(noun.fits, verdicts, strict=True))
             if True in both and any(a and b is False for a, b in zip(noun.fits, both, strict=True)):
                 nouns.append(Noun(f"{word} {noun.words}", both))
     return nouns
 
 
-def _both(a: Verdict, b: Verdict) -> Verdict:
+def both_true(a: Verdict, b: Verdict) -> Verdict:
+    """Whether two things are true together."""
     if a is False or b is False:
         return False
     return True if a and b else None
@@ -180,7 +185,7 @@ def _appearance(rng: np.random.Generator, nouns: list[Noun], index: int) -> Iter
         words = noun.words.split()
         if len(words) == 2 and words[1] != "shape" and rng.random() < 0.25:
             text = f"the {words[1]} that is {words[0]}"
-        yield Sentence(text, "appearance", index, (noun.words,))
+        yield Sentence(text, "appearance", index, (noun.words,), is_lasting=True)
 
 
 def _one_place(
@@ -208,7 +213,8 @@ def _one_place(
         if usable:
             noun = usable[int(rng.integers(len(usable)))]
             template = templates[int(rng.integers(len(templates)))]
-            yield Sentence(template.format(noun.phrase), kind, index, (kind, str(number)))
+            is_lasting = table is _PLACES and number < len(_SIDES)
+            yield Sentence(template.format(noun.phrase), kind, index, (kind, str(number)), is_lasting)
 
 
 def _is_look_alike(facts: Facts, index: int, other: int) -> bool:
@@ -237,4 +243,5 @@ def _two_place(rng: np.random.Generator, facts: Facts, nouns: list[Noun], index:
                 continue
             noun, landmark = usable[int(rng.integers(len(usable)))], landmarks[int(rng.integers(len(landmarks)))]
             template = templates[int(rng.integers(len(templates)))]
-            yield Sentence(template.format(noun.phrase, landmark.phrase), "relation", index, ("two", str(number)))
+            text = template.format(noun.phrase, landmark.phrase)
+            yield Sentence(text, "relation", index, ("two", str(number)), is_lasting=number >= 2)

@@ -1,0 +1,85 @@
+"""Files that are made from the data once and kept: which ones are still true, and where they are."""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+def fingerprint(files: Iterable[Path], *, root: Path, version: int, settings: str = "") -> str:
+    """Changes whenever one of the files is added, removed, replaced or rewritten.
+
+    Args:
+        files: what a derived file is made of; missing ones count as such.
+        root: names are taken relative to it, so that moving the whole data set changes nothing.
+        version: of the derived file's format.
+        settings: of how it is made.
+    """
+    digest = hashlib.sha256(f"{version}\n{settings}\n".encode())
+    for path in sorted(files):
+        try:
+            state = path.stat()
+        except OSError:
+            digest.update(f"{path.relative_to(root).as_posix()} missing\n".encode())
+            continue
+        digest.update(f"{path.relative_to(root).as_posix()} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def cached(folder: Path | None, name: str, key: str, make: Callable[[], Any]) -> Any:
+    """The content of a derived JSON file: as kept if it is still true, else made anew and kept.
+
+    Args:
+        folder: that the user chose; None: the user's cache folder, with one file per key.
+        name: of the file, without its suffix.
+        key: see `fingerprint`.
+        make: the content, something that JSON can hold.
+    """
+    path = user_cache_folder() / f"{name}_{key[:16]}.json" if folder is None else folder / f"{name}.json"
+    found = read_cached(path, key)
+    if found is None:
+        found = make()
+        try:
+            write_cached(path, key, found)
+        except OSError as error:
+            logger.warning("cannot write %s (%s); its content will be made again next time", path, error)
+    return found
+
+
+def read_cached(path: Path, key: str) -> Any | None:
+    """The content of a derived file; None, with a line in the log, where it is missing, stale or damaged."""
+    try:
+        file = json.loads(path.read_text(encoding="utf-8"))
+        if file["key"] == key:
+            return file["content"]
+        logger.info("%s is stale: files of the data, or its own format, have changed", path)
+    except OSError:
+        pass  # it was not made yet
+    except (ValueError, KeyError, TypeError):
+        logger.warning("%s is damaged and will be made anew", path)
+    return None
+
+
+def write_cached(path: Path, key: str, content: Any) -> None:
+    """Writes a derived file, whole or not at all; several processes may do so at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".unfinished")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump({"key": key, "content": content}, file)
+        Path(unfinished).chmod(0o644)  # mkstemp makes files that only their owner can read
+        Path(unfinished).replace(path)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+
+
+def user_cache_folder() -> Path:
+    """Where derived files go unless the user chose a folder."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "soc"

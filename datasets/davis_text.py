@@ -1,0 +1,86 @@
+"""The original sentences of Ref-DAVIS17: four text files, one per annotator and viewing.
+
+    Davis17_annot1.txt, Davis17_annot1_full_video.txt, Davis17_annot2.txt, Davis17_annot2_full_video.txt
+    <video> <object> "<sentence>"
+
+The first of each pair was written by someone who saw only the first frame. The files of the second annotator are in
+Latin-1, and some videos are misspelt.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+TEXT_FILES = (
+    "Davis17_annot1.txt",
+    "Davis17_annot1_full_video.txt",
+    "Davis17_annot2.txt",
+    "Davis17_annot2_full_video.txt",
+)
+"""In the order of the four sentences of an object."""
+
+MISSPELT = {"clasic-car": "classic-car", "dog-scale": "dogs-scale", "motor-bike": "motorbike"}
+"""Videos as the files spell them, and as their folders are called."""
+
+_LINE = re.compile(r"(?P<video>\S+)\s+(?P<object>\d+)\s+(?P<sentence>.*)")
+
+
+def read_text_annotations(folder: Path, frames: Mapping[str, Sequence[str]], *, is_complete: bool) -> dict[str, Any]:
+    """The videos of a split, as a prepared `meta_expressions.json` describes them.
+
+    Args:
+        folder: with the four files.
+        frames: names of the frames of each video of the split.
+        is_complete: every object needs all four sentences (evaluation); otherwise missing ones leave a gap.
+
+    Raises:
+        ValueError: a file is missing, a line cannot be read, or a sentence that is needed is missing.
+    """
+    slots = [_read_file(folder / name) for name in TEXT_FILES]
+    videos: dict[str, Any] = {}
+    for video, names in frames.items():
+        # as strings, as published: an object 10 would come before 2
+        objects = sorted({number for slot in slots for name, number in slot if name == video})
+        if not objects:
+            raise ValueError(f"{folder}: no sentence about video {video}")
+        expressions = {}
+        for place, number in enumerate(objects):
+            for k, slot in enumerate(slots):
+                sentence = slot.get((video, number))
+                if sentence is not None:
+                    expressions[str(len(slots) * place + k)] = {"exp": sentence, "obj_id": number}
+                elif is_complete:
+                    raise ValueError(f"{folder / TEXT_FILES[k]}: no sentence about object {number} of video {video}")
+                else:
+                    logger.warning("%s: no sentence about object %s of video %s", TEXT_FILES[k], number, video)
+        videos[video] = {"frames": list(names), "expressions": expressions}
+    return videos
+
+
+def _read_file(path: Path) -> dict[tuple[str, str], str]:
+    """Sentences by video and object."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; the sentences are in {', '.join(TEXT_FILES)}") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    found: dict[tuple[str, str], str] = {}
+    # Not splitlines(): it would also cut at the control characters of Latin-1.
+    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
+        if not line.strip():
+            continue
+        match = _LINE.fullmatch(line.strip())
+        if match is None:
+            raise ValueError(f'{path}:{number}: expected <video> <object> "<sentence>", got {line!r}')
+        key = MISSPELT.get(match["video"], match["video"]), match["object"]
+        sentence = match["sentence"].removeprefix('"').removesuffix('"')
+        if found.setdefault(key, sentence) != sentence:
+            logger.warning("%s:%d: a second sentence about object %s of video %s is left out", path, number, *key[::-1])
+    return found

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets.readers import ImageFrames, PngMasks, image_size, read_frame, stack_frames
+from structures.masks_io import write_index_png
+
+HEIGHT, WIDTH = 48, 64
+
+
+@pytest.fixture
+def picture():
+    generator = np.random.default_rng(0)
+    coarse = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    return coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+
+
+def as_pillow_reads(path):
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "RGBA", "LA", "P", "1"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_every_kind_of_image_is_read_as_pillow_reads_it(tmp_path, picture, mode, suffix):
+    if (suffix == ".jpg") == (mode in ("RGBA", "LA", "P", "1")) and mode not in ("RGB", "L"):
+        pytest.skip("the format has no such images")
+    path = tmp_path / f"frame{suffix}"
+    picture.convert(mode).save(path)
+    frame = read_frame(path)
+    assert frame.dtype == torch.uint8
+    assert torch.equal(frame, as_pillow_reads(path))
+
+
+def test_a_progressive_jpeg_is_read_as_pillow_reads_it(tmp_path, picture):
+    picture.save(tmp_path / "frame.jpg", progressive=True)
+    assert torch.equal(read_frame(tmp_path / "frame.jpg"), as_pillow_reads(tmp_path / "frame.jpg"))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
+def test_truncated_images_are_named(tmp_path, picture, suffix, share):
+    path = tmp_path / f"frame{suffix}"
+    picture.save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ValueError, match=rf"frame\{suffix}: not a readable image"):
+        read_frame(path)
+
+
+def test_an_image_of_16_bits_per_channel_is_named(tmp_path):
+    Image.fromarray(np.full((4, 4), 1000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png.*convert it to 8 bits"):
+        read_frame(tmp_path / "deep.png")
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.9])
+def test_truncated_masks_are_named(tmp_path, share):
+    reader = PngMasks(tmp_path, ("00000",))
+    write_index_png(reader.path(0), np.random.default_rng(0).integers(0, 3, (HEIGHT, WIDTH), dtype=np.uint8))
+    data = reader.path(0).read_bytes()
+    reader.path(0).write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ValueError, match=r"00000\.png: not a readable image"):
+        reader.read((0,), size=(HEIGHT, WIDTH), objects=(1,))
+
+
+def test_a_repeated_frame_is_read_once(tmp_path, picture, monkeypatch):
+    reader = ImageFrames(tmp_path, ("a", "b"))
+    for name, angle in (("a", 0), ("b", 180)):
+        picture.rotate(angle).save(tmp_path / f"{name}.jpg")
+    read = []
+    monkeypatch.setattr("datasets.readers.read_frame", lambda path: read.append(path.stem) or read_frame(path))
+    frames = reader.read((1, 0, 1))
+    assert read == ["b", "a"]
+    assert torch.equal(frames, torch.stack([as_pillow_reads(tmp_path / f"{name}.jpg") for name in "bab"]))
+    assert reader.size() == image_size(tmp_path / "a.jpg") == (HEIGHT, WIDTH)
+
+
+def test_the_channels_of_a_pixel_lie_side_by_side():
+    images = [torch.randint(0, 256, (3, 4, 5), dtype=torch.uint8) for _ in range(2)]
+    frames = stack_frames(images)
+    assert torch.equal(frames, torch.stack(images))
+    assert frames.is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,154 @@
+"""The original text files of Ref-DAVIS17, and training on it; evaluation is in test_eval.py."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from configs.schema import DataConfig
+from datasets.davis_text import TEXT_FILES
+from datasets.loaders import build_eval_dataset, build_train_loader, open_split
+from datasets.shapes.text import write_text_encoder
+from tests.tiny_davis import write_tiny_davis
+
+
+@pytest.fixture
+def root(tmp_path):
+    """The tiny videos "one" and "two", with the original files instead of the prepared one."""
+    (tmp_path / "encoder").mkdir()
+    write_text_encoder(tmp_path / "encoder" / "text_encoder", ["a square"], vocab_size=300)
+    root = write_tiny_davis(tmp_path / "davis", text_encoder=tmp_path / "encoder" / "text_encoder")
+    (root / "meta_expressions" / "valid" / "meta_expressions.json").unlink()
+    for k, name in enumerate(TEXT_FILES):
+        lines = [f'{video} {number} "A square {k}"' for video, number in (("one", 1), ("two", 1), ("two", 2))]
+        write_lines(root, name, [*lines, 'elsewhere 1 "not in this split"'])
+    return root
+
+
+def write_lines(root, name, lines, *, encoding="utf-8", end="\n"):
+    path = root / "davis_text_annotations" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(end.join([*lines, ""]).encode(encoding))
+
+
+def lines_of(root, name):
+    return (root / "davis_text_annotations" / name).read_text().splitlines()
+
+
+def settings(root, **changes):
+    fields = {"num_frames": 2, "num_workers": 0, "eval_raw_sentences": False}
+    return DataConfig(dataset="ref_davis17", root=root, **(fields | changes))
+
+
+def test_the_original_files_give_four_sentences_per_object(root):
+    videos = list(build_eval_dataset(settings(root)))
+    assert [video.video for video in videos] == ["one", "two"]
+    assert videos[1].sentences == tuple(f"a square {k}" for k in range(4)) * 2
+    assert videos[1].kinds == ("anno_0", "anno_1", "anno_2", "anno_3") * 2
+    assert videos[1].object_ids == ((1,),) * 4 + ((2,),) * 4
+    assert videos[0].frame_names == tuple(f"{i:05d}" for i in range(5))
+
+
+def test_latin_1_windows_line_ends_and_misspelt_videos_are_understood(root):
+    for kind in ("JPEGImages", "Annotations"):
+        (root / kind / "480p" / "two").rename(root / kind / "480p" / "classic-car")
+    (root / "ImageSets" / "2017" / "val.txt").write_bytes(b"one\r\nclassic-car\r\n")
+    for name in TEXT_FILES:
+        lines = [line.replace("two", "clasic-car").replace("square", "caf\u00e9") for line in lines_of(root, name)]
+        is_second = "annot2" in name
+        write_lines(root, name, lines, encoding="latin-1" if is_second else "utf-8-sig", end="\r\n")
+    videos = list(build_eval_dataset(settings(root)))
+    assert [video.video for video in videos] == ["classic-car", "one"]
+    assert videos[0].sentences[:4] == tuple(f"a caf\u00e9 {k}" for k in range(4))
+
+
+def test_a_folder_per_split_needs_no_list_of_videos(root):
+    shutil.rmtree(root / "ImageSets")
+    with pytest.raises(ValueError, match=r"val\.txt: no such file"):
+        open_split(settings(root), "valid")
+    for kind in ("JPEGImages", "Annotations"):
+        (root / "valid").mkdir(exist_ok=True)
+        (root / kind / "480p").rename(root / "valid" / kind)
+    assert [video.name for video in open_split(settings(root), "valid").videos] == ["one", "two"]
+
+
+def test_a_missing_sentence_is_named_and_only_training_goes_on_without(root, caplog):
+    (root / "ImageSets" / "2017" / "train.txt").write_text("one\ntwo\n")
+    write_lines(root, TEXT_FILES[2], lines_of(root, TEXT_FILES[2])[:-2])
+    with pytest.raises(ValueError, match=r"annot2\.txt: no sentence about object 2 of video two"):
+        open_split(settings(root), "valid")
+    with caplog.at_level(logging.WARNING):
+        (_, two) = open_split(settings(root), "train").training_videos()
+    assert "no sentence about object 2 of video two" in caplog.text
+    assert [expression.name for expression in two.expressions] == ["0", "1", "2", "3", "4", "5", "7"]
+    assert two.expressions[-1].kind == "anno_3"
+    assert set(two.visible) >= {1, 2}
+
+
+def test_a_second_sentence_of_the_same_annotator_is_left_out_with_a_warning(root, caplog):
+    write_lines(root, TEXT_FILES[0], [*lines_of(root, TEXT_FILES[0]), 'one 1 "another"', 'one 1 "A square 0"'])
+    with caplog.at_level(logging.WARNING):
+        source = open_split(settings(root), "valid")
+    assert caplog.text.count("a second sentence") == 1
+    assert source.videos[0].expressions[0].sentence == "a square 0"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["one"], r"annot1\.txt:1: expected <video> <object>"),
+        (["one x square"], r"annot1\.txt:1"),
+        (['two 1 "a"', 'two 2 "b"'], r"annot1\.txt: no sentence about object 1 of video one"),
+    ],
+)
+def test_bad_lines_are_named(root, lines, message):
+    write_lines(root, TEXT_FILES[0], lines)
+    with pytest.raises(ValueError, match=message):
+        open_split(settings(root), "valid")
+
+
+def test_videos_and_files_that_are_missing_are_named(root):
+    (root / "ImageSets" / "2017" / "val.txt").write_text("one\nthree\n")
+    with pytest.raises(ValueError, match="no sentence about video three"):
+        open_split(settings(root), "valid")
+    (root / "davis_text_annotations" / TEXT_FILES[3]).unlink()
+    with pytest.raises(ValueError, match=r"annot2_full_video\.txt: no such file"):
+        open_split(settings(root), "valid")
+
+
+def test_masks_are_read_once_for_training(root, monkeypatch):
+    (root / "ImageSets" / "2017" / "train.txt").write_text("one\ntwo\n")
+    first = build_train_loader(settings(root), seed=0)
+    assert len(first.dataset) == 4 * 3 + 8 * 3
+    monkeypatch.setattr("datasets.visibility.read_index_png", None)
+    assert len(build_train_loader(settings(root), seed=0).dataset) == len(first.dataset)
+
+
+@pytest.mark.real_data
+def test_the_real_text_files_say_what_the_prepared_file_says(shared_dir, tmp_path):
+    source = shared_dir / "data" / "ref_davis17"
+    prepared = json.loads((source / "derived_meta_expressions_valid.json").read_text())["videos"]
+    (tmp_path / "ImageSets" / "2017").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "2017" / "val.txt").write_text("\n".join(prepared))
+    (tmp_path / "Annotations" / "480p").mkdir(parents=True)
+    for video, content in prepared.items():
+        make_empty_frames(tmp_path / "JPEGImages" / "480p" / video, content["frames"])
+    texts = source / "derived_davis_text_annotations_val"
+    videos = open_split(settings(tmp_path, expressions=texts), "valid", raw_sentences=True).videos
+    assert len(videos) == 30
+    assert len({(video.name, e.object_ids) for video in videos for e in video.expressions}) == 61
+    assert sum(len(video.expressions) for video in videos) == 244
+    for video in videos:
+        expected = prepared[video.name]
+        assert list(video.frame_names) == expected["frames"]
+        assert {e.name: (e.sentence, str(e.object_ids[0])) for e in video.expressions} == {
+            name: (entry["exp"], entry["obj_id"]) for name, entry in expected["expressions"].items()
+        }
+
+
+def make_empty_frames(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / f"{name}.jpg").touch()

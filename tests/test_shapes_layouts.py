@@ -1,0 +1,131 @@
+"""Referring Shapes in the layouts of other data sets: what the writers promise. Loaders: tests/test_formats.py."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from pycocotools import mask as mask_utils
+
+from datasets.shapes.clip import draw_clip
+from datasets.shapes.plurals import plural_sentences
+from datasets.shapes.polygons import mask_to_polygons
+from datasets.shapes.scene import COLOURS, DIRECTIONS, SHAPES, make_stage
+from datasets.shapes.writer import LAYOUTS, make_shapes
+from tools.make_shapes import main
+
+SMALL = {"seed": 2, "num_train": 2, "num_valid": 1, "num_frames": 4, "size": (48, 72), "num_workers": 1}
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    roots = {}
+    for layout in LAYOUTS:
+        roots[layout] = tmp_path_factory.mktemp(layout) / "set"
+        make_shapes(roots[layout], layout=layout, **SMALL)
+    return roots
+
+
+def digest(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_same_seed_gives_the_same_bytes(roots, tmp_path, layout):
+    make_shapes(tmp_path / "again", layout=layout, **SMALL)
+    assert digest(tmp_path / "again") == digest(roots[layout])
+
+
+def test_only_the_layout_of_the_quick_start_has_no_truth_beside_it(roots):
+    assert [layout for layout, root in roots.items() if not (root / "truth").is_dir()] == ["ref_youtube_vos"]
+
+
+def test_polygons_are_exact_with_holes_and_corners_that_touch():
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        height, width = generator.integers(1, 10, size=2).tolist()
+        mask = generator.random((height, width)) < generator.uniform(0, 1.1)
+        polygons = mask_to_polygons(mask)
+        assert all(len(polygon) >= 8 for polygon in polygons)
+        decoded = np.zeros_like(mask)
+        if polygons:
+            decoded = mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(polygons, height, width)))
+        assert (decoded == mask).all()
+
+
+def test_sentences_about_several_objects_are_true_of_these_and_of_no_other():
+    stage = make_stage((64, 96), 12)
+    directions = 0
+    texts = set()
+    for index in range(60):
+        clip = draw_clip("train", index, seed=6, stage=stage)
+        for sentence in plural_sentences(clip.facts):
+            texts.add(sentence.text)
+            assert len(sentence.indices) >= 2
+            words = sentence.text.split()
+            if {*words} & {"large", "small"}:
+                continue  # which size is large is not known here
+            for i, (shape, colour) in enumerate(zip(clip.facts.shapes, clip.facts.colours, strict=True)):
+                is_named = {*words} & {*COLOURS} <= {colour} and any(
+                    word in ("shapes", f"{shape}s", f"{shape}es") for word in words
+                )
+                assert is_named or i not in sentence.indices
+                if sentence.kind == "appearance":
+                    assert is_named == (i in sentence.indices)
+                moving = next((d for d in DIRECTIONS if "moving" in words and words[-1] == d), None)
+                if moving and is_named:
+                    directions += 1
+                    centres = clip.scene.actors[i].centres
+                    along = (centres[-1] - centres[0]) @ np.array(DIRECTIONS[moving])
+                    assert (along > 7) == (i in sentence.indices)  # others drift by up to 7 pixels
+    assert directions > 10
+    assert any(text.endswith(f"{shape}s") for text in texts for shape in SHAPES)
+    assert "the crosss" not in " ".join(texts)
+
+
+def test_mevis_has_sentences_about_one_and_about_several_objects(roots):
+    videos = json.loads((roots["mevis"] / "train" / "meta_expressions.json").read_text())["videos"]
+    counts = {len(e["anno_id"]) for video in videos.values() for e in video["expressions"].values()}
+    assert 1 in counts
+    assert max(counts) > 1
+    secret = json.loads((roots["mevis"] / "valid" / "meta_expressions.json").read_text())["videos"]
+    assert {key for video in secret.values() for e in video["expressions"].values() for key in e} == {"exp"}
+    assert not (roots["mevis"] / "valid" / "mask_dict.json").exists()
+
+
+def test_a_single_actor_has_a_mask_without_its_axis_as_matlab_writes_it(roots):
+    shapes = set()
+    for path in roots["a2d"].rglob("*.h5"):
+        with h5py.File(path) as file:
+            count = len(file["instance"])
+            shapes.add(len(file["reMask"].shape))
+            assert file["reMask"].shape == ((72, 48) if count == 1 else (count, 72, 48))
+            assert file["reBBox"].shape == (4, count)
+    assert shapes == {2, 3}
+
+
+def test_the_text_files_of_the_annotators_say_what_the_prepared_file_says(roots):
+    root = roots["davis"]
+    prepared = [
+        json.loads((root / "meta_expressions" / split / "meta_expressions.json").read_text())["videos"]
+        for split in ("train", "valid")
+    ]
+    said = [
+        (video, e["obj_id"], e["exp"])
+        for videos in prepared
+        for video, content in videos.items()
+        for e in content["expressions"].values()
+    ]
+    texts = root / "davis_text_annotations"
+    names = ("annot1", "annot1_full_video", "annot2", "annot2_full_video")
+    for slot, name in enumerate(names):
+        lines = (texts / f"Davis17_{name}.txt").read_text(encoding="latin-1").splitlines()
+        assert lines == [f'{video} {number} "{sentence}"' for video, number, sentence in said[slot::4]]
+
+
+def test_an_mp4_needs_an_even_size(tmp_path, capsys):
+    assert main([str(tmp_path / "out"), "--format", "a2d", "--size", "65x96"]) == 2
+    assert "size=65x96" in capsys.readouterr().err

@@ -1,0 +1,214 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import datasets.ref_youtube_vos as format_module
+from datasets.base import ClipDataset
+from datasets.categories import CATEGORIES, CATEGORY_INDEX
+from datasets.loaders import build_train_loader
+from datasets.ref_youtube_vos import RefYoutubeVos
+from datasets.sampling import Visit
+from tests.tiny_clips import change_expressions, make_clips, make_config, where
+from tests.tiny_ref_youtube_vos import (
+    HEIGHT,
+    OBJECT_SIZE,
+    WIDTH,
+    object_corner,
+    object_map,
+    write_expressions,
+    write_tiny_data,
+    write_video,
+)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return write_tiny_data(tmp_path / "data")
+
+
+def test_every_pair_of_sentence_and_window_with_its_object_is_a_sample(root):
+    clips = make_clips(root)
+    found = [where(clips[i])[0] for i in range(len(clips))]
+    windows: dict[str, list[list[int]]] = {name: [] for name in "012"}
+    for video, expression, names in found:
+        if video == "long":
+            windows[expression].append([int(name) // 5 for name in names])
+    assert windows["0"] == windows["2"] == [[0, 1, 2, 3], [4, 5, 6, 7], [6, 7, 8, 9]]
+    assert windows["1"] == [[6, 7, 8, 9]]
+    assert [entry for entry in found if entry[0] == "short"] == [
+        ("short", name, ("00000", "00005", "00010", "00010")) for name in "012"
+    ]
+
+
+def test_a_sample_holds_the_frames_masks_and_boxes_of_its_window(root):
+    clips = make_clips(root)
+    sample = next(clips[i] for i in range(len(clips)) if where(clips[i])[0][:2] == ("long", "1"))
+    (target,) = sample.targets
+    assert sample.sentences == ("a square moving right",)
+    assert sample.frames.shape == (4, 3, HEIGHT, WIDTH)
+    assert sample.frames.dtype == torch.uint8
+    assert target.is_visible.tolist() == [[False, False, True, True]]
+    for step, frame in enumerate((6, 7, 8, 9)):
+        expected = object_map({2: (8, 9)}, frame) == 2
+        assert np.array_equal(target.masks[0, step].numpy(), expected)
+    assert (target.boxes_cxcywh_norm[0, :2] == 0).all()
+    top, left = object_corner(2, 9)
+    far = OBJECT_SIZE - 1  # the far edge is the last pixel
+    expected_box = [(left + far / 2) / WIDTH, (top + far / 2) / HEIGHT, far / WIDTH, far / HEIGHT]
+    torch.testing.assert_close(target.boxes_cxcywh_norm[0, 3], torch.tensor(expected_box))
+    meta = sample.meta[0]
+    assert (meta.kind, meta.object_ids, meta.original_size) == ("motion", (2,), (HEIGHT, WIDTH))
+
+
+def test_sentences_are_cleaned(root):
+    assert make_clips(root)[0].sentences == ("the square on the left",)
+    assert make_clips(root, lower_case=False)[0].sentences == ("The square on the Left",)
+
+
+def test_a_resized_sample_has_boxes_of_the_original_masks(root):
+    small, large = make_clips(root)[0], make_clips(root, short_side=2 * HEIGHT, long_side=2 * WIDTH)[0]
+    assert large.frames.shape == (4, 3, 2 * HEIGHT, 2 * WIDTH)
+    assert large.targets[0].masks.shape == (1, 4, 2 * HEIGHT, 2 * WIDTH)
+    torch.testing.assert_close(large.targets[0].boxes_cxcywh_norm, small.targets[0].boxes_cxcywh_norm)
+    assert large.meta[0].original_size == (HEIGHT, WIDTH)
+
+
+def test_a_flipped_sample_is_the_mirror_image_with_mirrored_words(root):
+    plain, flipped = make_clips(root)[0], make_clips(root, flip_probability=1.0)[0]
+    assert flipped.sentences == ("the square on the right",)
+    torch.testing.assert_close(flipped.frames, plain.frames.flip(-1))
+    assert torch.equal(flipped.targets[0].masks, plain.targets[0].masks.flip(-1))
+    box, mirrored = plain.targets[0].boxes_cxcywh_norm, flipped.targets[0].boxes_cxcywh_norm
+    torch.testing.assert_close(mirrored[..., 0], 1 - box[..., 0])
+    torch.testing.assert_close(mirrored[..., 1:], box[..., 1:])
+
+
+def test_invisible_boxes_stay_zero_after_a_flip(root):
+    clips = make_clips(root, flip_probability=1.0)
+    for i in range(len(clips)):
+        target = clips[i].targets[0]
+        assert (target.boxes_cxcywh_norm[~target.is_visible] == 0).all()
+
+
+def test_random_sampling_changes_windows_with_the_epoch_and_always_shows_the_object(root):
+    clips = make_clips(root, frame_sampling="random")
+    assert len(clips) == len(make_clips(root))
+    seen = set()
+    for epoch in range(20):
+        for i in range(len(clips)):
+            sample = clips[Visit(i, epoch)]
+            assert sample.targets[0].is_visible.any()
+            seen.add(where(sample)[0])
+    starts = {names[0] for video, expression, names in seen if (video, expression) == ("long", "1")}
+    assert starts == {"00025", "00030"}
+    starts = {names[0] for video, expression, names in seen if (video, expression) == ("long", "0")}
+    assert starts == {f"{5 * i:05d}" for i in range(7)}
+
+
+def test_a_visit_is_reproducible_and_independent_of_global_generators(root):
+    clips = make_clips(root, frame_sampling="random", sentences_per_clip=2, flip_probability=0.5)
+    torch.manual_seed(0)
+    first = clips[Visit(0, 5)]
+    torch.manual_seed(1)
+    second = clips[Visit(0, 5)]
+    assert where(first) == where(second)
+    assert torch.equal(first.frames, second.frames)
+
+
+def test_several_sentences_share_a_clip_and_all_are_visible_in_it(root):
+    clips = make_clips(root, sentences_per_clip=2)
+    assert len(clips) == 4
+    assert [len(clips[i].sentences) for i in range(4)] == [2, 2, 2, 2]
+    drawn = set()
+    for epoch in range(20):
+        sample = clips[Visit(2, epoch)]
+        assert all(target.is_visible.any() for target in sample.targets)
+        assert len({meta.expression for meta in sample.meta}) == 2
+        for meta, target in zip(sample.meta, sample.targets, strict=True):
+            frame = int(meta.frame_names[3]) // 5
+            expected = object_map({1: range(10), 2: (8, 9)}, frame) == meta.object_ids[0]
+            assert np.array_equal(target.masks[0, 3].numpy(), expected)
+        drawn |= {meta.expression for meta in sample.meta}
+    assert drawn == {"0", "1", "2"}
+    assert all(meta.object_ids == (1,) for meta in clips[0].meta)
+    assert len(make_clips(root, sentences_per_clip=8)[2].sentences) == 3
+
+
+def test_single_frames_are_drawn_where_the_object_is_visible(root):
+    clips = make_clips(root, num_frames=1, frame_sampling="random")
+    assert all(clips[Visit(i, epoch)].targets[0].is_visible.all() for i in range(len(clips)) for epoch in range(3))
+    assert len(clips) == (10 + 2 + 10) + 3 * 3
+
+
+def test_labels_are_the_categories_of_meta_json_if_asked_for(root):
+    clips = make_clips(root, num_classes_from_categories=True)
+    for i in range(len(clips)):
+        assert clips[i].targets[0].labels.tolist() == [{1: 2, 2: 64}[clips[i].meta[0].object_ids[0]]]
+    assert make_clips(root)[0].targets[0].labels.tolist() == [0]
+
+
+def test_there_are_65_categories_in_alphabetical_order():
+    assert len(CATEGORIES) == 65
+    assert list(CATEGORIES) == sorted(CATEGORIES)
+    assert (CATEGORY_INDEX["airplane"], CATEGORY_INDEX["person"], CATEGORY_INDEX["zebra"]) == (0, 42, 64)
+
+
+def test_files_with_indices_are_not_read_again_for_samples(root, monkeypatch):
+    clips = make_clips(root)
+    monkeypatch.setattr(json, "loads", None)
+    monkeypatch.setattr(format_module, "visible_objects", None)
+    assert len(clips[0].sentences) == 1
+
+
+def test_videos_without_any_visible_object_are_an_error(tmp_path):
+    names = write_video(tmp_path, "train", "empty", num_frames=3, visible={1: (2,)})
+    entry = {"frames": names[:2], "expressions": {"0": {"exp": "x", "obj_id": "1"}}}
+    write_expressions(tmp_path, "train", {"empty": entry})
+    (tmp_path / "train" / "meta.json").write_text(json.dumps({"videos": {"empty": {"objects": {"1": {}}}}}))
+    with pytest.raises(ValueError, match="none of the 1 videos"):
+        make_clips(tmp_path)
+
+
+def test_clips_refuse_an_unknown_sampling(root):
+    videos = RefYoutubeVos(root, "train").training_videos()
+    with pytest.raises(ValueError, match="sometimes"):
+        ClipDataset(videos, num_frames=2, frame_sampling="sometimes", short_side=HEIGHT, long_side=WIDTH)
+
+
+def test_records_are_frozen(root):
+    record = RefYoutubeVos(root, "train").videos[0]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        record.name = "other"
+
+
+def test_one_supervised_frame_comes_with_the_whole_clip_and_its_own_target(root):
+    loader = build_train_loader(make_config(root, num_frames=3, supervised_frames="one", batch_size=2), seed=0)
+    for batch in loader:
+        assert batch.clips.frames.shape[1] == 3
+        assert all(0 <= frame < 3 for frame in batch.annotated_frame.tolist())
+        for target in batch.targets:
+            assert target.masks.shape[1] == 1
+            assert target.is_visible.all(), "the frame shows the object of every sentence"
+
+
+def test_training_on_kinds_that_no_sentence_has_is_an_error(root):
+    with pytest.raises(ValueError, match="telepathy"):
+        build_train_loader(make_config(root, kinds=("telepathy",)), seed=0)
+
+
+def test_training_on_chosen_kinds_leaves_the_other_sentences_out(root):
+    videos = json.loads((root / "meta_expressions/train/meta_expressions.json").read_text())["videos"]
+    chosen = next(iter(next(iter(videos.values()))["expressions"]))
+
+    def tag(content):
+        for video in content.values():
+            for name, expression in video["expressions"].items():
+                expression["kind"] = "motion" if name == chosen else "place"
+
+    change_expressions(root, "train", tag)
+    clips = make_clips(root, kinds=("motion",))
+    assert {meta.kind for i in range(len(clips)) for meta in clips[i].meta} == {"motion"}

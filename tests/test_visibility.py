@@ -1,0 +1,85 @@
+import json
+import os
+import tempfile
+
+import numpy as np
+import pytest
+
+import datasets.visibility as visibility_module
+from datasets.cache import user_cache_folder
+from structures.masks_io import write_index_png
+from tests.tiny_clips import change_expressions, make_clips, where
+from tests.tiny_ref_youtube_vos import (
+    HEIGHT,
+    WIDTH,
+    write_tiny_data,
+)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return write_tiny_data(tmp_path / "data")
+
+
+def test_masks_are_read_once_and_the_result_is_kept_beside_the_data(root, monkeypatch):
+    before = make_clips(root)
+    kept = root / "train" / visibility_module.FILE_NAME
+    assert kept.exists()
+    assert [path.name for path in (root / "train").iterdir() if path.name.startswith(".")] == []
+    with monkeypatch.context() as patched:
+        patched.setattr(visibility_module, "read_index_png", None)
+        after = make_clips(root)
+    assert [where(before[i]) for i in range(len(before))] == [where(after[i]) for i in range(len(after))]
+
+
+def test_the_list_of_visible_objects_is_made_anew_for_other_expressions_or_if_damaged(root):
+    make_clips(root)
+    kept = root / "train" / visibility_module.FILE_NAME
+    first = json.loads(kept.read_text())
+    change_expressions(root, "train", lambda videos: videos.pop("short"))
+    make_clips(root)
+    second = json.loads(kept.read_text())
+    assert first["key"] != second["key"]
+    assert set(second["videos"]) == {"long"}
+    kept.write_text("{")
+    make_clips(root)
+    assert json.loads(kept.read_text()) == second
+
+
+def test_the_list_of_visible_objects_goes_to_the_cache_folder_if_the_data_cannot_be_written(root, monkeypatch):
+    real = tempfile.mkstemp
+
+    def refuse(**arguments):
+        if str(arguments["dir"]) == str(root / "train"):
+            raise PermissionError
+        return real(**arguments)
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    make_clips(root)
+    assert not (root / "train" / visibility_module.FILE_NAME).exists()
+    assert len(list(user_cache_folder().iterdir())) == 1
+    monkeypatch.setattr(visibility_module, "read_index_png", None)
+    make_clips(root)
+
+
+def test_the_list_of_visible_objects_goes_to_the_folder_that_the_user_chose(root, tmp_path):
+    make_clips(root, cache=tmp_path / "mine")
+    assert [path.suffix for path in (tmp_path / "mine").iterdir()] == [".json"]
+    assert not (root / "train" / visibility_module.FILE_NAME).exists()
+
+
+def test_the_list_of_visible_objects_is_made_anew_when_a_mask_file_is_replaced(root):
+    folder = root / "train" / "Annotations" / "long"
+    os.utime(folder, ns=(0, 0))  # as if it had been made long ago
+    before = len(make_clips(root, num_frames=1))
+    write_index_png(folder / "00000.png", np.zeros((HEIGHT, WIDTH), dtype=np.uint8))
+    assert len(make_clips(root, num_frames=1)) == before - 2, "two sentences are about object 1"
+
+
+def test_an_object_that_vanished_from_the_masks_is_reported(root):
+    clips = make_clips(root)
+    for path in (root / "train" / "Annotations" / "long").iterdir():
+        write_index_png(path, np.zeros((HEIGHT, WIDTH), dtype=np.uint8))
+    with pytest.raises(ValueError, match="video long"):
+        clips[0]

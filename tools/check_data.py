@@ -1,0 +1,128 @@
+"""Look at a data set before training: `python -m tools.check_data --config FILE [key=value ...]`; see docs/data.md.
+
+Or, without a configuration, at every known data set below a folder: `python -m tools.check_data --all --root FOLDER`.
+Names, index files and counts are always checked; of the images and videos a sample is opened, or with `--full` all.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from configs.loader import load_config
+from configs.schema import Config, DataConfig
+from tools.checks.formats import FORMATS, Format, configurations_below
+from tools.checks.report import SplitReport
+from tools.checks.split import check_split
+
+EXIT_WOULD_FAIL = 1
+EXIT_BAD_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        The exit code: 0 if training would start, 1 if it would fail, 2 for a command that makes no sense.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.config is None) == (not options.all) or (options.root is not None) != options.all:
+        parser.error("either --config FILE, or --all --root FOLDER")
+    if options.all and options.overrides:
+        parser.error(f"{options.overrides[0]}: overrides belong to --config")
+    for name in ("sample", "show", "workers"):
+        if getattr(options, name) < (name == "sample"):
+            parser.error(f"--{name} {getattr(options, name)} must be at least {int(name == 'sample')}")
+    try:
+        wanted = _of_folder(options.root) if options.all else _of_config(load_config(options.config, options.overrides))
+        reports = []
+        for format, data, split in wanted:
+            report = check_split(
+                format,
+                data,
+                split,
+                sample=0 if options.full else options.sample,
+                num_workers=options.workers if options.full else 0,
+            )
+            reports.append(report)
+            if not options.json:
+                sys.stdout.write(report.as_text(show=options.show) + "\n")
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"check_data: {error}\n")
+        return EXIT_BAD_USAGE
+    fails = any(report.fails for report in reports)
+    if options.json:
+        sys.stdout.write(json.dumps({"fails": fails, "splits": [report.as_json() for report in reports]}, indent=2))
+        sys.stdout.write("\n")
+    else:
+        sys.stdout.write(_verdict(reports) + "\n")
+    return EXIT_WOULD_FAIL if fails else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.check_data", description="Check data sets before training; exit code 1 if it would fail."
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="check the data that this configuration names")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for main.py, such as data.root=FOLDER")
+    parser.add_argument("--all", action="store_true", help="check every known data set below --root")
+    parser.add_argument("--root", type=Path, metavar="FOLDER", help="where to look with --all")
+    parser.add_argument("--full", action="store_true", help="open all images and videos instead of a sample")
+    parser.add_argument("--sample", type=int, default=200, help="frames to open of each split (default 200)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes for --full (default: as many as cores)"
+    )
+    parser.add_argument("--show", type=int, default=10, help="most names to print of a group (default 10; 0: all)")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON instead")
+    return parser
+
+
+def _of_config(config: Config) -> list[tuple[Format, DataConfig, str]]:
+    """The different splits that training and evaluation with this configuration read."""
+    wanted: dict[tuple[str, ...], tuple[Format, DataConfig, str]] = {}
+    for data, split in _splits_of(config):
+        if data.root is None:
+            raise ValueError("data.root is not set: give data.root=FOLDER on the command line or set SOC_DATA_ROOT")
+        if not Path(data.root).expanduser().is_dir():
+            raise ValueError(f"data.root={data.root}: no such folder")
+        key = (data.dataset, data.variant, str(data.root), split)
+        wanted.setdefault(key, (FORMATS[data.dataset], data, split))
+    return list(wanted.values())
+
+
+def _splits_of(config: Config) -> Iterator[tuple[DataConfig, str]]:
+    for stage in config.training_stages():
+        for data in [stage.data.of_part(part) for part in stage.data.parts] or [stage.data]:
+            if FORMATS[data.dataset].is_trained_on:
+                yield data, data.train_split
+        yield stage.data.for_evaluation(), stage.data.eval_split
+    yield config.data.for_evaluation(), config.data.eval_split
+
+
+def _of_folder(root: Path) -> list[tuple[Format, DataConfig, str]]:
+    if not root.is_dir():
+        raise ValueError(f"--root {root}: no such folder")
+    found = list(_below(root))
+    if not found:
+        known = ", ".join(format.title for format in FORMATS.values())
+        raise ValueError(f"--root {root}: none of the known data sets lies in it or below ({known})")
+    return found
+
+
+def _below(root: Path) -> Iterator[tuple[Format, DataConfig, str]]:
+    for format, data, splits in configurations_below(root):
+        yield from ((format, data, split) for split in splits)
+
+
+def _verdict(reports: Sequence[SplitReport]) -> str:
+    failing = [f"{report.title} {report.split}" for report in reports if report.fails]
+    if failing:
+        return f"would fail: {', '.join(failing)}"
+    return f"{len(reports)} splits are ready" if len(reports) != 1 else "the split is ready"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
