@@ -70,7 +70,7 @@ def process_group(world: World, device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # Gradients of 1 x 1 convolutions come with other strides than the weights, which differ only along axes of size one.
+    # Gradients and weights of 1 x 1 convolutions differ in strides, but only along axes of size one.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Rank 0 may score a long validation while the others wait.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
