@@ -29,6 +29,7 @@ def write_video(
     """Encodes RGB frames; `pts` are time stamps in units of one frame."""
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options={"threads": "1", **(options or {})})
+        assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for i, pixels in enumerate(frames):
@@ -51,6 +52,7 @@ def cut_start(path: Path, target: Path, *, seconds: float) -> Path:
     """A copy of the packets from the key frame before `seconds` on, as lossless cutting does it."""
     with av.open(str(path)) as source, av.open(str(target), "w") as container:
         stream = source.streams.video[0]
+        assert stream.time_base is not None
         copy = container.add_stream_from_template(stream)
         source.seek(int(seconds / stream.time_base), stream=stream)
         for packet in source.demux(stream):
