@@ -62,6 +62,7 @@ class A2DSentences:
 
     Attributes:
         videos: sorted by name; with the frames that annotate each actor.
+        fingerprint: changes whenever a file does that the split is made of.
 
     Raises:
         ValueError: a file is missing, damaged or contradicts another.
@@ -125,7 +126,7 @@ class A2DSentences:
                     raise ValueError(f"{problem}; data.on_error=skip leaves the video out")
                 logger.warning("%s", problem)
             files += found
-        key = fingerprint(
+        self.fingerprint = fingerprint(
             [*files, self.files.videoset, self.files.annotation], root=self.files.root, version=INDEX_FORMAT
         )
 
@@ -139,7 +140,7 @@ class A2DSentences:
                     )
                 )
 
-        return cached(cache, f"a2d_sentences_{split}", key, make)
+        return cached(cache, f"a2d_sentences_{split}", self.fingerprint, make)
 
     def _look_into(self, video: str, folder: Path, length: int, skip_damaged: bool) -> dict[str, Any]:
         """Number of frames, and the actors in each annotated one."""

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from configs.schema import DataConfig
 from datasets.base import Expression, VideoRecord
+from datasets.cache import fingerprint
 from datasets.readers import ImageFrames, require_size
 from datasets.text import clean_sentence
 
@@ -62,6 +63,8 @@ class JhmdbSentences:
 
     Attributes:
         videos: in the order of jhmdb_annotation.txt, which the choice of frames depends on.
+        places: folder of each video below Rename_Images and puppet_mask, "<action>/<video>".
+        fingerprint: changes whenever a file does that sentences, masks or the choice of frames come from.
 
     Raises:
         ValueError: a file or folder is missing, damaged or contradicts another.
@@ -71,10 +74,16 @@ class JhmdbSentences:
         if split != "test":
             raise ValueError(f"split {split!r} of JHMDB-Sentences: there is only 'test'; set data.eval_split=test")
         sentences = read_sentences(root / "jhmdb_annotation.txt")
-        places = _places(root, sentences)
+        self.places = places = _places(root, sentences)
         frames = {video: _frame_names(root / "Rename_Images" / place) for video, place in places.items()}
         masks = {video: MatMasks(root / "puppet_mask" / place / "puppet_mask.mat") for video, place in places.items()}
         chosen = _choice(root, sentences, frames, masks)
+        self.fingerprint = fingerprint(
+            [root / "jhmdb_annotation.txt", *(found.file for found in masks.values())],
+            root=root,
+            version=1,
+            settings=repr(list(chosen.items())),
+        )
         self.videos = tuple(
             VideoRecord(
                 name=video,
@@ -138,7 +147,7 @@ class MatMasks:
         return torch.stack([person if number == PERSON else torch.zeros_like(person) for number in objects])
 
     def _unreadable(self, error: Exception) -> ValueError:
-        if isinstance(error, FileNotFoundError):
+        if not self.file.is_file():
             return ValueError(f"{self.file}: no such mask file")
         return ValueError(f"{self.file}: not a readable mask file ({type(error).__name__}: {error})")
 

@@ -176,6 +176,11 @@ def _read_index(path: Path, size: int, modified: int) -> FrameIndex:
     return FrameIndex(count)
 
 
+def forget_indices() -> None:
+    """Makes the next look at every file the first one."""
+    _read_index.cache_clear()
+
+
 def _index_of_packets(packets: "Sequence[av.Packet]") -> FrameIndex | None:
     """None where a time stamp is missing or repeats, or the first packet is no key frame."""
     stamps = [packet.pts for packet in packets]

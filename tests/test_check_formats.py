@@ -261,6 +261,19 @@ def test_damage_to_mevis_is_named(copy_of, capsys):
     assert all("5 frames" in detail for detail in problems.get("mismatched", {}).values())
 
 
+def test_an_object_of_mevis_that_no_frame_shows_is_a_note(copy_of, capsys):
+    root = copy_of("mevis")
+    path = root / "train/mask_dict.json"
+    content = json.loads(path.read_text())
+    expressions = json.loads((root / "train/meta_expressions.json").read_text())["videos"]["train00000"]["expressions"]
+    number = expressions["0"]["anno_id"][0]
+    content[str(number)] = [None] * len(content[str(number)])
+    path.write_text(json.dumps(content))
+    code, problems = check_folder(capsys, root)
+    assert code == 0
+    assert set(problems["unseen"]) == {f"video train00000, object {number}"}
+
+
 # --- the original text files of Ref-DAVIS17 ---
 
 

@@ -1,0 +1,133 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from datasets.loaders import open_split
+from datasets.sampling import centred_window
+from datasets.shapes.text import write_text_encoder
+from datasets.transforms import resize_frames
+from eval import evaluate, load_model_for_inference
+from metrics.frame_report import FrameReport, FrameScore, score_frame
+from models.inference import encode_sentences, segment_annotated_frame
+from models.postprocess import segment_all_queries
+from structures.clips import PaddedClips
+from tests.tiny_a2d import HEIGHT, WIDTH, write_tiny_a2d, write_tiny_jhmdb
+from tests.tiny_run import tiny_config
+from tools.prepare_data import prepare
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_text_encoder(
+        root / "text_encoder", ["a man on the left", "another cat", "the bird does walk"], vocab_size=300
+    )
+    return {"a2d_sentences": write_tiny_a2d(root / "a2d"), "jhmdb_sentences": write_tiny_jhmdb(root / "jhmdb")}
+
+
+def config_of(data, dataset, output, **sections):
+    root = data[dataset]
+    own = {
+        "dataset": dataset,
+        "eval_split": "test",
+        "num_frames": 8,
+        "short_side": 32,
+        "long_side": 60,
+        "cache": output.parent / "cache",
+        "eval_raw_sentences": False,
+    }
+    model = {"text_encoder": {"path": str(root.parent / "text_encoder"), "frozen": False}}
+    return tiny_config(root, output, model=model, data=own, **sections)
+
+
+def busy_model(config):
+    """Random weights draw no mask at all; noise makes masks that differ between sentences."""
+    torch.manual_seed(0)
+    model = load_model_for_inference(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.mark.parametrize(("dataset", "num_samples"), [("a2d_sentences", 4), ("jhmdb_sentences", 6)])
+def test_pycocotools_gives_the_reported_map_for_the_written_files(data, tmp_path, dataset, num_samples, capsys):
+    config = config_of(data, dataset, tmp_path / "out")
+    report = evaluate(config, busy_model(config))
+    assert len(report.entries) == num_samples
+    list(prepare(config.data, tmp_path / "prepared"))
+    truth = COCO(str(tmp_path / "prepared" / f"{dataset}_test_coco.json"))
+    evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "out" / "predictions.json")), "segm")
+    evaluation.params.useCats = 0
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    capsys.readouterr()
+    assert report.coco == pytest.approx(tuple(evaluation.stats), abs=1e-12)
+    assert report.coco.recall_100 > 0 or report.overlap.mean_iou > 0
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert content["overall"] == report.scores()
+    assert set(content["overall"]) >= {"mAP", "P@0.5", "P@0.9", "oIoU", "mIoU"}
+    assert f"| {num_samples} |" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_the_answer_is_that_of_the_frame_in_the_middle_of_its_window(data, tmp_path):
+    config = config_of(data, "a2d_sentences", tmp_path / "out")
+    model = busy_model(config)
+    report = evaluate(config, model)
+    (video,) = open_split(config.data, "test").videos
+    device = torch.device("cpu")
+    frames = resize_frames(video.frames.read(centred_window(11, 12, 8)), short_side=32, long_side=60)
+    padding = torch.zeros(1, 8, *frames.shape[-2:], dtype=torch.bool)
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = (frames / 255 - mean[:, None, None]) / deviation[:, None, None]
+    size = (frames.shape[-2], frames.shape[-1])
+    with torch.no_grad():
+        clips = PaddedClips(pixels[None].float(), padding, (size,))
+        layer = model(clips, model.tokenize(["a cat"]), annotated_frame=torch.tensor([4])).final
+        (expected,) = segment_all_queries(layer, padded=size, unpadded=[size], original=[(HEIGHT, WIDTH)])
+        texts = encode_sentences(model, ["a cat"], group=1, device=device)
+        (found,) = segment_annotated_frame(
+            model, frames, texts, annotated_frame=4, original=(HEIGHT, WIDTH), device=device
+        )
+    assert (found.masks != expected.masks).float().mean() < 1e-3
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=1e-4)
+    entry = next(entry for entry in report.entries if entry.sample == "v_t_f_12_i_0")
+    assert (entry.video, entry.frame, entry.expression, entry.sentence) == ("t", "00012", "0", "a cat")
+    best = found.masks[int(found.scores.argmax())].numpy()
+    truth = video.masks.read((11,), size=(HEIGHT, WIDTH), objects=(0,))[0, 0].numpy()
+    assert entry.intersection == (best & truth).sum()
+    assert entry.union == (best | truth).sum()
+
+
+def test_a_perfect_and_a_missed_sample_give_half_of_everything():
+    mask = np.zeros((40, 40), dtype=bool)
+    mask[5:30, 5:30] = True
+    entries = [
+        FrameScore(f"v_{i}", f"v{i}", "00001", "0", "", *score_frame(mask, predictions, np.array([0.9, 0.1])))
+        for i, predictions in enumerate([np.stack([mask, ~mask]), np.stack([~mask, ~mask])])
+    ]
+    report = FrameReport(2, 2, entries)
+    assert report.main_score == pytest.approx(0.5, abs=0.01)
+    scores = report.scores()
+    assert [scores[f"P@{t}"] for t in (0.5, 0.6, 0.7, 0.8, 0.9)] == [0.5] * 5
+    assert scores["mIoU"] == pytest.approx(0.5)
+    assert scores["oIoU"] == pytest.approx(625 / (625 + 1600))
+
+
+def test_a_report_without_samples_says_so():
+    report = FrameReport(1, 2, [])
+    assert report.main_score is None
+    assert report.scores() == {}
+    assert "no annotated frame" in report.as_table()
+    assert report.as_dict()["coco"] is None
+
+
+def test_a_submission_that_does_not_exist_is_refused_before_the_work(data, tmp_path):
+    config = config_of(data, "a2d_sentences", tmp_path / "out", eval={"zip_submission": True})
+    with pytest.raises(ValueError, match=r"eval\.zip_submission: this data set has no submission"):
+        evaluate(config)
