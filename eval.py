@@ -218,6 +218,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "ref_youtube_vos": OneMaskPerSentence(),
     "ref_davis17": MergedObjectsPerAnnotator(),
     "refcoco": OneMaskPerSentence(counts_overlap=True),
+    "mevis": OneMaskPerSentence(),
     "a2d_sentences": AnnotatedFrames(names_instances=True),
     "jhmdb_sentences": AnnotatedFrames(names_instances=False),
 }

@@ -16,7 +16,7 @@ from datasets.shapes.scene import COLOURS, DIRECTIONS, SHAPES, make_stage
 from datasets.shapes.writer import LAYOUTS, make_shapes
 from tools.make_shapes import main
 
-SMALL = {"seed": 2, "num_train": 2, "num_valid": 1, "num_frames": 4, "size": (48, 72), "num_workers": 1}
+SMALL = {"seed": 2, "num_train": 2, "num_valid": 1, "num_frames": 4, "size": (64, 96), "num_workers": 1}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_a_single_actor_has_a_mask_without_its_axis_as_matlab_writes_it(roots):
         with h5py.File(path) as file:
             count = len(file["instance"])
             shapes.add(len(file["reMask"].shape))
-            assert file["reMask"].shape == ((72, 48) if count == 1 else (count, 72, 48))
+            assert file["reMask"].shape == ((96, 64) if count == 1 else (count, 96, 64))
             assert file["reBBox"].shape == (4, count)
     assert shapes == {2, 3}
 
@@ -126,6 +126,6 @@ def test_the_text_files_of_the_annotators_say_what_the_prepared_file_says(roots)
         assert lines == [f'{video} {number} "{sentence}"' for video, number, sentence in said[slot::4]]
 
 
-def test_an_mp4_needs_an_even_size(tmp_path, capsys):
-    assert main([str(tmp_path / "out"), "--format", "a2d", "--size", "65x96"]) == 2
-    assert "size=65x96" in capsys.readouterr().err
+def test_an_mp4_needs_whole_blocks(tmp_path, capsys):
+    assert main([str(tmp_path / "out"), "--format", "a2d", "--size", "72x108"]) == 2
+    assert "multiples of 16" in capsys.readouterr().err

@@ -41,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--train", type=int, default=1500, help="clips of the train split (default 1500)")
     parser.add_argument("--valid", type=int, default=120, help="clips of the valid split (default 120)")
     parser.add_argument("--frames", type=int, default=12, help="frames of each clip (default 12)")
-    parser.add_argument("--size", help="HEIGHTxWIDTH of the frames in pixels (default 64x96; a2d: 320x480)")
+    parser.add_argument(
+        "--size", help="HEIGHTxWIDTH of the frames in pixels (default 64x96; a2d: 320x480, multiples of 16)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it holds Referring Shapes")
     options = parser.parse_args(arguments)
@@ -75,7 +77,8 @@ def _parse_size(text: str) -> tuple[int, int]:
 
 def format_statistics(statistics: dict) -> str:
     """A table of sentences per kind and of the J that guessing reaches on the valid split."""
-    counts, chance = statistics["sentences"], statistics["valid_j_of_guessing"]
+    counts = statistics["sentences"]
+    chance = next(levels for key, levels in statistics.items() if key.endswith("_j_of_guessing"))
     lines = ["sentences per kind, and region J on the valid split of always picking", ""]
     lines.append(f"{'kind':12}" + "".join(f"{split:>8}" for split in counts) + "".join(f"{n:>20}" for n in GUESSES))
     for kind in (*counts["valid"], "all"):

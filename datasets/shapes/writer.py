@@ -63,8 +63,8 @@ def make_shapes(  # noqa: PLR0913  # each is an option of the command line
     form = LAYOUTS[layout]
     size = size or form.size
     stage = make_stage(size, num_frames)
-    if form.needs_even_size and (size[0] % 2 or size[1] % 2):
-        raise ValueError(f"size={size[0]}x{size[1]} must be even in both directions for format {layout}")
+    if any(extent % form.size_multiple for extent in size):
+        raise ValueError(f"size={size[0]}x{size[1]} must be multiples of {form.size_multiple} for format {layout}")
     for name, value, least in (("seed", seed, 0), ("num_train", num_train, 1), ("num_valid", num_valid, 1)):
         if not least <= value <= 99_999:
             raise ValueError(f"{name}={value} must lie between {least} and 99999")
@@ -92,7 +92,7 @@ def make_shapes(  # noqa: PLR0913  # each is an option of the command line
         seen_in_training = records.get("train", records["valid"])
         sentences = [e["text"] for record in seen_in_training for e in record.truth["expressions"]]
         write_text_encoder(folder / "text_encoder", sentences)
-        statistics = {"dataset": DATASET_NAME, "options": options, **_statistics(records)}
+        statistics = {"dataset": DATASET_NAME, "options": options, **_statistics(records, form.scored_split)}
         write_json(folder / STATISTICS_FILE, statistics)
     return statistics
 
@@ -153,7 +153,7 @@ def _write_clip(index: int, *, folder: Path, split: str, layout: str, seed: int,
     return form.write_clip(draw_clip(split, index, seed=seed, stage=stage, is_usable=form.is_usable), folder)
 
 
-def _statistics(records: Mapping[str, Sequence[ClipRecord]]) -> dict[str, Any]:
+def _statistics(records: Mapping[str, Sequence[ClipRecord]], scored_split: str) -> dict[str, Any]:
     """Sentences per split and kind, and the J that guessing reaches on the valid split."""
     counts = {
         split: Counter(kind for record in found for kind in record.kinds)
@@ -172,5 +172,5 @@ def _statistics(records: Mapping[str, Sequence[ClipRecord]]) -> dict[str, Any]:
     }
     return {
         "sentences": {split: {kind: count[kind] for kind in KINDS} for split, count in counts.items()},
-        "valid_j_of_guessing": chance,
+        f"{scored_split}_j_of_guessing": chance,
     }

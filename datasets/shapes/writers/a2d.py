@@ -38,8 +38,9 @@ class A2D(Layout):
     """
 
     name = "a2d"
+    scored_split = "test"
     size = (320, 480)
-    needs_even_size = True  # mp4 stores colours for blocks of 2 x 2 pixels
+    size_multiple = 16  # x264 fills up incomplete blocks differently from one time to the next
 
     def num_clips(self, num_train: int, num_valid: int) -> dict[str, int]:
         """One clip more, which has no sentence."""
@@ -111,7 +112,7 @@ def write_mp4(path: Path, frames: UInt8[np.ndarray, "time height width 3"]) -> N
 
     Args:
         path: of the file; its folder is made.
-        frames: RGB; height and width even.
+        frames: RGB; height and width multiples of 16, or the bytes may differ from one time to the next.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(path, "w") as container:

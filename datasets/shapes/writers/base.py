@@ -73,8 +73,11 @@ class Layout(ABC):
     size: ClassVar[tuple[int, int]] = (64, 96)
     """(height, width) of the frames unless the user says otherwise."""
 
-    needs_even_size: ClassVar[bool] = False
-    """Whether height and width must be even."""
+    scored_split: ClassVar[str] = "valid"
+    """What the loader calls the generator's split `valid`; an evaluation of it shows what guessing would reach."""
+
+    size_multiple: ClassVar[int] = 1
+    """Height and width must be multiples of this."""
 
     has_truth: ClassVar[bool] = True
     """Whether `truth/` is written."""

@@ -48,6 +48,7 @@ class Davis(Layout):
     """
 
     name = "davis"
+    scored_split = "valid_sentences"  # which no evaluation reads: it scores objects, not sentences
 
     def write_clip(self, clip: ShapesClip, folder: Path) -> ClipRecord:
         """Frames and masks."""

@@ -38,6 +38,7 @@ class Jhmdb(Layout):
     """For evaluation only: there is no train split. The "action" is the shape of the object that is meant."""
 
     name = "jhmdb"
+    scored_split = "test"
 
     def num_clips(self, num_train: int, num_valid: int) -> dict[str, int]:
         """No clips to train on."""

@@ -26,6 +26,7 @@ class Mevis(Layout):
     """Split `valid` keeps its objects and masks secret; the truth of its sentences lies in `truth/hidden`."""
 
     name = "mevis"
+    scored_split = "valid_u"
 
     def num_clips(self, num_train: int, num_valid: int) -> dict[str, int]:
         """As many secret clips as there are valid ones."""

@@ -1,0 +1,71 @@
+"""Every format through the whole program: one training step and an evaluation with a tiny random model."""
+
+import json
+
+import pytest
+
+from datasets.shapes.writer import make_shapes
+from engine.logging import METRICS_FILE, read_metrics
+from main import run
+from tests.tiny_run import tiny_config
+
+FORMATS = {
+    "a2d_sentences": ("a2d", {"eval_split": "test"}, 2),
+    "jhmdb_sentences": ("jhmdb", {"eval_split": "test"}, 2),
+    "ref_davis17": ("davis", {}, 2),
+    "refcoco": ("refcoco", {"eval_split": "val"}, 2),
+    "mevis": ("mevis", {"eval_split": "valid_u"}, 2),
+    "ref_youtube_vos": ("ref_youtube_vos", {}, 2),
+}
+"""Loader -> layout of the generator, settings, and videos (or images) in the split that is evaluated."""
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def config_of(request, tmp_path_factory):
+    """Makes a configuration for a folder of results, over data of the format."""
+    layout, settings, _ = FORMATS[request.param]
+    folder = tmp_path_factory.mktemp(layout)
+    make_shapes(
+        folder / "set", layout=layout, seed=3, num_train=2, num_valid=2, num_frames=4, size=(64, 96), num_workers=1
+    )
+
+    def make(name, **data):
+        return tiny_config(
+            folder / "set",
+            folder / name,
+            data={"dataset": request.param, "cache": folder / "cache", **settings, **data},
+            stages=({"name": "one step", "epochs": 1, "max_steps": 1},),
+            train={"log_every": 1, "validate_every": 0},
+        )
+
+    return request.param, make
+
+
+def test_an_evaluation_runs_through(config_of):
+    name, make = config_of
+    config = make("eval")
+    run("eval", config)
+    report = json.loads((config.output_dir / "report.json").read_text())
+    assert report["num_videos"] == FORMATS[name][2]
+    assert "no masks to score" not in (config.output_dir / "report.md").read_text()
+
+
+def test_one_step_of_training_runs_through(config_of):
+    name, make = config_of
+    if name == "jhmdb_sentences":
+        pytest.skip("for evaluation only")
+    config = make("train")
+    run("train", config)
+    losses = [line["total"] for line in read_metrics(config.output_dir / METRICS_FILE) if line["event"] == "train"]
+    assert len(losses) == 1
+    assert losses[0] > 0
+
+
+def test_the_split_of_mevis_without_masks_gives_a_submission(config_of):
+    name, make = config_of
+    if name != "mevis":
+        pytest.skip("about MeViS")
+    config = make("secret", eval_split="valid")
+    run("eval", config)
+    assert len(list((config.output_dir / "Annotations").rglob("*.png"))) >= 4
+    assert "no masks to score" in (config.output_dir / "report.md").read_text()
