@@ -1,8 +1,8 @@
 """How large each published data set is, split by split: what a complete copy must add up to.
 
 Counts are those of the papers and of the released index files. Where only a total is published, the parts that are
-given here add up to it (a test checks this). Not confirmed against files when this was written: RefCOCOg, MeViS, and the
-counts of RefCOCO and RefCOCO+ per split.
+given here add up to it (a test checks this). Not confirmed against files when this was written: RefCOCOg, MeViS, and
+the counts of RefCOCO and RefCOCO+ per split.
 """
 
 from collections.abc import Mapping
