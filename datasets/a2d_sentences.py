@@ -91,7 +91,8 @@ class A2DSentences:
         names = sorted(video for video, (_, subset) in lengths.items() if subset == SUBSETS[split] and video in rows)
         if not names:
             raise ValueError(f"{self.files.videoset}: no video of split {split!r} has a sentence")
-        index = self._index(split, names, {video: lengths[video][0] for video in names}, cache, skip_damaged)
+        index = self._index(split, {video: lengths[video][0] for video in names}, cache)
+        self._report_damage(index, skip_damaged=skip_damaged)
         self.videos = tuple(self._record(video, rows[video], index[video]) for video in names)
         self._report_unseen(split)
 
@@ -112,55 +113,56 @@ class A2DSentences:
         if silent:
             logger.warning("%s: %s have no sentence and are left out", self.files.videoset, _some(silent))
 
-    def _index(
-        self, split: str, names: Sequence[str], lengths: Mapping[str, int], cache: Path | None, skip_damaged: bool
-    ) -> Mapping[str, Any]:
+    def _index(self, split: str, lengths: Mapping[str, int], cache: Path | None) -> Mapping[str, Any]:
         """What is in the clips and annotation files: read once, then kept until one of them changes."""
-        folders = {video: self.files.instances / video for video in names}
-        files = [self.files.clip(video) for video in names]
-        for video, folder in folders.items():
-            found = sorted(folder.glob("*.h5"))
-            if not found:
-                problem = f"{folder}: no annotation file (*.h5) of video {video}"
-                if not skip_damaged:
-                    raise ValueError(f"{problem}; data.on_error=skip leaves the video out")
-                logger.warning("%s", problem)
-            files += found
+        files = [self.files.clip(video) for video in lengths]
+        for video in lengths:
+            files += (self.files.instances / video).glob("*.h5")
         self.fingerprint = fingerprint(
             [*files, self.files.videoset, self.files.annotation], root=self.files.root, version=INDEX_FORMAT
         )
 
         def make() -> dict[str, Any]:
-            logger.info("reading the frame counts and annotated frames of %d videos once", len(names))
+            logger.info("reading the frame counts and annotated frames of %d videos once", len(lengths))
             with ThreadPoolExecutor() as threads:
-                return dict(
-                    threads.map(
-                        lambda video: (video, self._look_into(video, folders[video], lengths[video], skip_damaged)),
-                        names,
-                    )
-                )
+                found = threads.map(lambda item: self._look_into(*item), lengths.items())
+                return dict(zip(lengths, found, strict=True))
 
         return cached(cache, f"a2d_sentences_{split}", self.fingerprint, make)
 
-    def _look_into(self, video: str, folder: Path, length: int, skip_damaged: bool) -> dict[str, Any]:
-        """Number of frames, and the actors in each annotated one."""
+    def _look_into(self, video: str, length: int) -> dict[str, Any]:
+        """Number of frames, the actors in each annotated one, and what is wrong with the files."""
+        folder = self.files.instances / video
+        content: dict[str, Any] = {"num_frames": length, "actors": {}, "clip_damage": "", "annotation_damage": []}
         try:
-            num_frames = VideoFileFrames(self.files.clip(video)).num_frames
+            content["num_frames"] = VideoFileFrames(self.files.clip(video)).num_frames
         except ValueError as error:
-            # Reading its frames will say so again, where data.on_error decides what to do about it.
-            logger.warning("%s", error)
-            num_frames = length
-        actors = {}
-        for path in sorted(folder.glob("*.h5")):
+            content["clip_damage"] = str(error)
+        last = content["num_frames"] + FRAMES_BEYOND_THE_END
+        paths = sorted(folder.glob("*.h5"))
+        if not paths:
+            content["annotation_damage"].append(f"{folder}: no annotation file (*.h5) of video {video}")
+        for path in paths:
             try:
-                if not (path.stem.isdecimal() and 1 <= int(path.stem) <= num_frames + FRAMES_BEYOND_THE_END):
-                    raise ValueError(f"{path}: frame {path.stem} is not one of the {num_frames} frames of the clip")
-                actors[path.stem] = list(read_instances(path))
+                if not (path.stem.isdecimal() and 1 <= int(path.stem) <= last):
+                    raise ValueError(f"{path}: frame {path.stem} is not one of the {content['num_frames']} of the clip")
+                content["actors"][path.stem] = list(read_instances(path))
             except ValueError as error:
-                if not skip_damaged:
-                    raise
-                logger.warning("left out: %s", error)
-        return {"num_frames": num_frames, "actors": actors}
+                content["annotation_damage"].append(str(error))
+        return content
+
+    def _report_damage(self, index: Mapping[str, Any], *, skip_damaged: bool) -> None:
+        """Raises ValueError for annotation files that cannot be used, unless these shall be left out."""
+        for content in index.values():
+            if content["clip_damage"]:
+                # Reading its frames will fail, too, and data.on_error then decides what to do about it.
+                logger.warning("%s", content["clip_damage"])
+        damage = [problem for content in index.values() for problem in content["annotation_damage"]]
+        if damage and not skip_damaged:
+            more = f" (and {len(damage) - 1} more like this)" if len(damage) > 1 else ""
+            raise ValueError(f"{damage[0]}{more}; data.on_error=skip leaves such files out")
+        for problem in damage:
+            logger.warning("left out: %s", problem)
 
     def _record(self, video: str, rows: Sequence[Row], content: Mapping[str, Any]) -> VideoRecord:
         num_frames = content["num_frames"]

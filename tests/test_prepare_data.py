@@ -56,9 +56,9 @@ def test_a_changed_mask_makes_what_depends_on_it_anew(a2d, tmp_path):
 def test_another_version_of_the_format_makes_files_anew(a2d, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     list(prepare(a2d, cache))
-    monkeypatch.setattr("tools.prepare_data.GROUND_TRUTH_FORMAT", 2)
+    monkeypatch.setattr("tools.prepare_data.GROUND_TRUTH_FORMAT", 99)
     assert set(states(prepare(a2d, cache)).values()) == {"made anew, its data has changed"}
-    monkeypatch.setattr("datasets.a2d_sentences.INDEX_FORMAT", 2)
+    monkeypatch.setattr("datasets.a2d_sentences.INDEX_FORMAT", 99)
     assert states(prepare(a2d, cache))["a2d_sentences_test.json"] == "made anew"
 
 
