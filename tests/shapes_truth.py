@@ -9,7 +9,7 @@ import torch
 
 from datasets.shapes.clip import draw_clip
 from datasets.shapes.scene import make_stage
-from datasets.shapes.writer import LAYOUTS
+from datasets.shapes.writer import DEFAULT_LAYOUT, LAYOUTS
 
 
 class TruthOfVideo:
@@ -37,7 +37,7 @@ class TruthOfVideo:
     def frames(self) -> torch.Tensor:
         """The frames as drawn, before any file was written: (time, 3, height, width) in [0, 255]."""
         options = self._options
-        layout = LAYOUTS[options["format"]]
+        layout = LAYOUTS[options.get("format", DEFAULT_LAYOUT)]
         clip = draw_clip(
             self._split,
             self._content["index"],

@@ -18,7 +18,7 @@ import torch
 from configs.schema import DataConfig
 from datasets.base import ClipDataset, EvalDataset
 from datasets.loaders import open_split
-from datasets.shapes.writer import make_shapes
+from datasets.shapes.writer import LAYOUTS, make_shapes
 from structures.boxes import cxcywh_to_xyxy
 from tests.shapes_truth import read_truth
 
@@ -66,6 +66,8 @@ def without_metadata(root: Path) -> None:
 
 
 CASES = {
+    "Ref-YouTube-VOS train": Case("ref_youtube_vos", "train", "train", "ref_youtube_vos"),
+    "Ref-YouTube-VOS valid": Case("ref_youtube_vos", "valid", "valid", "ref_youtube_vos"),
     "A2D train": Case("a2d", "train", "train", "a2d_sentences"),
     "A2D test": Case("a2d", "valid", "test", "a2d_sentences"),
     "DAVIS train": Case("davis", "train", "train", "ref_davis17"),
@@ -92,6 +94,11 @@ CASES = {
 }
 
 
+only_trained_on = pytest.mark.parametrize(
+    "opened", [name for name, case in CASES.items() if case.is_trained_on], indirect=True
+)
+
+
 @pytest.fixture(scope="session")
 def roots(tmp_path_factory):
     """The generated set in a layout, made once."""
@@ -100,7 +107,9 @@ def roots(tmp_path_factory):
     def make(layout: str) -> Path:
         root = tmp_path_factory.mktemp(layout) / "set"
         size = (HEIGHT, WIDTH)
-        make_shapes(root, layout=layout, seed=4, num_train=3, num_valid=2, num_frames=8, size=size, num_workers=1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(LAYOUTS[layout]), "has_truth", True)  # also for the layout that comes without
+            make_shapes(root, layout=layout, seed=4, num_train=3, num_valid=2, num_frames=8, size=size, num_workers=1)
         return root
 
     return make
@@ -226,10 +235,9 @@ def test_evaluation_scores_against_the_masks_that_were_drawn(opened):
                 assert (video.load_masks(expression.object_ids) == expected.mask(said["objects"])).all()
 
 
+@only_trained_on
 def test_training_knows_where_objects_are_visible(opened):
     case, source, truth = opened
-    if not case.is_trained_on:
-        pytest.skip("for evaluation only")
     for record in source.training_videos():
         for expression in record.expressions:
             said = find(case, truth[record.name], expression)
@@ -242,11 +250,10 @@ def test_training_knows_where_objects_are_visible(opened):
             assert record.annotated is None or shown <= record.annotated
 
 
+@only_trained_on
 def test_training_samples_carry_the_truth(opened):
     """Frames, sentence, masks, boxes, visibility and the annotated frame of every sample, at the size of the files."""
     case, source, truth = opened
-    if not case.is_trained_on:
-        pytest.skip("for evaluation only")
     samples = ClipDataset(
         source.training_videos(), num_frames=4, short_side=HEIGHT, long_side=WIDTH, flip_probability=0.0
     )

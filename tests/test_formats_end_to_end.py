@@ -10,20 +10,20 @@ from main import run
 from tests.tiny_run import tiny_config
 
 FORMATS = {
-    "a2d_sentences": ("a2d", {"eval_split": "test"}, 2),
-    "jhmdb_sentences": ("jhmdb", {"eval_split": "test"}, 2),
-    "ref_davis17": ("davis", {}, 2),
-    "refcoco": ("refcoco", {"eval_split": "val"}, 2),
-    "mevis": ("mevis", {"eval_split": "valid_u"}, 2),
-    "ref_youtube_vos": ("ref_youtube_vos", {}, 2),
+    "a2d_sentences": ("a2d", {"eval_split": "test"}),
+    "jhmdb_sentences": ("jhmdb", {"eval_split": "test"}),
+    "ref_davis17": ("davis", {}),
+    "refcoco": ("refcoco", {"eval_split": "val"}),
+    "mevis": ("mevis", {"eval_split": "valid_u"}),
+    "ref_youtube_vos": ("ref_youtube_vos", {}),
 }
-"""Loader -> layout of the generator, settings, and videos (or images) in the split that is evaluated."""
+"""Loader -> layout of the generator, and settings."""
 
 
-@pytest.fixture(scope="module", params=FORMATS)
+@pytest.fixture(scope="module")
 def config_of(request, tmp_path_factory):
     """Makes a configuration for a folder of results, over data of the format."""
-    layout, settings, _ = FORMATS[request.param]
+    layout, settings = FORMATS[request.param]
     folder = tmp_path_factory.mktemp(layout)
     make_shapes(
         folder / "set", layout=layout, seed=3, num_train=2, num_valid=2, num_frames=4, size=(64, 96), num_workers=1
@@ -38,34 +38,30 @@ def config_of(request, tmp_path_factory):
             train={"log_every": 1, "validate_every": 0},
         )
 
-    return request.param, make
+    return make
 
 
+@pytest.mark.parametrize("config_of", FORMATS, indirect=True)
 def test_an_evaluation_runs_through(config_of):
-    name, make = config_of
-    config = make("eval")
+    config = config_of("eval")
     run("eval", config)
     report = json.loads((config.output_dir / "report.json").read_text())
-    assert report["num_videos"] == FORMATS[name][2]
+    assert report["num_videos"] == 2
     assert "no masks to score" not in (config.output_dir / "report.md").read_text()
 
 
+@pytest.mark.parametrize("config_of", [name for name in FORMATS if name != "jhmdb_sentences"], indirect=True)
 def test_one_step_of_training_runs_through(config_of):
-    name, make = config_of
-    if name == "jhmdb_sentences":
-        pytest.skip("for evaluation only")
-    config = make("train")
+    config = config_of("train")
     run("train", config)
     losses = [line["total"] for line in read_metrics(config.output_dir / METRICS_FILE) if line["event"] == "train"]
     assert len(losses) == 1
     assert losses[0] > 0
 
 
+@pytest.mark.parametrize("config_of", ["mevis"], indirect=True)
 def test_the_split_of_mevis_without_masks_gives_a_submission(config_of):
-    name, make = config_of
-    if name != "mevis":
-        pytest.skip("about MeViS")
-    config = make("secret", eval_split="valid")
+    config = config_of("secret", eval_split="valid")
     run("eval", config)
     assert len(list((config.output_dir / "Annotations").rglob("*.png"))) >= 4
     assert "no masks to score" in (config.output_dir / "report.md").read_text()
