@@ -293,7 +293,7 @@ def main() -> int:
     print(about)
     print(rows[0])
     if options.output is not None:
-        path = options.output / f"loading_{platform.machine()}_{date.today()}.md"
+        path = options.output / f"loading_cpu1_{date.today()}.md"
         write_text(path, "\n".join([f"# {about}\n", *rows, ""]))
     return int(fails)
 
