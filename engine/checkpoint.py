@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from configs.schema import Config
 from engine.files import atomic_path
+from structures.checkpoint_file import read_checkpoint_file
 
 CHECKPOINT_FOLDER = "checkpoints"
 LAST, BEST = "last.pt", "best.pt"
@@ -102,17 +103,12 @@ def save_checkpoint(
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint of ours onto the CPU, without running code from it.
+    """Reads a checkpoint of ours onto the CPU.
 
     Raises:
         ValueError: if the file is missing, unreadable, or not a checkpoint that training can go on from.
     """
-    if not path.is_file():
-        raise ValueError(f"checkpoint {path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged file
-        raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
+    content = read_checkpoint_file(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint written by this project; train.resume needs one")
     return content

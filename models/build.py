@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from configs.schema import LossConfig, ModelConfig, VisualEncoderConfig
@@ -16,6 +15,7 @@ from models.resnet import ResNet50
 from models.soc import SOC
 from models.text_encoder import TextEncoder, load_text_encoder
 from models.video_swin import SIZES, VideoSwin, VideoSwinSize
+from structures.checkpoint_file import read_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -129,24 +129,3 @@ def load_weights(model: SOC, path: Path, *, keep_class_head: bool = True) -> Non
         state = {**{n: t for n, t in state.items() if not n.startswith("class_heads.")}, **own}
     load_strictly(model, state, source=f"checkpoint {path}")
     logger.info("loaded %d tensors from %s", len(state), path)
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file, whatever they are wrapped in.
-
-    Raises:
-        ValueError: if the file is missing, unreadable, or holds no tensors by name.
-    """
-    if not path.is_file():
-        raise ValueError(f"checkpoint {path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
-    for key in ("model", "model_state_dict", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise ValueError(f"checkpoint {path} holds no state dict (a mapping from names to tensors)")
-    return dict(content)

@@ -9,7 +9,7 @@ import torch
 
 from configs.schema import ModelConfig, TextEncoderConfig, VisualEncoderConfig
 from datasets.shapes.text import write_text_encoder
-from models.build import build_text_encoder, build_visual_encoder, load_weights, read_state_dict
+from models.build import build_text_encoder, build_visual_encoder, load_weights
 from models.checkpoint_names import soc_from_published, soc_name
 from models.text_encoder import load_text_encoder
 from tests.tiny_model import tiny_soc
@@ -44,21 +44,6 @@ def test_a_checkpoint_of_another_architecture_changes_nothing_and_names_what_doe
     with pytest.raises(ValueError, match=r"missing: transformer\.decoder_layers\.2"):
         load_weights(model, checkpoint)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(None, "no such file"), (b"not a checkpoint", "cannot be read"), ([1, 2], "holds no state dict")],
-)
-def test_a_file_that_is_no_checkpoint_is_an_error_with_its_path(tmp_path: Path, content: object, message: str):
-    path = tmp_path / "broken.pt"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content is not None:
-        torch.save(content, path)
-    with pytest.raises(ValueError, match=message) as error:
-        read_state_dict(path)
-    assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize("spec", ["soc_video-swin-t_c1_text12", "soc_resnet50_c1_text2", "soc_video-swin-b_c1_text2"])
