@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 from torchvision.ops import FrozenBatchNorm2d
 
+from models.checkpoint_names import load_strictly
+
 
 class ResNet50(nn.Module):
     """The stages of a ResNet-50 with frozen batch norms; stem and first stage are frozen as in DETR.
@@ -39,11 +41,14 @@ class ResNet50(nn.Module):
         return tuple(maps)
 
     def load_pretrained(self, state: dict[str, Tensor]) -> None:
-        """Take the weights of a torchvision ResNet-50 file; its classifier is left out, all else must fit."""
-        self.load_state_dict(
-            {
-                name: tensor
-                for name, tensor in state.items()
-                if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
-            }
-        )
+        """Take the weights of a torchvision ResNet-50 file, strictly; its classifier is left out.
+
+        Raises:
+            ValueError: if a weight is missing, unknown or of another shape.
+        """
+        kept = {
+            name: tensor
+            for name, tensor in state.items()
+            if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
+        }
+        load_strictly(self, kept, source="torchvision ResNet-50 file")
