@@ -10,7 +10,7 @@ from configs.schema import LossConfig, ModelConfig, VisualEncoderConfig
 from models.checkpoint_names import is_published_soc, load_strictly, soc_from_published
 from models.criterion import Criterion, LossWeights
 from models.matcher import Matcher
-from models.ops.ms_deform_attn import set_backend
+from models.ops.ms_deform_attn.backends import set_backend
 from models.resnet import ResNet50
 from models.soc import SOC
 from models.text_encoder import TextEncoder, load_text_encoder

@@ -4,7 +4,9 @@ import ast
 import importlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from graphlib import CycleError, TopologicalSorter
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,9 @@ FLOORS = (
     {"criterion", "inference"},
     {"build"},
 )
+
+# Packages whose `__init__` imports its own modules, which import each other by its name.
+CIRCULAR = {"datasets.shapes.writers"}
 
 BANNED = {
     "datasets": "Hugging Face `datasets` is not used here; `datasets` is our own package",
@@ -104,6 +109,28 @@ def test_models_are_built_from_the_ground_up():
             if below is not None and below >= own and not same_folder:
                 wrong.append(f"{place(path, node)}: {name_of(path)} must not import {module}")
     assert not wrong, "\n".join(wrong)
+
+
+def modules_run_by(path: Path, modules: Collection[str]) -> set[str]:
+    """Modules of the project whose code runs when the file is imported: importing `a.b.c` runs `a` and `a.b`, too."""
+    named = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            named |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    run = {parent for name in named for parent in accumulate(name.split("."), "{}.{}".format)}
+    return run.intersection(modules) - {name_of(path)}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Imports inside functions count; so does a package whose `__init__` imports from its own modules."""
+    paths = {name_of(path): path for path in source_files()}
+    graph = {name: modules_run_by(path, paths) for name, path in paths.items() if name not in CIRCULAR}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 def test_criterion_and_postprocessing_know_outputs_but_not_the_model():

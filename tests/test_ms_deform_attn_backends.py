@@ -249,7 +249,8 @@ def test_gradients_arrive_through_distributed_data_parallel():
 GRAPHS = """
 import sys
 import torch
-from models.ops.ms_deform_attn import MSDeformAttn, ms_deform_attn
+from models.ops.ms_deform_attn.functional import ms_deform_attn
+from models.ops.ms_deform_attn.module import MSDeformAttn
 from models.ops.ms_deform_attn.problems import make_problem
 
 SHAPES = [(5, 7), (3, 2)]
