@@ -2,7 +2,7 @@
 # Everything that needs a GPU: builds the CUDA kernels, tests them, times them. Downloads nothing, also not its
 # environment: run it where PyTorch with CUDA, pytest and the rest of requirements-dev.txt are installed.
 #
-#   bash scripts/gpu_check.sh [arguments of benchmarks.bench_ms_deform_attn_cuda]
+#   bash scripts/gpu_check.sh [arguments of models.ops.ms_deform_attn.benchmarks.roofline]
 #
 #   PYTHON  the interpreter; default: SOC_VENV, else .venv, else python3
 #
@@ -43,6 +43,6 @@ say "tests"
 "$python" -m pytest -m gpu -p no:cacheprovider || status=1
 
 say "times"
-"$python" -m benchmarks.bench_ms_deform_attn_cuda "$@" || status=1
+"$python" -m models.ops.ms_deform_attn.benchmarks.roofline "$@" || status=1
 
 exit "$status"

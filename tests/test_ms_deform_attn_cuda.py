@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.ops.ms_deform_attn import build
+from models.ops.ms_deform_attn.emulation.emulator import Emulator, Inputs
 from models.ops.ms_deform_attn.reference import ms_deform_attn_reference
-from tests.cuda_emulation import Emulator, Inputs
 
 WIDE = {torch.float64: torch.float64, torch.float32: torch.float32}
 # Relative to the largest number: sums of at most some hundred terms, and for half precisions one rounding at the end.

@@ -1,5 +1,5 @@
 // Kernels of multi-scale deformable attention. Written without a GPU at hand: checked on a CPU by an emulation of the
-// grid (tests/cuda_emulation), compiled for sm_80 to sm_100, never timed.
+// grid (emulation/), compiled for sm_80 to sm_100, never timed.
 //
 // Forward and backward: a lane holds kVector neighbouring channels (16 bytes where the channels allow), four or more
 // lanes make a row. Four places are worked out at once, one per lane, and handed round by shuffles. In the backward

@@ -1,4 +1,4 @@
-// What the kernels of models/ops/ms_deform_attn are measured against: the published algorithm in its shape, float32.
+// What the CUDA kernels of deformable attention are measured against: the published algorithm in its shape, float32.
 //
 // Forward: a thread per output channel, which works out every place for itself. Backward: a block per (batch, query,
 // head) with a thread per channel; for each place the threads leave their parts of the gradients of location and weight

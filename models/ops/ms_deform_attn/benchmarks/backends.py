@@ -1,4 +1,4 @@
-"""Deformable attention, every backend beside the pure PyTorch function: `python -m benchmarks.bench_ms_deform_attn`.
+"""Every backend beside the pure PyTorch function: `python -m models.ops.ms_deform_attn.benchmarks.backends`.
 
 All contestants take turns in one process, round after round, so that whoever else uses the machine slows all of them;
 a ratio is the median of the ratios within a round. Exit code 1 where a goal is missed.
@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.files import write_text
 from models.ops.ms_deform_attn.backends import BACKENDS, Backend, use_backend
 from models.ops.ms_deform_attn.problems import FULL_LEVELS, SMALL_LEVELS, Problem, Shapes, make_problem
 from models.ops.ms_deform_attn.reference import ms_deform_attn_reference
@@ -193,7 +192,9 @@ def main() -> int:
         f"{options.rounds} rounds in which all took turns. `pure PyTorch` is the function `ms_deform_attn_reference`; "
         "`reference` is the same as a backend of the operator, whose backward samples again instead of remembering."
     )
-    write_text(options.out / name, "\n".join(["# Deformable attention", "", versions, "", *lines, "", verdict, ""]))
+    text = "\n".join(["# Deformable attention", "", versions, "", *lines, "", verdict, ""])
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / name).write_text(text, encoding="utf-8")
     return 0 if all_reached else 1
 
 

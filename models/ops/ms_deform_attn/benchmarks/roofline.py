@@ -1,7 +1,7 @@
-"""Deformable attention on a GPU beside the roofline: `python -m benchmarks.bench_ms_deform_attn_cuda`.
+"""Every backend on a GPU beside the roofline: `python -m models.ops.ms_deform_attn.benchmarks.roofline`.
 
 The roofline is the time in which the bytes that must move (every input once, every output once) would be copied. The
-comparators are the published algorithm (`benchmarks/csrc/baseline.cu`, float32 only) and the package `deformops` where
+comparators are the published algorithm (`baseline.cu` beside this file, float32 only) and the package `deformops` where
 it can be imported. All take turns, round after round; a time is the median over the rounds. Exit code 1 where a
 contestant is wrong or a goal is missed; goals are for an H200. `--device cpu` only shows that this program works.
 """
@@ -22,13 +22,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.files import write_text
 from models.ops.ms_deform_attn import build
 from models.ops.ms_deform_attn.backends import BACKENDS, Backend
 from models.ops.ms_deform_attn.problems import BOUNDS, FULL_LEVELS, SMALL_LEVELS, Shapes, make_problem
 from models.ops.ms_deform_attn.reference import ms_deform_attn_reference
 
-BASELINE_SOURCE = Path(__file__).resolve().parent / "csrc" / "baseline.cu"
+BASELINE_SOURCE = Path(__file__).resolve().parent / "baseline.cu"
 BASELINE, OURS, DETERMINISTIC, DEFORMOPS = "published algorithm", "cuda", "cuda, deterministic", "deformops"
 ENCODER = "encoder, 8 frames"
 DTYPES = (torch.float32, torch.bfloat16)
@@ -343,9 +342,9 @@ def main() -> int:
         "",
         f"Medians of {options.rounds} rounds in which all took turns; times of the kernels with their memory "
         "allocation, no autograd around them (but for deformops, whose backward goes through it). The published "
-        "algorithm is that of `benchmarks/csrc/baseline.cu`, float32; ratios in bfloat16 are to its float32. Weights "
-        "are float32, as the model passes them (for deformops of the dtype of the values, as it wants them). Errors "
-        "are relative to the largest number, against the reference in float64.",
+        f"algorithm is that of `{BASELINE_SOURCE.name}` beside this program, float32; ratios in bfloat16 are to its "
+        "float32. Weights are float32, as the model passes them (for deformops of the dtype of the values, as it wants "
+        "them). Errors are relative to the largest number, against the reference in float64.",
         "",
         *lines,
         "",
@@ -354,7 +353,8 @@ def main() -> int:
     ]
     name = "cpu" if options.device == "cpu" else re.sub(r"[^a-z0-9]+", "_", torch.cuda.get_device_name().lower())
     path = options.out / f"ms_deform_attn_{name}_{date.today().isoformat()}.md"
-    write_text(path, "\n".join(text))
+    options.out.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(text), encoding="utf-8")
     print("\n".join([*verdict, f"written to {path}"]))
     return 1 if complaints else 0
 

@@ -1,6 +1,6 @@
 // Runs the CUDA kernels of deformable attention on the CPU: emulate CASES RESULTS.
 //
-// Both files are binary and written and read by tests/test_ms_deform_attn_cuda.py. Every tensor gets memory of exactly
+// Both files are binary and written and read by emulator.py beside this file. Every tensor gets memory of exactly
 // its size, so that the address sanitizer sees each read or write outside.
 #include "simt.h"
 

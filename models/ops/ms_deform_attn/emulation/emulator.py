@@ -4,14 +4,14 @@ import math
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 FOLDER = Path(__file__).resolve().parent
-KERNELS = FOLDER.parent.parent / "models" / "ops" / "ms_deform_attn" / "csrc" / "cuda"
+KERNELS = FOLDER.parent / "csrc" / "cuda"
 # Reads and writes outside a tensor, misaligned vectors and overflowing integers all stop the program.
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
@@ -39,7 +39,7 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class LaunchLayout:
     """How a launch is laid out, and where one of its rows is."""
 
     lanes_per_row: int
@@ -113,19 +113,21 @@ class Emulator:
         assert at == len(data)
         return Results(output, *gradients)
 
-    def layout(self, sizes: Sequence[int], shapes: Sequence[tuple[int, int]], *, tile: int, row: int) -> Layout:
+    def layout(self, sizes: Sequence[int], shapes: Sequence[tuple[int, int]], *, tile: int, row: int) -> LaunchLayout:
         """The layout for [batch, cells, queries, heads, channels, levels, points] and four channels per lane."""
         flat = [side for shape in shapes for side in shape]
         data = self._run(_numbers(PLAN, 1, 0, 0, MAX_GRID, *sizes, *flat, 4, tile, row))
-        return Layout(*torch.frombuffer(bytearray(data), dtype=torch.int64).tolist())
+        numbers = torch.frombuffer(bytearray(data), dtype=torch.int64).tolist()
+        values = dict(zip((field.name for field in fields(LaunchLayout)), numbers, strict=True))
+        return LaunchLayout(**values | {name: bool(values[name]) for name in ("exists", "fits")})
 
     def _run(self, *cases: bytes) -> bytes:
-        questions, answers = self.program.with_name("cases"), self.program.with_name("results")
-        questions.write_bytes(_numbers(len(cases)) + b"".join(cases))
-        run = subprocess.run([self.program, questions, answers], capture_output=True, text=True, check=False)
+        cases_file, results_file = self.program.with_name("cases"), self.program.with_name("results")
+        cases_file.write_bytes(_numbers(len(cases)) + b"".join(cases))
+        run = subprocess.run([self.program, cases_file, results_file], capture_output=True, text=True, check=False)
         if run.returncode:
             raise RuntimeError(run.stderr[-4000:])
-        return answers.read_bytes()
+        return results_file.read_bytes()
 
 
 def _numbers(*numbers: int) -> bytes:
