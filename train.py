@@ -184,7 +184,12 @@ def build_state(
     run: Run, stage: StageConfig, *, num_steps: int, steps_per_epoch: int, progress: Progress
 ) -> TrainingState:
     """A new optimiser and schedule for the stage, or those of the checkpoint that stopped inside it."""
-    optimizer = build_optimizer(run.model, stage.optim)
+    groups = run.model.parameter_groups(
+        lr=stage.optim.lr,
+        lr_visual_encoder=stage.optim.lr_visual_encoder,
+        lr_text_encoder=stage.optim.lr_text_encoder,
+    )
+    optimizer = build_optimizer(groups, stage.optim)
     schedule = build_schedule(optimizer, stage.optim, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
     state = TrainingState(run.model, optimizer, schedule)
     if run.resumed is not None and progress == run.progress and progress.stage_step:

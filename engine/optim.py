@@ -1,4 +1,4 @@
-"""AdamW, alone or beside Muon, with one learning rate per part of the model, and its schedule."""
+"""AdamW, alone or beside Muon, with one learning rate per group of parameters, and its schedule."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,9 +9,7 @@ from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from configs.schema import OptimConfig
-
-# Matrices that do not map between hidden layers: tables, the first layer and the classifier.
-_NOT_HIDDEN = ("embedding", "query_position", "position_bias_table", "patch_embed", "class_heads")
+from structures.parameters import ParameterGroup
 
 
 class MuonWithAdamW(Optimizer):
@@ -55,43 +53,32 @@ class MuonWithAdamW(Optimizer):
         self.param_groups = self.muon.param_groups + self.adamw.param_groups
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """The optimiser of what is trainable, in three groups by the first part of a parameter's name.
+def build_optimizer(groups: Sequence[ParameterGroup], config: OptimConfig) -> Optimizer:
+    """AdamW for all groups, or Muon for their hidden matrices and AdamW for the rest.
 
-    Groups are named `rest`, `visual_encoder` and `text_encoder`; an empty one (a frozen encoder) is left out. Muon has
-    the same three for the matrices between hidden layers, named `<group>_matrices`.
+    A group keeps its name and order. What Muon takes of it is a group of its own, named `<group>_matrices`.
 
     Raises:
         ValueError: if nothing is trainable.
     """
-    rates = {
-        "rest": config.lr,
-        "visual_encoder": config.lr_visual_encoder,
-        "text_encoder": config.lr_text_encoder,
-    }
-    members: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
-    matrices: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            part = name.split(".", 1)[0]
-            by_muon = config.optimizer == "muon" and _suits_muon(name, parameter, config.muon_max_size)
-            (matrices if by_muon else members)[part if part in rates else "rest"].append(parameter)
-    groups = [{"name": name, "params": members[name], "lr": rates[name]} for name in rates if members[name]]
-    muon_groups = [
-        {"name": f"{name}_matrices", "params": matrices[name], "lr": rates[name] * config.muon_lr_factor}
-        for name in rates
-        if matrices[name]
-    ]
-    if not groups and not muon_groups:
+    by_muon, by_adamw = [], []
+    for group in groups:
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for parameter, is_hidden_matrix in zip(group.parameters, group.is_hidden_matrix, strict=True):
+            is_small = not config.muon_max_size or parameter.numel() <= config.muon_max_size
+            suits_muon = config.optimizer == "muon" and is_hidden_matrix and is_small
+            (matrices if suits_muon else others).append(parameter)
+        if matrices:
+            rate = group.lr * config.muon_lr_factor
+            by_muon.append({"name": f"{group.name}_matrices", "params": matrices, "lr": rate})
+        if others:
+            by_adamw.append({"name": group.name, "params": others, "lr": group.lr})
+    if not by_muon and not by_adamw:
         raise ValueError("the model has no trainable parameter")
-    if muon_groups:
-        return MuonWithAdamW(muon_groups, groups, weight_decay=config.weight_decay)
-    return AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
-
-
-def _suits_muon(name: str, parameter: nn.Parameter, max_size: int) -> bool:
-    is_hidden = parameter.ndim == 2 and not any(part in name for part in _NOT_HIDDEN)
-    return is_hidden and (not max_size or parameter.numel() <= max_size)
+    if by_muon:
+        return MuonWithAdamW(by_muon, by_adamw, weight_decay=config.weight_decay)
+    return AdamW(by_adamw, weight_decay=config.weight_decay)
 
 
 def learning_rate_factor(config: OptimConfig, *, num_steps: int, steps_per_epoch: int) -> Callable[[int], float]:

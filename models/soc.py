@@ -26,6 +26,7 @@ from models.spatial_decoder import SpatialDecoder
 from models.text_encoder import TextEncoder, TextProjection
 from models.video_swin import VideoSwin
 from structures.clips import PaddedClips
+from structures.parameters import ParameterGroup
 
 # The score that every query starts with: focal loss is unstable when most of many negatives start near one half.
 PRIOR_PROBABILITY = 0.01
@@ -195,6 +196,30 @@ class SOC(nn.Module):
         """The text side of the contrastive loss, from the map of stride 32."""
         return self.fusion.sentence(video.levels[2], video.positions[2], video.is_padding[2], text)
 
+    def parameter_groups(
+        self, *, lr: float, lr_visual_encoder: float, lr_text_encoder: float
+    ) -> tuple[ParameterGroup, ...]:
+        """What is trainable, in the groups `rest`, `visual_encoder` and `text_encoder`; an empty one is left out.
+
+        Args:
+            lr: peak learning rate of everything that is not an encoder.
+            lr_visual_encoder: of the visual encoder.
+            lr_text_encoder: of the text encoder.
+        """
+        visual, text = set(self.visual_encoder.parameters()), set(self.text_encoder.parameters())
+        encoders, hidden_matrices = visual | text, _hidden_matrices(self)
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = (
+            ("rest", lr, [parameter for parameter in trained if parameter not in encoders]),
+            ("visual_encoder", lr_visual_encoder, [parameter for parameter in trained if parameter in visual]),
+            ("text_encoder", lr_text_encoder, [parameter for parameter in trained if parameter in text]),
+        )
+        return tuple(
+            ParameterGroup(name, tuple(members), tuple(parameter in hidden_matrices for parameter in members), lr=rate)
+            for name, rate, members in groups
+            if members
+        )
+
     def _cluster(
         self, objects: Float[Tensor, "layer batch time query dim"], sentence: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, "layer batch query dim"]:
@@ -245,6 +270,17 @@ def _prediction_heads(dim: int, num_classes: int, num_layers: int) -> tuple[nn.M
     with torch.no_grad():
         box_heads[0].layers[-1].bias[2:] = -2.0  # type: ignore[index,union-attr]
     return class_heads, box_heads
+
+
+def _hidden_matrices(model: SOC) -> set[Tensor]:
+    """Weights of linear and attention layers except the classifiers; tables and convolutions are none."""
+    matrices: set[Tensor] = set()
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            matrices.add(module.weight)
+        elif isinstance(module, nn.MultiheadAttention):
+            matrices.add(module.in_proj_weight)
+    return matrices - set(model.class_heads.parameters())
 
 
 def _reference_before(found: TransformerOutput, layer: int) -> Float[Tensor, "batch time query ref"]:

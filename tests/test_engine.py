@@ -19,61 +19,65 @@ from engine.files import atomic_path, claim_output, write_json
 from engine.logging import METRICS_FILE, MetricsLog, StepWindow, read_metrics
 from engine.optim import build_optimizer, build_schedule, learning_rate_factor, learning_rates
 from engine.seeding import random_state, restore_random_state, seed_everything
+from structures.parameters import ParameterGroup
 from tests.tiny_run import tiny_config
 
 
-class ThreeParts(nn.Module):
+class Layers(nn.Module):
     def __init__(self, width=3):
         super().__init__()
-        self.visual_encoder = nn.Linear(width, width)
-        self.text_encoder = nn.Linear(width, width)
+        self.encoder = nn.Linear(width, width)
         self.head = nn.Linear(width, width)
 
 
+def make_groups(model, *, lr=1.0, lr_encoder=0.1):
+    """A group for each of the two layers; the matrix of each is hidden, its bias is none."""
+    return tuple(
+        ParameterGroup(name, (layer.weight, layer.bias), (True, False), lr=rate)
+        for name, layer, rate in (("head", model.head, lr), ("encoder", model.encoder, lr_encoder))
+    )
+
+
 def make_state(model, config=None):
-    optimizer = build_optimizer(model, config or OptimConfig())
+    optimizer = build_optimizer(make_groups(model, lr=1e-2), config or OptimConfig())
     schedule = build_schedule(optimizer, config or OptimConfig(), num_steps=10, steps_per_epoch=5)
     return TrainingState(model, optimizer, schedule)
 
 
-def test_each_part_of_the_model_has_its_learning_rate_and_frozen_parts_have_none():
-    model = ThreeParts()
-    config = OptimConfig(lr=1.0, lr_visual_encoder=0.1, lr_text_encoder=0.01)
-    assert learning_rates(build_optimizer(model, config)) == {"rest": 1.0, "visual_encoder": 0.1, "text_encoder": 0.01}
-    model.text_encoder.requires_grad_(requires_grad=False)
-    optimizer = build_optimizer(model, config)
-    assert learning_rates(optimizer) == {"rest": 1.0, "visual_encoder": 0.1}
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+def test_each_group_has_its_learning_rate_and_keeps_its_order():
+    model = Layers()
+    optimizer = build_optimizer(make_groups(model), OptimConfig())
+    assert learning_rates(optimizer) == {"head": 1.0, "encoder": 0.1}
+    assert [[id(p) for p in group["params"]] for group in optimizer.param_groups] == [
+        [id(layer.weight), id(layer.bias)] for layer in (model.head, model.encoder)
+    ]
 
 
 def test_muon_takes_the_matrices_between_hidden_layers_and_follows_the_schedule():
-    model = ThreeParts()
-    model.class_heads = nn.Linear(3, 1)
-    config = OptimConfig(optimizer="muon", lr=1.0, lr_visual_encoder=0.1, muon_lr_factor=2.0, schedule="cosine")
-    state = make_state(model, config)
-    matrices = {id(p) for group in state.optimizer.muon.param_groups for p in group["params"]}
-    assert matrices == {id(part.weight) for part in (model.visual_encoder, model.text_encoder, model.head)}
-    rates = learning_rates(state.optimizer)
-    assert (rates["rest"], rates["rest_matrices"], rates["visual_encoder_matrices"]) == pytest.approx((1.0, 2.0, 0.2))
+    model = Layers()
+    head = ParameterGroup("head", (model.head.weight, model.head.bias), (False, False), lr=1.0)  # as a classifier
+    config = OptimConfig(optimizer="muon", muon_lr_factor=2.0, schedule="cosine")
+    optimizer = build_optimizer((head, make_groups(model)[1]), config)
+    assert [id(p) for group in optimizer.muon.param_groups for p in group["params"]] == [id(model.encoder.weight)]
+    assert learning_rates(optimizer) == pytest.approx({"encoder_matrices": 0.2, "head": 1.0, "encoder": 0.1})
+    schedule = build_schedule(optimizer, config, num_steps=10, steps_per_epoch=5)
     for _ in range(5):
-        state.optimizer.step()
-        state.schedule.step()
-    assert state.optimizer.muon.param_groups[0]["lr"] == pytest.approx(1.0), (
-        "half of its peak of 2 after half the steps"
-    )
+        optimizer.step()
+        schedule.step()
+    assert optimizer.muon.param_groups[0]["lr"] == pytest.approx(0.1), "half of its peak of 0.2 after half the steps"
 
 
 def test_large_matrices_can_be_left_to_adamw():
-    optimizer = build_optimizer(ThreeParts(), OptimConfig(optimizer="muon", muon_max_size=9))
-    assert set(learning_rates(optimizer)) >= {"rest", "rest_matrices"}
-    without = build_optimizer(ThreeParts(), OptimConfig(optimizer="muon", muon_max_size=8))
-    assert set(learning_rates(without)) == {"rest", "visual_encoder", "text_encoder"}, "3 x 3 is more than 8"
+    optimizer = build_optimizer(make_groups(Layers()), OptimConfig(optimizer="muon", muon_max_size=9))
+    assert set(learning_rates(optimizer)) == {"head_matrices", "encoder_matrices", "head", "encoder"}
+    without = build_optimizer(make_groups(Layers()), OptimConfig(optimizer="muon", muon_max_size=8))
+    assert set(learning_rates(without)) == {"head", "encoder"}, "3 x 3 is more than 8"
 
 
 def test_muon_goes_on_from_its_state_as_if_it_had_never_stopped():
     torch.manual_seed(0)
     inputs = torch.randn(6, 4, 3)
-    config = OptimConfig(optimizer="muon", lr=1e-2)
+    config = OptimConfig(optimizer="muon")
 
     def run(model, state, steps):
         for x in steps:
@@ -82,10 +86,10 @@ def test_muon_goes_on_from_its_state_as_if_it_had_never_stopped():
             state.optimizer.step()
             state.schedule.step()
 
-    model = ThreeParts()
+    model = Layers()
     state = make_state(model, config)
     run(model, state, inputs[:3])
-    other = ThreeParts()
+    other = Layers()
     other.load_state_dict(model.state_dict())
     resumed = make_state(other, config)
     resumed.optimizer.load_state_dict(copy.deepcopy(state.optimizer.state_dict()))
@@ -99,7 +103,7 @@ def test_muon_goes_on_from_its_state_as_if_it_had_never_stopped():
 
 def test_nothing_to_train_is_an_error():
     with pytest.raises(ValueError, match="no trainable parameter"):
-        build_optimizer(ThreeParts().requires_grad_(requires_grad=False), OptimConfig())
+        build_optimizer((), OptimConfig())
 
 
 def test_multistep_falls_at_its_milestones_counted_in_epochs():
@@ -141,7 +145,7 @@ def test_an_output_folder_with_a_run_is_not_claimed_again(tmp_path):
 
 
 def test_a_checkpoint_is_read_as_it_was_written_and_old_ones_are_deleted(tmp_path):
-    model, config = ThreeParts(), tiny_config(tmp_path, tmp_path)
+    model, config = Layers(), tiny_config(tmp_path, tmp_path)
     state = make_state(model)
     model.head(torch.ones(3)).sum().backward()
     for step in (1, 2, 3):
@@ -157,7 +161,7 @@ def test_a_checkpoint_is_read_as_it_was_written_and_old_ones_are_deleted(tmp_pat
     assert Progress(**content["progress"]) == progress
     assert type(config).model_validate_json(content["config"]) == config
     assert {"git", "versions", "random_states"} <= set(content)
-    other = ThreeParts()
+    other = Layers()
     restore_model(content, other, path=tmp_path)
     torch.testing.assert_close(other.state_dict(), model.state_dict())
 
@@ -165,7 +169,7 @@ def test_a_checkpoint_is_read_as_it_was_written_and_old_ones_are_deleted(tmp_pat
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     save_checkpoint(
         tmp_path,
-        make_state(ThreeParts()),
+        make_state(Layers()),
         Progress(),
         random_states=[],
         config=tiny_config(tmp_path, tmp_path),
@@ -174,7 +178,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     )
     path = tmp_path / "checkpoints" / "last.pt"
     with pytest.raises(ValueError, match="another architecture"):
-        restore_model(read_checkpoint(path), ThreeParts(width=4), path=path)
+        restore_model(read_checkpoint(path), Layers(width=4), path=path)
 
 
 def test_missing_damaged_and_foreign_checkpoints_are_told_apart(tmp_path):
