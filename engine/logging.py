@@ -2,12 +2,14 @@
 
 import json
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.contrib import DummyTqdmFile
 
 from engine.distributed import World, mean_over_processes
 from engine.files import write_text
@@ -16,8 +18,13 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def setup_logging(world: World) -> None:
-    """One handler on the console; processes other than the first show warnings only."""
-    logging.basicConfig(format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
+    """One handler on the console; processes other than the first show warnings only.
+
+    The handler writes through tqdm, above a bar where one is shown. tqdm's own way, a context round the bar, replaces
+    the handler by one that has not its level: then each of several processes prints every line.
+    """
+    console = logging.StreamHandler(DummyTqdmFile(sys.stderr))
+    logging.basicConfig(format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S", handlers=[console])
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     for handler in root.handlers:

@@ -1,6 +1,9 @@
 import copy
 import json
+import logging
 import math
+import re
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -16,8 +19,9 @@ from engine.checkpoint import (
 )
 from engine.distributed import World, choose_device, read_world
 from engine.files import atomic_path, claim_output, write_json
-from engine.logging import METRICS_FILE, MetricsLog, StepWindow, read_metrics
+from engine.logging import METRICS_FILE, MetricsLog, StepWindow, read_metrics, setup_logging
 from engine.optim import build_optimizer, build_schedule, learning_rate_factor, learning_rates
+from engine.progress import progress_bar
 from engine.seeding import random_state, restore_random_state, seed_everything
 from structures.parameters import ParameterGroup
 from tests.tiny_run import tiny_config
@@ -230,6 +234,45 @@ def test_lines_after_the_resumed_step_are_dropped(tmp_path):
     MetricsLog(tmp_path, World(), keep_up_to_step=2).write("train", step=3, again=True)
     assert [line["step"] for line in read_metrics(tmp_path / METRICS_FILE)] == [1, 2, 3]
     assert read_metrics(tmp_path / METRICS_FILE)[-1]["again"]
+
+
+@contextmanager
+def bare_root_logger():
+    """The root logger as a program finds it; pytest puts handlers of its own there, anew for each phase of a test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    root.handlers = []
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("in_bar", [False, True])
+def test_the_console_shows_warnings_of_all_processes_and_the_rest_of_the_first_once(capsys, rank, in_bar):
+    world = World(rank=rank, local_rank=rank, size=2)
+    with bare_root_logger():
+        setup_logging(world)
+        setup_logging(world)  # as an evaluation inside training does
+        with progress_bar(total=2, title="train", world=world) if in_bar else nullcontext():
+            logging.getLogger("engine").debug("detail")
+            logging.getLogger("engine").info("finished an epoch")
+            logging.getLogger("engine").warning("a sentence is cut")
+    shown = re.split(r"[\r\n]+", capsys.readouterr().err)
+    lines = [line[9:] for line in shown if re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert lines == (["I finished an epoch"] if rank == 0 else []) + ["W a sentence is cut"]
+
+
+def test_a_silent_bar_is_not_drawn(capsys):
+    with progress_bar(total=2, title="train", world=World(rank=1, local_rank=1, size=2)) as bar:
+        bar.update()
+    with progress_bar(total=2, title="evaluate", world=World()) as bar:
+        bar.update()
+    drawn = capsys.readouterr().err
+    assert "train" not in drawn
+    assert "evaluate" in drawn
 
 
 def test_other_processes_write_no_metrics(tmp_path):
