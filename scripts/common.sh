@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sourced by the other scripts: moves to the root of the repository and makes the Python environment.
+# Sourced by the other scripts: moves to the root of the repository, names the interpreter of the Python environment
+# ($python) and, where a script asks for it, makes and fills the environment.
 #
 #   SOC_VENV  an environment that exists already; it is checked against the ranges of requirements.txt and completed,
 #             not pinned. Default: .venv, made on first use with the versions of constraints.txt.
@@ -16,19 +17,20 @@ fail() {
     exit 2
 }
 
-# Makes the environment if it is missing; sets $python.
+environment=${SOC_VENV:-.venv}
+python=$environment/bin/python
+
+# Makes the environment if it is missing.
 make_environment() {
-    local folder=${SOC_VENV:-.venv}
-    python=$folder/bin/python
     if [[ ! -x $python ]]; then
         [[ -z ${SOC_VENV:-} ]] || fail "SOC_VENV=$SOC_VENV holds no bin/python"
         local base=${PYTHON:-python3}
         command -v "$base" >/dev/null || fail "$base not found; install Python 3.11, 3.12 or 3.13, or set PYTHON"
         "$base" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' ||
             fail "$("$base" --version) found, Python 3.11 to 3.13 needed; set PYTHON to one of these"
-        say "making $folder with $("$base" --version)"
-        "$base" -m venv "$folder" || {
-            rm -rf "$folder"
+        say "making $environment with $("$base" --version)"
+        "$base" -m venv "$environment" || {
+            rm -rf "$environment"
             fail "venv failed; on Debian and Ubuntu: apt-get install python3-venv"
         }
     fi
@@ -37,10 +39,9 @@ make_environment() {
 # install_requirements FILE: installs once; a stamp in the environment remembers what it was installed from.
 install_requirements() {
     make_environment
-    local file=$1 stamp wanted attempt environment
+    local file=$1 stamp wanted attempt
     local -a pins=(-c constraints.txt)
     [[ -z ${SOC_VENV:-} ]] || pins=()
-    environment=$(dirname "$(dirname "$python")")
     stamp=$environment/.soc-${file%.txt}
     wanted=$(cat requirements.txt requirements-dev.txt constraints.txt | cksum)
     [[ -f $stamp && $(cat "$stamp") == "$wanted" ]] && return

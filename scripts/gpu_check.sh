@@ -9,20 +9,15 @@
 # Results: benchmarks/results/ms_deform_attn_<gpu>_<date>.md. Exit code 1 where a test fails, a backend is wrong or a
 # goal is missed; all steps run in any case.
 
-set -uo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
-
-say() { printf '\n==> %s\n' "$*"; }
-
-python=${PYTHON:-}
-for candidate in "${SOC_VENV:-.venv}/bin/python" python3; do
-    [[ -n $python ]] || { command -v "$candidate" >/dev/null && python=$candidate; }
-done
-"$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || {
-    printf 'error: %s has no PyTorch that sees a CUDA device\n' "${python:-python3}" >&2
-    exit 2
-}
+if [[ -n ${PYTHON:-} ]]; then
+    python=$PYTHON
+elif [[ ! -x $python ]]; then
+    python=python3
+fi
+"$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
+    fail "$python has no PyTorch that sees a CUDA device"
 
 status=0
 
