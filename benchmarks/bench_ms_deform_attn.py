@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.files import write_text
+from media.files import write_text
 from models.ops.ms_deform_attn.backends import BACKENDS, Backend, use_backend
 from models.ops.ms_deform_attn.problems import FULL_LEVELS, SMALL_LEVELS, Problem, Shapes, make_problem
 from models.ops.ms_deform_attn.reference import ms_deform_attn_reference

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.files import write_text
+from media.files import write_text
 from models.ops.ms_deform_attn import build
 from models.ops.ms_deform_attn.backends import BACKENDS, Backend
 from models.ops.ms_deform_attn.problems import BOUNDS, FULL_LEVELS, SMALL_LEVELS, Shapes, make_problem

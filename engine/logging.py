@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.distributed import World, mean_over_processes
-from engine.files import write_text
+from media.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 
