@@ -13,25 +13,25 @@ import numpy as np
 import torch
 
 from configs.schema import Config, DataConfig
-from datasets.base import EvalVideo
-from datasets.coco_ground_truth import annotated_samples, sample_id
-from datasets.loaders import build_eval_dataset
-from datasets.sampling import centred_window
-from datasets.transforms import resize_frames
 from engine.checkpoint import git_revision, versions
 from engine.distributed import World, choose_device, gather, process_group, read_world, wait_for_all
-from engine.files import atomic_path, claim_output, write_json, write_text
 from engine.logging import setup_logging
 from engine.progress import progress_bar
 from engine.seeding import seed_everything
-from metrics.frame_report import FrameReport, FrameScore, score_frame
+from evaluation.coco_ground_truth import annotated_samples, sample_id
+from evaluation.frame_report import FrameReport, FrameScore, score_frame
+from evaluation.report import EntryScore, EvalReport, Report, score_sentence
+from loading.loaders import build_eval_dataset
+from loading.sampling import centred_window
+from loading.transforms import resize_frames
+from loading.videos import EvalVideo
+from media.files import atomic_path, claim_output, write_json, write_text
+from media.mask_png import write_binary_png, write_index_png
 from metrics.region_boundary import SequenceMasks, frame_statistics, score_unsupervised
-from metrics.report import EntryScore, EvalReport, Report, score_sentence
 from models.build import build_model
 from models.inference import ClipAnswer, encode_sentences, segment_annotated_frame, segment_window, windows
 from models.postprocess import merge_objects
 from models.soc import SOC
-from structures.masks_io import write_binary_png, write_index_png
 
 logger = logging.getLogger(__name__)
 

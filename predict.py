@@ -15,19 +15,19 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from configs.schema import Config
-from datasets.text import clean_sentence
-from datasets.transforms import resize_frames
 from engine.checkpoint import git_revision, versions
 from engine.distributed import World, choose_device
-from engine.files import claim_output, write_json
 from engine.logging import setup_logging
-from engine.overlay import Overlay, object_colour
 from engine.progress import progress_bar
 from engine.seeding import seed_everything
-from engine.video import Frame, VideoWriter, open_video, write_video
+from loading.text import clean_sentence
+from loading.transforms import resize_frames
+from media.files import claim_output, write_json
+from media.mask_png import write_binary_png
+from media.overlay import Overlay, object_colour
+from media.video import Frame, VideoWriter, open_video, write_video
 from models.build import build_model
 from models.inference import ClipAnswer, encode_sentences, segment_window
-from structures.masks_io import write_binary_png
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,6 @@ from torch.utils.data import DataLoader
 
 from configs.loader import dump_config
 from configs.schema import Config, EvalConfig, StageConfig
-from datasets.loaders import build_eval_dataset, build_train_loader
-from datasets.sampling import EpochSampler
-from datasets.skipping import SkipCount
 from engine.checkpoint import (
     CHECKPOINT_FOLDER,
     LAST,
@@ -28,12 +25,15 @@ from engine.checkpoint import (
     save_checkpoint,
 )
 from engine.distributed import World, choose_device, gather, process_group, read_world, wait_for_all
-from engine.files import claim_output, write_text
 from engine.logging import METRICS_FILE, MetricsLog, StepWindow, describe, setup_logging
 from engine.optim import build_optimizer, build_schedule, learning_rates
 from engine.progress import progress_bar
 from engine.seeding import random_state, restore_random_state, seed_everything
 from eval import evaluate_model
+from loading.loaders import build_eval_dataset, build_train_loader
+from loading.sampling import EpochSampler
+from loading.skipping import SkipCount
+from media.files import claim_output, write_text
 from models.build import build_criterion, build_model
 from models.ops.ms_deform_attn.backends import choose
 from models.soc import SOC

@@ -29,14 +29,15 @@ from torch import Tensor
 
 from benchmarks.plain_loading import PlainSample, read_sample
 from configs.schema import DataConfig
-from datasets.base import ClipDataset, VideoRecord
-from datasets.collate import collate
-from datasets.loaders import open_split
 from datasets.readers import FrameReader, MaskReader
-from datasets.sampling import Visit
-from datasets.shapes.writer import make_shapes
-from engine.files import write_text
+from datasets.records import VideoRecord
+from loading.clips import ClipDataset
+from loading.collate import collate
+from loading.loaders import open_split
+from loading.sampling import Visit
+from media.files import write_text
 from structures.samples import VideoSample
+from tools.shapes.writer import make_shapes
 
 GOAL = 3.0
 NUM_VIDEOS_OF_REAL_METADATA = 3471

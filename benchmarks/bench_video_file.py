@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.sampling import centred_window
-from datasets.video_file import VideoFileFrames, forget_indices
+from loading.sampling import centred_window
+from media.video_seek import VideoFileFrames, forget_indices
 
 GOAL = 5.0
 NUM_FRAMES, HEIGHT, WIDTH = 150, 320, 568

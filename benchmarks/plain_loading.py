@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional
 
-from datasets.base import Expression, VideoRecord
 from datasets.readers import PngMasks
-from datasets.transforms import resized_size
-from datasets.video_file import VideoFileFrames
+from datasets.records import Expression, VideoRecord
+from loading.transforms import resized_size
+from media.video_seek import VideoFileFrames
 from structures.clips import IMAGENET_MEAN, IMAGENET_STD
 
 

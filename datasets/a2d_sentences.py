@@ -19,10 +19,10 @@ from typing import Any
 
 from configs.schema import DataConfig
 from datasets.a2d_files import SUBSETS, A2DFiles, H5Masks, Row, read_instances, read_missed, read_rows, read_videoset
-from datasets.base import Expression, VideoRecord
 from datasets.cache import cached, fingerprint
-from datasets.text import clean_sentence
-from datasets.video_file import VideoFileFrames
+from datasets.records import Expression, VideoRecord
+from loading.text import clean_sentence
+from media.video_seek import VideoFileFrames
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ FRAMES_BEYOND_THE_END = 2
 
 
 def open_split(data: DataConfig, root: Path, split: str, *, raw_sentences: bool) -> "A2DSentences":
-    """The split as configured; see `datasets.loaders`."""
+    """The split as configured; see `loading.loaders`."""
     if data.sequences or data.expressions is not None:
         raise ValueError("data.sequences and data.expressions are only read with data.dataset=ref_davis17")
     if data.num_classes_from_categories:

@@ -4,10 +4,11 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from media.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -68,15 +69,7 @@ def read_cached(path: Path, key: str) -> Any | None:
 
 def write_cached(path: Path, key: str, content: Any) -> None:
     """Writes a derived file, whole or not at all; several processes may do so at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".unfinished")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"key": key, "content": content}, file)
-        Path(unfinished).chmod(0o644)  # mkstemp makes files that only their owner can read
-        Path(unfinished).replace(path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
+    write_json(path, {"key": key, "content": content}, indent=None)
 
 
 def user_cache_folder() -> Path:

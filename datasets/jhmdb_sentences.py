@@ -27,10 +27,10 @@ from scipy.io.matlab import MatReadError
 from torch import Tensor
 
 from configs.schema import DataConfig
-from datasets.base import Expression, VideoRecord
 from datasets.cache import fingerprint
 from datasets.readers import ImageFrames, require_size
-from datasets.text import clean_sentence
+from datasets.records import Expression, VideoRecord
+from loading.text import clean_sentence
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ _MAT_ERRORS = (OSError, ValueError, TypeError, KeyError, IndexError, NotImplemen
 
 
 def open_split(data: DataConfig, root: Path, split: str, *, raw_sentences: bool) -> "JhmdbSentences":
-    """The split as configured; see `datasets.loaders`."""
+    """The split as configured; see `loading.loaders`."""
     if data.sequences or data.expressions is not None:
         raise ValueError("data.sequences and data.expressions are only read with data.dataset=ref_davis17")
     if data.num_classes_from_categories:

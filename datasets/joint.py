@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.schema import DataConfig
-from datasets.base import VideoRecord
-from datasets.loaders import VideoSource
-from datasets.loaders import open_split as open_split_of_part
+from datasets.records import VideoRecord
+from loading.loaders import VideoSource
+from loading.loaders import open_split as open_split_of_part
 
 
 @dataclass(frozen=True, slots=True)

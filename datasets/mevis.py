@@ -22,11 +22,11 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from configs.schema import DataConfig
-from datasets.base import Expression, VideoRecord
 from datasets.coco_masks import decode_mask, encode_segmentation, mask_area
 from datasets.readers import ImageFrames, SizeMismatchError
+from datasets.records import Expression, VideoRecord
 from datasets.ref_youtube_vos import read_videos
-from datasets.text import clean_sentence
+from loading.text import clean_sentence
 
 logger = logging.getLogger(__name__)
 

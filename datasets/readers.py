@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
-from structures.masks_io import read_index_png
+from media.mask_png import read_index_png
 
 
 @runtime_checkable

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import DataConfig
-from datasets.base import Expression, VideoRecord
 from datasets.davis_text import read_text_annotations
 from datasets.readers import ImageFrames, PngMasks
+from datasets.records import Expression, VideoRecord
 from datasets.ref_youtube_vos import read_videos
-from datasets.text import clean_sentence
 from datasets.visibility import visible_objects
-from structures.masks_io import VOID_INDEX
+from loading.text import clean_sentence
+from structures.object_maps import VOID_INDEX
 
 NUM_ANNOTATORS = 4
 
 
 def open_split(data: DataConfig, root: Path, split: str, *, raw_sentences: bool) -> "RefDavis17":
-    """The split as configured; see `datasets.loaders`."""
+    """The split as configured; see `loading.loaders`."""
     if data.num_classes_from_categories:
         raise ValueError("data.num_classes_from_categories: Ref-DAVIS17 has no categories")
     return RefDavis17(

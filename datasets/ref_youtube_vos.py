@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import DataConfig
-from datasets.base import Expression, VideoRecord
 from datasets.categories import CATEGORY_INDEX
 from datasets.readers import ImageFrames, PngMasks
-from datasets.text import clean_sentence
+from datasets.records import Expression, VideoRecord
 from datasets.visibility import FILE_NAME, visible_objects
+from loading.text import clean_sentence
 
 
 def open_split(data: DataConfig, root: Path, split: str, *, raw_sentences: bool) -> "RefYoutubeVos":
-    """The split as configured; see `datasets.loaders`."""
+    """The split as configured; see `loading.loaders`."""
     if data.sequences or data.expressions is not None:
         raise ValueError("data.sequences and data.expressions are only read with data.dataset=ref_davis17")
     return RefYoutubeVos(

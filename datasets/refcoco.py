@@ -25,11 +25,11 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from configs.schema import DataConfig
-from datasets.base import ClipExpansion, Expression, VideoRecord
 from datasets.coco_masks import decode_mask, encode_segmentation, mask_area
-from datasets.pseudo_clips import PseudoClips
 from datasets.readers import ImageFrames, SizeMismatchError
-from datasets.text import clean_sentence
+from datasets.records import ClipExpansion, Expression, VideoRecord
+from loading.pseudo_clips import PseudoClips
+from loading.text import clean_sentence
 
 logger = logging.getLogger(__name__)
 

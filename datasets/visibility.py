@@ -3,8 +3,6 @@
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.cache import user_cache_folder
-from structures.masks_io import read_index_png
+from media.files import write_json
+from media.mask_png import read_index_png
 
 logger = logging.getLogger(__name__)
 
@@ -112,17 +111,8 @@ def _read(place: Path, key: str) -> Visibility | None:
 def _keep(places: tuple[Path, ...], content: dict[str, object]) -> None:
     for place in places:
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            handle, unfinished = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.", suffix=".unfinished")
+            write_json(place, content, indent=None)
         except OSError:
-            continue
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(content, file)
-            Path(unfinished).chmod(0o644)  # mkstemp makes files that only their owner can read
-            Path(unfinished).replace(place)
-        except OSError:
-            Path(unfinished).unlink(missing_ok=True)
             continue
         return
     logger.warning("cannot write any of %s; masks will be read again next time", ", ".join(map(str, places)))

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from configs.schema import Config
-from engine.files import atomic_path
+from media.files import atomic_path
 from structures.checkpoint_file import read_checkpoint_file
 
 CHECKPOINT_FOLDER = "checkpoints"

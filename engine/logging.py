@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.contrib import DummyTqdmFile
 
 from engine.distributed import World, mean_over_processes
-from engine.files import write_text
+from media.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float64, Shaped, UInt8
 from scipy.optimize import linear_sum_assignment
 
 from metrics.bit_masks import BitMasks, count
-from structures.masks_io import VOID_INDEX
+from structures.object_maps import VOID_INDEX
 
 Task = Literal["semi-supervised", "unsupervised"]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-CHECKED_PACKAGES = ["structures", "models", "datasets", "metrics", "engine"]
+CHECKED_PACKAGES = ["structures", "media", "metrics", "datasets", "loading", "models", "engine", "evaluation"]
 
 shape_checker = install_import_hook(CHECKED_PACKAGES, "beartype.beartype")
 

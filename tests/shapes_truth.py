@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datasets.shapes.clip import draw_clip
-from datasets.shapes.scene import make_stage
-from datasets.shapes.writer import DEFAULT_LAYOUT, LAYOUTS
+from tools.shapes.clip import draw_clip
+from tools.shapes.scene import make_stage
+from tools.shapes.writer import DEFAULT_LAYOUT, LAYOUTS
 
 
 class TruthOfVideo:
@@ -18,7 +18,7 @@ class TruthOfVideo:
     Attributes:
         name: of the video.
         frame_names: in order.
-        said: its sentences, as dicts of the fields of `datasets.shapes.writers.base.Said`.
+        said: its sentences, as dicts of the fields of `tools.shapes.writers.base.Said`.
         object_ids: (time, height, width).
     """
 

@@ -9,7 +9,7 @@ from configs.schema import DataConfig
 from datasets import a2d_sentences
 from datasets.a2d_files import read_rows, read_videoset
 from datasets.a2d_sentences import A2DSentences
-from datasets.loaders import build_train_loader, open_split
+from loading.loaders import build_train_loader, open_split
 from tests.tiny_a2d import HEIGHT, WIDTH, actor_mask, write_h5, write_tiny_a2d
 from tests.video_files import read_whole_video
 

@@ -13,22 +13,30 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PACKAGES = ("structures", "configs", "metrics", "datasets", "models", "engine", "tools", "tests", "benchmarks")
+PACKAGES = (
+    "structures", "media", "metrics", "datasets", "configs", "loading", "models", "engine", "evaluation", "tools",
+    "tests", "benchmarks",
+)  # fmt: skip
 SCRIPTS = ("main", "train", "eval", "predict")
 PROJECT = (*PACKAGES, *SCRIPTS)
 
-LIBRARY = {"structures", "configs", "metrics", "datasets", "models", "engine"}
+FOUNDATION = {"structures", "media"}
+LIBRARY = FOUNDATION | {"metrics", "datasets", "configs", "loading", "models", "engine", "evaluation"}
 ALLOWED = {
     "structures": set(),
-    "configs": {"structures"},
-    "metrics": {"structures", "configs"},
-    "datasets": {"structures", "configs"},
+    "media": set(),
+    "metrics": {"structures"},
+    "datasets": FOUNDATION | {"configs", "loading"},
+    "configs": {"structures", "datasets"},
+    "loading": FOUNDATION | {"datasets", "configs"},
     "models": {"structures", "configs"},
-    "engine": {"structures", "configs"},
+    "engine": {"structures", "media", "configs"},
+    "evaluation": LIBRARY,
     "predict": LIBRARY,
     "eval": LIBRARY,
     "train": LIBRARY | {"eval", "predict"},
     "main": LIBRARY | {"train", "eval", "predict"},
+    "tools": LIBRARY | {"eval", "predict", "train"},
 }
 
 # Inside models: a module imports only from floors below its own.
@@ -43,7 +51,7 @@ FLOORS = (
 )
 
 # Packages whose `__init__` imports its own modules, which import each other by its name.
-CIRCULAR = {"datasets.shapes.writers"}
+CIRCULAR = {"tools.shapes.writers"}
 
 BANNED = {
     "datasets": "Hugging Face `datasets` is not used here; `datasets` is our own package",
@@ -223,19 +231,6 @@ def test_no_file_names_a_folder_of_a_machine():
                 if any(prefix in line for prefix in prefixes):
                     wrong.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
     assert not wrong, "\n".join(wrong)
-
-
-def test_the_readme_has_a_line_for_every_file():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    missing = []
-    for path in source_files():
-        folder, name = path.relative_to(ROOT).parent.as_posix(), path.name
-        if folder.split("/")[0] in ("tests", "benchmarks") or name == "__init__.py":
-            continue
-        mentioned = name if "/" not in folder else folder.split("/", 1)[1] + "/"  # a subpackage has one line
-        if f"`{mentioned}`" not in readme:
-            missing.append(f"{path.relative_to(ROOT)}: give `{mentioned}` a line in README.md")
-    assert not missing, "\n".join(missing)
 
 
 def test_the_scripts_can_be_started():

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from configs.schema import ModelConfig, TextEncoderConfig, VisualEncoderConfig
-from datasets.shapes.text import write_text_encoder
 from models.build import build_text_encoder, build_visual_encoder, load_weights
 from models.checkpoint_names import soc_from_published, soc_name
 from models.text_encoder import load_text_encoder
 from tests.tiny_model import tiny_soc
+from tools.shapes.text import write_text_encoder
 
 
 @pytest.fixture

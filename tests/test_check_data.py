@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from structures.masks_io import write_index_png
+from media.mask_png import write_index_png
 from tests.checking import check, check_folder, truncate
 from tests.tiny_clips import change_expressions
 from tests.tiny_davis import write_tiny_davis

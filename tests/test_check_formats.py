@@ -9,8 +9,8 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from datasets.shapes.writer import make_shapes
 from tests.checking import check, check_folder, truncate
+from tools.shapes.writer import make_shapes
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from datasets.collate import collate
+from loading.collate import collate
 from structures.samples import ClipTarget, SentenceMeta, VideoSample
 
 

@@ -15,8 +15,8 @@ from models.losses import dice_loss, focal_loss, generalized_iou
 from models.matcher import Matcher
 from models.outputs import LayerOutput, SOCOutput
 from structures.samples import ClipTarget
-from tests.parity.criterion_fixtures import RUNNERS
-from tests.parity.fixture_io import difference
+from tools.parity.criterion_fixtures import RUNNERS
+from tools.parity.fixture_io import difference
 
 FIXTURES = Path(__file__).parent / "parity" / "fixtures"
 ENTRIES = {

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.loaders import build_eval_dataset
 from eval import evaluate, load_model_for_inference
+from loading.loaders import build_eval_dataset
+from media.mask_png import read_index_png
 from metrics.region_boundary import boundary_accuracy, region_similarity
 from models.inference import windows
-from structures.masks_io import read_index_png
 from tests.tiny_davis import write_tiny_davis
 from tests.tiny_ref_youtube_vos import HEIGHT, WIDTH
 from tests.tiny_run import tiny_config, write_tiny_root

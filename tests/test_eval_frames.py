@@ -6,18 +6,18 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from datasets.loaders import open_split
-from datasets.sampling import centred_window
-from datasets.shapes.text import write_text_encoder
-from datasets.transforms import resize_frames
 from eval import evaluate, load_model_for_inference
-from metrics.frame_report import FrameReport, FrameScore, score_frame
+from evaluation.frame_report import FrameReport, FrameScore, score_frame
+from loading.loaders import open_split
+from loading.sampling import centred_window
+from loading.transforms import resize_frames
 from models.inference import encode_sentences, segment_annotated_frame
 from models.postprocess import segment_all_queries
 from structures.clips import PaddedClips
 from tests.tiny_a2d import HEIGHT, WIDTH, write_tiny_a2d, write_tiny_jhmdb
 from tests.tiny_run import tiny_config
 from tools.prepare_data import prepare
+from tools.shapes.text import write_text_encoder
 
 
 @pytest.fixture(scope="module")

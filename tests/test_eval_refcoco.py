@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.loaders import build_eval_dataset
-from datasets.shapes.text import write_text_encoder
 from eval import evaluate, load_model_for_inference
+from loading.loaders import build_eval_dataset
 from tests.tiny_ref_youtube_vos import write_tiny_data
 from tests.tiny_refcoco import SENTENCES, write_instances_layout, write_refs_layout
 from tests.tiny_run import tiny_config
+from tools.shapes.text import write_text_encoder
 from train import fit
 
 

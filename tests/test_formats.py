@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from configs.schema import DataConfig
-from datasets.base import ClipDataset, EvalDataset
-from datasets.loaders import open_split
-from datasets.shapes.writer import LAYOUTS, make_shapes
+from loading.clips import ClipDataset
+from loading.loaders import open_split
+from loading.videos import EvalDataset
 from structures.boxes import cxcywh_to_xyxy
 from tests.shapes_truth import read_truth
+from tools.shapes.writer import LAYOUTS, make_shapes
 
 HEIGHT, WIDTH = 64, 96
 LUMA = torch.tensor([0.299, 0.587, 0.114])[:, None, None]

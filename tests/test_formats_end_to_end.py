@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from datasets.shapes.writer import make_shapes
 from engine.logging import METRICS_FILE, read_metrics
 from main import run
 from tests.tiny_run import tiny_config
+from tools.shapes.writer import make_shapes
 
 FORMATS = {
     "a2d_sentences": ("a2d", {"eval_split": "test"}),

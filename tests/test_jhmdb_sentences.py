@@ -6,7 +6,7 @@ import pytest
 
 from configs.schema import DataConfig
 from datasets.jhmdb_sentences import JhmdbSentences, choose_frames
-from datasets.loaders import build_eval_dataset, build_train_loader
+from loading.loaders import build_eval_dataset, build_train_loader
 from tests.tiny_a2d import HEIGHT, WIDTH, actor_mask, write_tiny_jhmdb
 from tests.video_files import moving_pictures
 

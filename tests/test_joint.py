@@ -6,9 +6,9 @@ import torch
 from configs.loader import load_config
 from configs.schema import DataConfig
 from datasets.joint import Joint, Part
-from datasets.loaders import build_eval_dataset, build_train_loader, open_split
 from datasets.refcoco import RefCoco
-from datasets.sampling import Visit
+from loading.loaders import build_eval_dataset, build_train_loader, open_split
+from loading.sampling import Visit
 from tests.tiny_ref_youtube_vos import write_tiny_data
 from tests.tiny_refcoco import HEIGHT, WIDTH, write_instances_layout, write_refs_layout
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datasets.loaders import build_train_loader
+from loading.loaders import build_train_loader
 from tests.tiny_clips import make_config, set_epoch, where
 from tests.tiny_ref_youtube_vos import (
     write_tiny_data,

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.shapes.predicates import Facts, measure, moves_towards, stops
-from datasets.shapes.render import RenderedClip, render_scene
-from datasets.shapes.scene import DIRECTIONS, Scene, make_stage, sample_scene
-from datasets.shapes.sentences import KINDS, Sentence, write_sentences
-from datasets.shapes.writer import make_shapes
-from structures.masks_io import DAVIS_PALETTE
+from media.mask_png import DAVIS_PALETTE
 from tools.make_shapes import main
+from tools.shapes.predicates import Facts, measure, moves_towards, stops
+from tools.shapes.render import RenderedClip, render_scene
+from tools.shapes.scene import DIRECTIONS, Scene, make_stage, sample_scene
+from tools.shapes.sentences import KINDS, Sentence, write_sentences
+from tools.shapes.writer import make_shapes
 
 SIZE = (64, 96)
 Clip = tuple[Scene, RenderedClip, Facts, list[Sentence]]
@@ -252,7 +252,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("datasets.shapes.writer.write_text_encoder", fail)
+    monkeypatch.setattr("tools.shapes.writer.write_text_encoder", fail)
     command = [str(tmp_path / "out"), "--train", "1", "--valid", "1", "--frames", "6", "--workers", "1"]
     assert main(command) == 2
     assert not list(tmp_path.iterdir())

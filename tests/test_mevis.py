@@ -9,8 +9,8 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from configs.schema import DataConfig
-from datasets.loaders import build_eval_dataset, build_train_loader, open_split
 from datasets.readers import SizeMismatchError
+from loading.loaders import build_eval_dataset, build_train_loader, open_split
 
 HEIGHT, WIDTH, NUM_FRAMES = 24, 40, 5
 

@@ -16,9 +16,9 @@ from models.ops.ms_deform_attn.functional import ms_deform_attn
 from models.ops.ms_deform_attn.module import MSDeformAttn
 from models.ops.ms_deform_attn.problems import BOUNDS, error_against_reference, make_problem
 from models.ops.ms_deform_attn.reference import ms_deform_attn_reference
-from tests.parity import model_fixtures
 from tests.test_parity import MANIFEST, load_spec
-from tools.parity import KIT, check_fixture
+from tools.parity import model_fixtures
+from tools.parity.checking import KIT, check_fixture
 
 SHAPES = [(3, 4), (2, 2)]
 MSDA_FIXTURES = sorted(name for name in MANIFEST if name.startswith("msda_"))

@@ -3,8 +3,8 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from metrics.overlap import OverlapMeter, best_query, box_giou, first_hit_rank, refexp_precision
-from tests.parity import fixture_io
-from tests.parity.metric_fixtures import RUNNERS, read_fixture
+from tools.parity import fixture_io
+from tools.parity.metric_fixtures import RUNNERS, read_fixture
 
 
 def masks_with_iou(numerator, denominator):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tools.parity import KIT, check_fixture, check_folder, main, mixes_frames
+from tools.parity.__main__ import main
+from tools.parity.checking import KIT, check_fixture, check_folder, mixes_frames
 
 MANIFEST = json.loads((KIT / "fixtures" / "manifest.json").read_text(encoding="utf-8"))
 

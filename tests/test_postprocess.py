@@ -19,8 +19,8 @@ from models.postprocess import (
     segment_best_query,
     trajectory_scores,
 )
-from tests.parity.criterion_fixtures import RUNNERS
-from tests.parity.fixture_io import difference
+from tools.parity.criterion_fixtures import RUNNERS
+from tools.parity.fixture_io import difference
 
 FIXTURES = Path(__file__).parent / "parity" / "fixtures"
 ENTRIES = {

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.overlay import Overlay, blend_masks, draw_caption, object_colour, wrap_text
-from engine.video import open_video, write_video
+from media.mask_png import read_index_png
+from media.overlay import Overlay, blend_masks, draw_caption, object_colour, wrap_text
+from media.video import open_video, write_video
 from predict import in_windows, predict
-from structures.masks_io import read_index_png
 from tests.tiny_run import tiny_config, write_tiny_root
 
 SENTENCES = ("a square", "the upper  Square")

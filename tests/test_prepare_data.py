@@ -6,11 +6,11 @@ import pytest
 
 from configs.schema import DataConfig
 from datasets.jhmdb_sentences import JhmdbSentences
-from datasets.loaders import open_split
-from datasets.shapes.text import write_text_encoder
+from loading.loaders import open_split
 from tests.tiny_a2d import HEIGHT, WIDTH, actor_mask, write_h5, write_tiny_a2d, write_tiny_jhmdb
 from tests.tiny_davis import write_tiny_davis
 from tools.prepare_data import REPOSITORY, main, prepare
+from tools.shapes.text import write_text_encoder
 
 
 @pytest.fixture

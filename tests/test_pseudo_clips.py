@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.pseudo_clips import PseudoClips, add_brightness, motion_blur
-from datasets.transforms import annotate_clip
+from loading.pseudo_clips import PseudoClips, add_brightness, motion_blur
+from loading.transforms import annotate_clip
 
 BRIGHT = 100  # between background and object, whatever the brightness adds
 

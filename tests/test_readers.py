@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from datasets.readers import ImageFrames, PngMasks, image_size, read_frame, stack_frames
-from structures.masks_io import write_index_png
+from media.mask_png import write_index_png
 
 HEIGHT, WIDTH = 48, 64
 

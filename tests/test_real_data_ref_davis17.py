@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.base import ClipDataset
 from datasets.ref_davis17 import RefDavis17
 from datasets.statistics import PUBLISHED
-from structures.masks_io import VOID_INDEX, read_index_png
+from loading.clips import ClipDataset
+from media.mask_png import read_index_png
+from structures.object_maps import VOID_INDEX
 from tests.checking import check, truncate
 from tools.checks.split import count_videos
 

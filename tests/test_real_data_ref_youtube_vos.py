@@ -6,7 +6,7 @@ import pytest
 
 from datasets.ref_youtube_vos import RefYoutubeVos
 from datasets.statistics import PUBLISHED, REF_YOUTUBE_VOS_VALID_FILE
-from structures.masks_io import write_index_png
+from media.mask_png import write_index_png
 from tests.tiny_clips import make_clips
 from tests.tiny_ref_youtube_vos import (
     write_expressions,

@@ -9,9 +9,9 @@ import pytest
 
 from configs.schema import DataConfig
 from datasets.davis_text import TEXT_FILES
-from datasets.loaders import build_eval_dataset, build_train_loader, open_split
-from datasets.shapes.text import write_text_encoder
+from loading.loaders import build_eval_dataset, build_train_loader, open_split
 from tests.tiny_davis import write_tiny_davis
+from tools.shapes.text import write_text_encoder
 
 
 @pytest.fixture

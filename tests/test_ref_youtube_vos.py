@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.loaders import build_eval_dataset
-from structures.masks_io import write_index_png
+from loading.loaders import build_eval_dataset
+from media.mask_png import write_index_png
 from tests.tiny_clips import change_expressions, make_clips, make_config, where
 from tests.tiny_ref_youtube_vos import (
     HEIGHT,

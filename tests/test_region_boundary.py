@@ -20,8 +20,8 @@ from metrics.region_boundary import (
     score_sequences,
     score_unsupervised,
 )
-from tests.parity import fixture_io
-from tests.parity.metric_fixtures import RUNNERS, read_fixture
+from tools.parity import fixture_io
+from tools.parity.metric_fixtures import RUNNERS, read_fixture
 from tools.score_davis import load_sequences, read_sequence_names
 
 SIZES = [(1, 1), (1, 70), (70, 1), (5, 63), (7, 64), (9, 65), (40, 128), (33, 127), (130, 200)]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from datasets.sampling import EpochSampler, consecutive_windows, draw, random_window
+from loading.sampling import EpochSampler, consecutive_windows, draw, random_window
 
 
 @pytest.mark.parametrize(

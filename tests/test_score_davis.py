@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from structures.masks_io import DAVIS_PALETTE, read_index_png, write_binary_png, write_index_png
+from media.mask_png import DAVIS_PALETTE, read_index_png, write_binary_png, write_index_png
 from tools.score_davis import main
 
 

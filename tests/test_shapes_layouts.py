@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from datasets.shapes.clip import draw_clip
-from datasets.shapes.plurals import plural_sentences
-from datasets.shapes.polygons import mask_to_polygons
-from datasets.shapes.scene import COLOURS, DIRECTIONS, SHAPES, make_stage
-from datasets.shapes.writer import LAYOUTS, make_shapes
 from tools.make_shapes import main
+from tools.shapes.clip import draw_clip
+from tools.shapes.plurals import plural_sentences
+from tools.shapes.polygons import mask_to_polygons
+from tools.shapes.scene import COLOURS, DIRECTIONS, SHAPES, make_stage
+from tools.shapes.writer import LAYOUTS, make_shapes
 
 SMALL = {"seed": 2, "num_train": 2, "num_valid": 1, "num_frames": 4, "size": (64, 96), "num_workers": 1}
 

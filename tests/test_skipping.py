@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 
-from datasets.base import MOST_SKIPPED_IN_A_ROW
-from datasets.loaders import build_train_loader
-from datasets.sampling import Visit
-from datasets.skipping import SkipCount
 from engine.logging import METRICS_FILE, read_metrics
+from loading.clips import MOST_SKIPPED_IN_A_ROW
+from loading.loaders import build_train_loader
+from loading.sampling import Visit
+from loading.skipping import SkipCount
 from structures.samples import SkippedSample, VideoSample
 from tests.tiny_clips import make_clips, make_config, where
 from tests.tiny_ref_youtube_vos import write_tiny_data

@@ -1,6 +1,6 @@
 import pytest
 
-from datasets.text import clean_sentence, swap_left_right
+from loading.text import clean_sentence, swap_left_right
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import datasets.ref_youtube_vos as format_module
-from datasets.base import ClipDataset
 from datasets.categories import CATEGORIES, CATEGORY_INDEX
-from datasets.loaders import build_train_loader
 from datasets.ref_youtube_vos import RefYoutubeVos
-from datasets.sampling import Visit
+from loading.clips import ClipDataset
+from loading.loaders import build_train_loader
+from loading.sampling import Visit
 from tests.tiny_clips import change_expressions, make_clips, make_config, where
 from tests.tiny_ref_youtube_vos import (
     HEIGHT,

@@ -9,9 +9,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from datasets.base import ClipDataset, Expression, VideoRecord, make_targets, read_clip
-from datasets.sampling import Visit, centred_window, consecutive_windows, random_window
-from datasets.transforms import flip_left_right, random_flip_left_right, resize, resize_frames, resized_size
+from datasets.records import Expression, VideoRecord
+from loading.clips import ClipDataset, make_targets, read_clip
+from loading.sampling import Visit, centred_window, consecutive_windows, random_window
+from loading.transforms import flip_left_right, random_flip_left_right, resize, resize_frames, resized_size
 from structures.boxes import cxcywh_to_xyxy, mask_extents_xyxy
 
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # the type checker does

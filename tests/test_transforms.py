@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.transforms import (
+from loading.transforms import (
     annotate_clip,
     flip_left_right,
     random_flip_left_right,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from datasets import video_file
-from datasets.video_file import VideoFileFrames
+from media import video_seek
+from media.video_seek import VideoFileFrames
 from tests.video_files import cut_start, moving_pictures, read_whole_video, write_video
 
 NUM_FRAMES = 50
@@ -133,5 +133,5 @@ def test_the_time_stamps_of_a_file_are_read_once(folder, monkeypatch):
     path = write_video(folder / "once.mp4", moving_pictures(10))
     frames = VideoFileFrames(path)
     frames.read([0])
-    monkeypatch.setattr(video_file, "_index_of_packets", lambda packets: pytest.fail("read again"))
+    monkeypatch.setattr(video_seek, "_index_of_packets", lambda packets: pytest.fail("read again"))
     frames.read([5])

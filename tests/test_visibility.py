@@ -1,13 +1,13 @@
 import json
 import os
-import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import datasets.visibility as visibility_module
 from datasets.cache import user_cache_folder
-from structures.masks_io import write_index_png
+from media.mask_png import write_index_png
 from tests.tiny_clips import change_expressions, make_clips, where
 from tests.tiny_ref_youtube_vos import (
     HEIGHT,
@@ -48,14 +48,14 @@ def test_the_list_of_visible_objects_is_made_anew_for_other_expressions_or_if_da
 
 
 def test_the_list_of_visible_objects_goes_to_the_cache_folder_if_the_data_cannot_be_written(root, monkeypatch):
-    real = tempfile.mkstemp
+    real = Path.write_text
 
-    def refuse(**arguments):
-        if str(arguments["dir"]) == str(root / "train"):
-            raise PermissionError
-        return real(**arguments)
+    def refuse(path, *arguments, **options):
+        if path.parent == root / "train":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **options)
 
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(Path, "write_text", refuse)
     make_clips(root)
     assert not (root / "train" / visibility_module.FILE_NAME).exists()
     assert len(list(user_cache_folder().iterdir())) == 1

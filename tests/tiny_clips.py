@@ -3,7 +3,7 @@
 import json
 
 from configs.schema import DataConfig
-from datasets.loaders import build_train_loader
+from loading.loaders import build_train_loader
 from tests.tiny_ref_youtube_vos import HEIGHT, WIDTH
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from structures.masks_io import VOID_INDEX, write_index_png
+from media.mask_png import write_index_png
+from structures.object_maps import VOID_INDEX
 from tests.tiny_ref_youtube_vos import object_map
 
 NUM_FRAMES = 5

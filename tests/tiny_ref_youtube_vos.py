@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from structures.masks_io import write_index_png
+from media.mask_png import write_index_png
 
 HEIGHT, WIDTH = 24, 40
 OBJECT_SIZE = 6

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from configs.schema import Config
-from datasets.shapes.text import write_text_encoder
 from tests.tiny_ref_youtube_vos import write_tiny_data
+from tools.shapes.text import write_text_encoder
 
 SENTENCES = [
     "the square on the left",

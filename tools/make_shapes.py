@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from datasets.shapes.writer import DEFAULT_LAYOUT, GUESSES, LAYOUTS, make_shapes
+from tools.shapes.writer import DEFAULT_LAYOUT, GUESSES, LAYOUTS, make_shapes
 
 __all__ = ["main", "make_shapes"]
 

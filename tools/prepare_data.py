@@ -21,10 +21,10 @@ from typing import Any
 from configs.loader import load_config
 from configs.schema import DataConfig
 from datasets.a2d_sentences import A2DSentences
-from datasets.coco_ground_truth import coco_ground_truth
 from datasets.jhmdb_sentences import METADATA_FILES, JhmdbSentences
-from datasets.loaders import VideoSource, open_split
-from engine.files import write_json
+from evaluation.coco_ground_truth import coco_ground_truth
+from loading.loaders import VideoSource, open_split
+from media.files import write_json
 
 MANIFEST = "prepared.json"
 """Remembers, in the cache folder, what each file was made of."""

@@ -8,9 +8,7 @@ annotation. Prints J, F and their mean, over all objects and for each.
 import argparse
 import json
 import math
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from media.files import write_text
+from media.mask_png import read_index_png
 from metrics.region_boundary import TASKS, DavisScores, SequenceMasks, Task, score_sequences
-from structures.masks_io import read_index_png
 
 RESOLUTION = "480p"
 
@@ -126,7 +125,7 @@ def _report(scores: DavisScores, json_target: str | None) -> None:
     if json_target == "-":
         sys.stdout.write(text)
         return
-    _write_text(Path(json_target), text)
+    write_text(Path(json_target), text)
     sys.stdout.write(format_table(scores))
 
 
@@ -139,18 +138,6 @@ def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
         else:
             cleaned[key] = None if math.isnan(value) else value
     return cleaned
-
-
-def _write_text(path: Path, text: str) -> None:
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".unfinished")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(unfinished).chmod(0o644)  # mkstemp makes files that only their owner can read
-        Path(unfinished).replace(path)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
 
 
 def _parser() -> argparse.ArgumentParser:

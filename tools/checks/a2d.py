@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from datasets.a2d_files import SUBSETS, A2DFiles, read_instances, read_missed, read_rows, read_videoset
-from datasets.loaders import open_split
+from loading.loaders import open_split
 from tools.checks.files import has_windows_line_ends
 from tools.checks.split import Format, SplitCheck
 

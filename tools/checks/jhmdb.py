@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from datasets.base import Expression, VideoRecord
 from datasets.jhmdb_sentences import METADATA_FILES, PERSON, MatMasks, read_sentences
 from datasets.readers import ImageFrames
+from datasets.records import Expression, VideoRecord
 from datasets.statistics import JHMDB_FRAMES, Counts
 from tools.checks.files import has_windows_line_ends
 from tools.checks.split import Format, SplitCheck, count_videos, read_generated

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from datasets.base import VideoRecord
 from datasets.readers import SizeMismatchError
+from datasets.records import VideoRecord
 from engine.distributed import World
 from engine.progress import progress_bar
 from tools.checks.report import Problem

@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from configs.schema import DataConfig
-from datasets.base import Expression, VideoRecord
 from datasets.readers import ImageFrames
+from datasets.records import Expression, VideoRecord
 from datasets.refcoco import SPLITS_BY, Referral, RunLengthMasks, find_images, find_referrals, read_plain_pickle
 from datasets.statistics import PUBLISHED, Counts
-from datasets.text import clean_sentence
+from loading.text import clean_sentence
 from tools.checks.split import Format, SplitCheck, count_videos
 
 TITLES = {"refcoco": "RefCOCO", "refcoco+": "RefCOCO+", "refcocog": "RefCOCOg"}

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import DataConfig
-from datasets.base import VideoRecord
-from datasets.loaders import VideoSource, open_split
-from datasets.shapes.writer import DATASET_NAME, STATISTICS_FILE
+from datasets.records import VideoRecord
 from datasets.statistics import PUBLISHED, Counts
+from loading.loaders import VideoSource, open_split
 from tools.checks.files import Names
 from tools.checks.opening import files_of, open_all, plan
 from tools.checks.report import Problem, SplitReport
+from tools.shapes.writer import DATASET_NAME, STATISTICS_FILE
 
 PUBLISHED_NUMBERS = "published"
 

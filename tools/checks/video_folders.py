@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets.base import Expression, VideoRecord
 from datasets.readers import ImageFrames, PngMasks
+from datasets.records import Expression, VideoRecord
 from datasets.ref_youtube_vos import read_videos
-from datasets.text import clean_sentence
+from loading.text import clean_sentence
 from tools.checks.files import has_windows_line_ends, repeated_keys
 from tools.checks.split import Format, SplitCheck
 

@@ -1,0 +1,1 @@
+"""How benchmarks are run: protocols, submissions, ground truth, reports."""

@@ -1,0 +1,1 @@
+"""From records of videos to batches: windows, resizing, flips, sentences, targets, collation."""

@@ -1,0 +1,35 @@
+"""Check this implementation against recorded numbers of the published SOC: `python -m tools.parity DIR`.
+
+DIR is a folder in the format of `tests/parity` (its README explains it): `fixtures/manifest.json`, `fixtures/*.npz` and
+`specs/*.json`. Everything runs in float64, in which the recorded numbers were made, so that the bounds can be narrow.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from tools.parity.checking import KIT, check_folder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 0 if every fixture passes, 1 if one does not, 2 for a wrong call."""
+    parser = argparse.ArgumentParser(prog="python -m tools.parity", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=KIT, help="default: tests/parity")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="fixtures whose names hold a PART")
+    options = parser.parse_args(arguments)
+    torch.set_default_dtype(torch.float64)
+    try:
+        verdicts = check_folder(options.folder, options.only)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    passed = sum(verdict.passed for verdict in verdicts.values())
+    sys.stdout.write(f"{passed} of {len(verdicts)} fixtures ok\n")
+    return 0 if passed == len(verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

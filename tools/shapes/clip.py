@@ -1,0 +1,99 @@
+"""One clip of Referring Shapes as the generator knows it: the truth that every layout writes down in its own way."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from tools.shapes.predicates import Facts, measure
+from tools.shapes.render import render_scene
+from tools.shapes.scene import Scene, Stage, sample_scene
+from tools.shapes.sentences import Sentence, write_sentences
+
+SPLITS = ("train", "valid", "hidden", "missed")
+"""Kinds of clips, each with its own randomness; the last two only where a layout has splits without annotation."""
+
+_MIN_SENTENCES = 4
+
+
+@dataclass(frozen=True)
+class ShapesClip:
+    """A clip and all that is true of it.
+
+    Attributes:
+        split: one of `SPLITS`.
+        index: within the split.
+        seed: of the data set.
+        scene: looks and trajectories.
+        frames: RGB.
+        object_ids: number of the front-most object at each pixel, from 1; 0 for the background.
+        facts: measurements.
+        sentences: four or more, each about one object.
+    """
+
+    split: str
+    index: int
+    seed: int
+    scene: Scene
+    frames: UInt8[np.ndarray, "time height width 3"]
+    object_ids: UInt8[np.ndarray, "time height width"]
+    facts: Facts
+    sentences: list[Sentence]
+
+    @property
+    def video(self) -> str:
+        """Name of the clip."""
+        return f"{self.split}{self.index:05d}"
+
+    @property
+    def num_objects(self) -> int:
+        """Whether they can be seen or not."""
+        return len(self.scene.actors)
+
+    @property
+    def is_seen(self) -> Bool[np.ndarray, "object time"]:
+        """Where an object has at least one pixel."""
+        return np.stack([(self.object_ids == i + 1).any(axis=(1, 2)) for i in range(self.num_objects)])
+
+    def generator(self) -> np.random.Generator:
+        """Randomness for what a layout adds; always the same for the same clip."""
+        return np.random.default_rng([self.seed, SPLITS.index(self.split), self.index, 1])
+
+
+def draw_clip(
+    split: str, index: int, *, seed: int, stage: Stage, is_usable: Callable[[ShapesClip], bool] | None = None
+) -> ShapesClip:
+    """The clip of this number: the same for the same arguments.
+
+    Args:
+        split: one of `SPLITS`.
+        index: within the split.
+        seed: of the data set.
+        stage: sizes.
+        is_usable: a layout's demand; clips that miss it are drawn again.
+    """
+    cv2.setNumThreads(1)
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    while True:
+        scene = sample_scene(rng, stage)
+        rendered = render_scene(scene)
+        facts = measure(scene, rendered)
+        sentences = write_sentences(rng, facts)
+        if len(sentences) < _MIN_SENTENCES:
+            continue
+        clip = ShapesClip(split, index, seed, scene, rendered.frames, rendered.object_ids, facts, sentences)
+        if is_usable is None or is_usable(clip):
+            return clip
+
+
+def boxes_of(object_ids: UInt8[np.ndarray, "time height width"], count: int) -> Float[np.ndarray, "object time 4"]:
+    """Left, top, right and bottom border of each object in pixels, so that right - left is its width; 0 if absent."""
+    boxes = np.zeros((count, len(object_ids), 4))
+    for number in range(count):
+        for t, ids in enumerate(object_ids):
+            rows, columns = np.nonzero(ids == number + 1)
+            if len(rows):
+                boxes[number, t] = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    return boxes

@@ -1,0 +1,65 @@
+"""Sentences that mean several objects of a clip at once, as those of MeViS: "the red shapes moving to the left"."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from tools.shapes import predicates
+from tools.shapes.predicates import Facts, Verdict
+from tools.shapes.sentences import Noun, both_true, noun_phrases
+
+_PREDICATES: tuple[tuple[str, Callable[[Facts, int], Verdict], str], ...] = (
+    ("motion", predicates.moves_towards("left"), "moving to the left"),
+    ("motion", predicates.moves_towards("right"), "moving to the right"),
+    ("motion", predicates.moves_towards("up"), "moving up"),
+    ("motion", predicates.moves_towards("down"), "moving down"),
+    ("motion", predicates.moves, "that move"),
+    ("motion", predicates.stays_still, "that stay still"),
+    ("motion", predicates.stops, "that stop"),
+    ("change", predicates.grows, "that grow"),
+    ("change", predicates.shrinks, "that shrink"),
+    ("change", predicates.spins, "that spin"),
+    ("place", predicates.lies_at("left"), "on the left"),
+    ("place", predicates.lies_at("right"), "on the right"),
+    ("place", predicates.lies_at("top"), "at the top"),
+    ("place", predicates.lies_at("bottom"), "at the bottom"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PluralSentence:
+    """A sentence and the objects, at least two, that it means.
+
+    Attributes:
+        text: lower case, without a full stop.
+        kind: as of the sentences about one object.
+        indices: of the objects, sorted.
+    """
+
+    text: str
+    kind: str
+    indices: tuple[int, ...]
+
+
+def plural_sentences(facts: Facts) -> Iterator[PluralSentence]:
+    """All sentences that are true of two or more objects, and of which no viewer would doubt which ones."""
+    nouns = noun_phrases(facts)
+    for noun in nouns:
+        indices = _meant(facts, noun.fits)
+        if indices:
+            yield PluralSentence(f"the {_plural(noun)}", "appearance", indices)
+        for kind, predicate, words in _PREDICATES:
+            verdicts = tuple(both_true(fits, predicate(facts, i)) for i, fits in enumerate(noun.fits))
+            indices = _meant(facts, verdicts)
+            if indices:
+                yield PluralSentence(f"the {_plural(noun)} {words}", kind, indices)
+
+
+def _meant(facts: Facts, verdicts: tuple[Verdict, ...]) -> tuple[int, ...]:
+    """The objects with verdict True; none where one verdict is open or fewer than two objects are well visible."""
+    meant = tuple(i for i, verdict in enumerate(verdicts) if verdict)
+    is_clear = None not in verdicts and all(facts.can_be_meant(i) for i in meant)
+    return meant if is_clear and len(meant) > 1 else ()
+
+
+def _plural(noun: Noun) -> str:
+    return f"{noun.words}es" if noun.words.endswith("s") else f"{noun.words}s"

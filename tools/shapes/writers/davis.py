@@ -1,0 +1,110 @@
+"""Referring Shapes as Ref-DAVIS17: the folders of DAVIS-2017, with four sentences for every object.
+
+    JPEGImages/480p/<video>/<frame>.jpg        (whatever the number of lines)
+    Annotations/480p/<video>/<frame>.png       palette PNG; 255 is void
+    ImageSets/2017/train.txt, val.txt
+    davis_text_annotations/Davis17_annot{1,2}[_full_video].txt       <video> <object> "<sentence>", all splits
+    meta_expressions/{train,valid}/meta_expressions.json             the same, prepared
+
+Without a folder of the split's name: all splits share the folders, as in DAVIS.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from structures.object_maps import VOID_INDEX
+from tools.shapes.clip import ShapesClip
+from tools.shapes.sentences import Sentence, all_sentences
+from tools.shapes.writers.base import (
+    ClipRecord,
+    Layout,
+    Said,
+    looks_of,
+    make_record,
+    write_frame,
+    write_json,
+    write_lines,
+    write_mask,
+)
+
+TEXT_FILES = (
+    "Davis17_annot1.txt",
+    "Davis17_annot1_full_video.txt",
+    "Davis17_annot2.txt",
+    "Davis17_annot2_full_video.txt",
+)
+"""In the order of the four sentences of an object; by who saw only the first frame, or the whole video."""
+
+_SETS = {"train": "train", "valid": "val"}
+_KINDS_OF_VIDEO = ("motion", "change", "relation", "place", "appearance")
+
+
+class Davis(Layout):
+    """Objects that no sentence can tell apart are not annotated; the others are numbered anew, without gaps.
+
+    In clips of odd index the lowest row is void.
+    """
+
+    name = "davis"
+    scored_split = "valid_sentences"  # which no evaluation reads: it scores objects, not sentences
+
+    def write_clip(self, clip: ShapesClip, folder: Path) -> ClipRecord:
+        """Frames and masks."""
+        offers: dict[int, list[Sentence]] = {}
+        for sentence in (*clip.sentences, *all_sentences(clip.generator(), clip.facts)):
+            offers.setdefault(sentence.index, []).append(sentence)
+        objects = sorted(offers)
+        object_ids = np.zeros_like(clip.object_ids)
+        for number, i in enumerate(objects, start=1):
+            object_ids[clip.object_ids == i + 1] = number
+        stored = object_ids.copy()
+        if clip.index % 2:
+            object_ids[:, -1] = 0
+            stored[:, -1] = VOID_INDEX
+        names = [f"{t:05d}" for t in range(len(clip.frames))]
+        frames, masks = (folder / kind / "480p" / clip.video for kind in ("JPEGImages", "Annotations"))
+        frames.mkdir(parents=True)
+        masks.mkdir(parents=True)
+        for name, frame, ids in zip(names, clip.frames, stored, strict=True):
+            write_frame(frames / f"{name}.jpg", frame)
+            write_mask(masks / f"{name}.png", ids)
+        said = [
+            Said(str(4 * (number - 1) + slot), sentence.text, sentence.kind, (number,))
+            for number, i in enumerate(objects, start=1)
+            for slot, sentence in enumerate(_four(offers[i]))
+        ]
+        return make_record(
+            folder,
+            clip,
+            video=clip.video,
+            frame_names=names,
+            object_ids=object_ids,
+            looks=[looks_of(clip)[i] for i in objects],
+            said=said,
+            entry=None,
+        )
+
+    def write_index(self, folder: Path, records: Mapping[str, Sequence[ClipRecord]]) -> None:
+        """Sets, the four text files and the prepared ones."""
+        lines: dict[str, list[str]] = {name: [] for name in TEXT_FILES}
+        for split, found in records.items():
+            write_lines(folder / "ImageSets" / "2017" / f"{_SETS[split]}.txt", [record.video for record in found])
+            videos = {}
+            for record in found:
+                said = record.truth["expressions"]
+                for place, entry in enumerate(said):
+                    lines[TEXT_FILES[place % 4]].append(f'{record.video} {entry["objects"][0]} "{entry["text"]}"')
+                expressions = {e["name"]: {"exp": e["text"], "obj_id": str(e["objects"][0])} for e in said}
+                videos[record.video] = {"expressions": expressions, "frames": record.truth["frames"]}
+            write_json(folder / "meta_expressions" / split / "meta_expressions.json", {"videos": videos})
+        for name, content in lines.items():
+            write_lines(folder / "davis_text_annotations" / name, content, encoding="latin-1")
+
+
+def _four(offers: Sequence[Sentence]) -> list[Sentence]:
+    """Two annotators, each with a sentence about looks (if there is one) and one about the video."""
+    looks = [s for s in offers if s.kind == "appearance"] or list(offers)
+    video = sorted(offers, key=lambda s: _KINDS_OF_VIDEO.index(s.kind))
+    return [looks[0], video[0], looks[-1], video[1 % len(video)]]

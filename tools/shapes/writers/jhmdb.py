@@ -1,0 +1,100 @@
+"""Referring Shapes as JHMDB-Sentences: PNG frames, one MATLAB file of masks and one sentence for each video.
+
+    jhmdb_annotation.txt                                 video_id,query
+    Rename_Images/<action>/<video>/<frame from 1>.png
+    puppet_mask/<action>/<video>/puppet_mask.mat         part_mask: height x width x frame
+    jhmdb_sentences_samples_metadata.json                the three frames of each sentence that are evaluated
+
+The last file is not part of JHMDB: others published it, so that all evaluate the same frames.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+
+from tools.shapes.clip import ShapesClip
+from tools.shapes.sentences import Sentence
+from tools.shapes.writers.base import (
+    ClipRecord,
+    Layout,
+    Said,
+    looks_of,
+    make_record,
+    write_frame,
+    write_json,
+    write_lines,
+)
+
+METADATA_FILE = "jhmdb_sentences_samples_metadata.json"
+FRAMES_PER_SENTENCE = 3
+
+_HEADER = b"MATLAB 5.0 MAT-file, Referring Shapes".ljust(116)
+"""SciPy writes the time of day here."""
+
+
+class Jhmdb(Layout):
+    """For evaluation only: there is no train split. The "action" is the shape of the object that is meant."""
+
+    name = "jhmdb"
+    scored_split = "test"
+
+    def num_clips(self, num_train: int, num_valid: int) -> dict[str, int]:
+        """No clips to train on."""
+        return {"valid": num_valid}
+
+    def is_usable(self, clip: ShapesClip) -> bool:
+        """The object must be there all the time, as the person is in the real clips."""
+        return _sentence(clip) is not None
+
+    def write_clip(self, clip: ShapesClip, folder: Path) -> ClipRecord:
+        """Frames and masks."""
+        sentence = _sentence(clip)
+        assert sentence is not None
+        place = Path(clip.facts.shapes[sentence.index]) / clip.video
+        names = [f"{t + 1:05d}" for t in range(len(clip.frames))]
+        (folder / "Rename_Images" / place).mkdir(parents=True)
+        for name, frame in zip(names, clip.frames, strict=True):
+            write_frame(folder / "Rename_Images" / place / f"{name}.png", frame)
+        mask = clip.object_ids == sentence.index + 1
+        mat = folder / "puppet_mask" / place / "puppet_mask.mat"
+        mat.parent.mkdir(parents=True)
+        part_mask = np.ascontiguousarray(mask.transpose(1, 2, 0)).astype(np.uint8)
+        scipy.io.savemat(mat, {"part_mask": part_mask}, do_compression=True)
+        with mat.open("r+b") as file:
+            file.write(_HEADER)
+        chosen = sorted(clip.generator().choice(len(names), FRAMES_PER_SENTENCE, replace=False).tolist())
+        samples = [
+            [
+                clip.video,
+                f"./jhmdb_sentences/Rename_Images/{place.as_posix()}/{names[t]}.png",
+                f"./jhmdb_sentences/puppet_mask/{place.as_posix()}/puppet_mask.mat",
+                len(names),
+                sentence.text,
+            ]
+            for t in chosen
+        ]
+        return make_record(
+            folder,
+            clip,
+            video=clip.video,
+            frame_names=names,
+            object_ids=clip.object_ids,
+            looks=looks_of(clip),
+            said=[Said("0", sentence.text, sentence.kind, (sentence.index + 1,), tuple(chosen))],
+            entry=samples,
+        )
+
+    def write_index(self, folder: Path, records: Mapping[str, Sequence[ClipRecord]]) -> None:
+        """Sentences, and the choice of frames with paths as of another machine, like the published file."""
+        found = records["valid"]
+        rows = [f"{record.video},{record.truth['expressions'][0]['text']}" for record in found]
+        write_lines(folder / "jhmdb_annotation.txt", ["video_id,query", *rows])
+        write_json(folder / METADATA_FILE, [sample for record in found for sample in record.entry], indent=None)
+
+
+def _sentence(clip: ShapesClip) -> Sentence | None:
+    """The first one about an object that every frame shows."""
+    always = [bool(seen.all()) for seen in clip.is_seen]
+    return next((s for s in clip.sentences if always[s.index]), None)

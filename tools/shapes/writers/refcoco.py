@@ -1,0 +1,186 @@
+"""Referring Shapes as RefCOCO, RefCOCO+ and RefCOCOg: single images, polygons, in both layouts in use.
+
+    coco/train2014/COCO_train2014_<12 digits>.jpg
+    coco/<name>/instances.json, refs(unc).p            as published (RefCOCOg: refs(umd).p): references with sentences
+    coco/<name>/instances_<name>_{train,val}.json      as prepared for MDETR: an image entry for every sentence
+
+<name> is refcoco, refcoco+ or refcocog. The three share the images, and differ in what their sentences speak of:
+looks and places, only looks, or looks and relations.
+"""
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tools.shapes.clip import ShapesClip, boxes_of
+from tools.shapes.polygons import mask_to_polygons
+from tools.shapes.scene import SHAPES
+from tools.shapes.sentences import all_sentences
+from tools.shapes.writers.base import ClipRecord, Layout, Said, looks_of, make_record, write_frame, write_json
+
+REFS_FILES = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
+
+_KINDS = {"refcoco": ("appearance", "place"), "refcoco+": ("appearance",), "refcocog": ("appearance", "relation")}
+_SPLITS = {"train": "train", "valid": "val"}
+_FIRST_IMAGE = {"train": 1, "valid": 100_001}
+_MAX_SENTENCES = 3
+"""About one object in one of the sets."""
+
+_CATEGORIES = [{"id": i + 1, "name": shape, "supercategory": "shape"} for i, shape in enumerate(SHAPES)]
+
+
+class Refcoco(Layout):
+    """One frame of every clip, the one that shows the most objects, with sentences that a single image bears out."""
+
+    name = "refcoco"
+    scored_split = "val_of_three_sets"  # which no evaluation reads: it is about one of the sets
+
+    def is_usable(self, clip: ShapesClip) -> bool:
+        """There must be something to say in each of the three sets."""
+        said = {sentence.source for sentence in _said(clip, _best_frame(clip))}
+        return said == set(_KINDS)
+
+    def write_clip(self, clip: ShapesClip, folder: Path) -> ClipRecord:
+        """The image; its objects go to the index."""
+        t = _best_frame(clip)
+        image_id = _FIRST_IMAGE[clip.split] + clip.index
+        file_name = f"COCO_train2014_{image_id:012d}.jpg"
+        path = folder / "coco" / "train2014" / file_name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_frame(path, clip.frames[t])
+        ids = clip.object_ids[t]
+        boxes = boxes_of(ids[None], clip.num_objects)[:, 0]
+        objects: dict[int, dict[str, Any]] = {}
+        for i in np.flatnonzero(clip.is_seen[:, t]).tolist():
+            left, top, right, bottom = boxes[i].tolist()
+            objects[i + 1] = {
+                "segmentation": mask_to_polygons(ids == i + 1),
+                "area": float((ids == i + 1).sum()),
+                "iscrowd": 0,
+                "bbox": [left, top, right - left, bottom - top],
+                "category_id": SHAPES.index(clip.facts.shapes[i]) + 1,
+            }
+        height, width = ids.shape
+        image = {"file_name": file_name, "height": height, "width": width, "id": image_id, "license": 1}
+        return make_record(
+            folder,
+            clip,
+            video=Path(file_name).stem,
+            frame_names=[Path(file_name).stem],
+            object_ids=ids[None],
+            looks=looks_of(clip),
+            said=_said(clip, t),
+            entry=(image, objects),
+            positions=[t],
+        )
+
+    def write_index(self, folder: Path, records: Mapping[str, Sequence[ClipRecord]]) -> None:
+        """Images and objects, and the sentences of the three sets twice over."""
+        instances: dict[str, Any] = {"images": [], "annotations": [], "categories": _CATEGORIES}
+        numbers: dict[tuple[str, int], int] = {}
+        for record in (r for found in records.values() for r in found):
+            image, objects = record.entry
+            instances["images"].append(image)
+            for i, content in objects.items():
+                numbers[record.video, i] = len(numbers) + 1
+                instances["annotations"].append(
+                    {**content, "image_id": image["id"], "id": numbers[record.video, i]},
+                )
+        for name, refs_file in REFS_FILES.items():
+            write_json(folder / "coco" / name / "instances.json", instances, indent=None)
+            # protocol 2 is what Python 2 wrote the published files with
+            refs = _references(name, records, numbers)
+            (folder / "coco" / name / refs_file).write_bytes(pickle.dumps(refs, protocol=2))
+            for split, found in records.items():
+                path = folder / "coco" / name / f"instances_{name}_{_SPLITS[split]}.json"
+                write_json(path, _one_image_per_sentence(name, found, numbers), indent=None)
+
+
+def _best_frame(clip: ShapesClip) -> int:
+    return int(clip.facts.is_visible.sum(axis=0).argmax())
+
+
+def _said(clip: ShapesClip, t: int) -> list[Said]:
+    """What can be said of frame `t`, set by set; of a relation only where every object is well visible."""
+    visible = clip.facts.is_visible[:, t]
+    lasting = [s for s in all_sentences(clip.generator(), clip.facts) if s.is_lasting and visible[s.index]]
+    found: list[Said] = []
+    for source, kinds in _KINDS.items():
+        usable = [s for s in lasting if s.kind in kinds and (s.kind != "relation" or visible.all())]
+        counts: dict[int, int] = {}
+        for sentence in usable:
+            counts[sentence.index] = counts.get(sentence.index, 0) + 1
+            if counts[sentence.index] <= _MAX_SENTENCES:
+                name = str(sum(said.source == source for said in found))
+                found.append(Said(name, sentence.text, sentence.kind, (sentence.index + 1,), source=source))
+    return found
+
+
+def _references(
+    name: str, records: Mapping[str, Sequence[ClipRecord]], numbers: Mapping[tuple[str, int], int]
+) -> list[dict[str, Any]]:
+    """One entry per object with its sentences; its file name has a number behind that of the image, as published."""
+    references: list[dict[str, Any]] = []
+    num_sentences = 0
+    for split, found in records.items():
+        for record in found:
+            image, objects = record.entry
+            said = [e for e in record.truth["expressions"] if e["source"] == name]
+            for number in dict.fromkeys(e["objects"][0] for e in said):
+                texts = [e["text"] for e in said if e["objects"] == (number,)]
+                ids = list(range(num_sentences, num_sentences + len(texts)))
+                num_sentences += len(texts)
+                references.append(
+                    {
+                        "sent_ids": ids,
+                        "file_name": f"{record.video}_{len(references)}.jpg",
+                        "ann_id": numbers[record.video, number],
+                        "ref_id": len(references),
+                        "image_id": image["id"],
+                        "split": _SPLITS[split],
+                        "sentences": [
+                            {"tokens": text.split(), "raw": text.upper(), "sent_id": i, "sent": text}
+                            for i, text in zip(ids, texts, strict=True)
+                        ],
+                        "category_id": objects[number]["category_id"],
+                    }
+                )
+    return references
+
+
+def _one_image_per_sentence(
+    name: str, records: Sequence[ClipRecord], numbers: Mapping[tuple[str, int], int]
+) -> dict[str, Any]:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for record in records:
+        image, objects = record.entry
+        for said in record.truth["expressions"]:
+            if said["source"] != name:
+                continue
+            number = said["objects"][0]
+            images.append(
+                {
+                    "file_name": image["file_name"],
+                    "height": image["height"],
+                    "width": image["width"],
+                    "id": len(images),
+                    "original_id": image["id"],
+                    "caption": said["text"],
+                    "dataset_name": name,
+                    "tokens_negative": [[0, len(said["text"])]],
+                }
+            )
+            annotations.append(
+                {
+                    **objects[number],
+                    "id": len(annotations),
+                    "image_id": len(images) - 1,
+                    "original_id": numbers[record.video, number],
+                    "tokens_positive": [[0, len(said["text"])]],
+                }
+            )
+    return {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": _CATEGORIES}
