@@ -118,21 +118,14 @@ class StepWindow:
         return table
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a last line that an interruption cut off is left out."""
-    return [json.loads(line) for line in _whole_lines(path)]
-
-
 def describe(values: dict[str, float]) -> str:
     """Numbers as a short text: `total 1.234, dice 0.5`."""
     return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:
-    return [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
-
-
-def _whole_lines(path: Path) -> list[str]:
+    """Lines of steps up to this one; a last line that an interruption cut off is left out."""
     if not path.exists():
         return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]

@@ -50,7 +50,6 @@ class VideoFeatures:
         levels: projected maps, finest first (strides 8, 16, 32, 64).
         positions: 2-D sine position encoding of each level.
         is_padding: True where a cell of a level lies in the padding.
-        frame_size_px: (height, width) of the padded frames.
         sizes_px: (height, width) of each clip before padding.
     """
 
@@ -58,7 +57,6 @@ class VideoFeatures:
     levels: tuple[Float[Tensor, "batch time dim _ _"], ...]
     positions: tuple[Float[Tensor, "batch time dim _ _"], ...]
     is_padding: tuple[Bool[Tensor, "batch time _ _"], ...]
-    frame_size_px: tuple[int, int]
     sizes_px: tuple[tuple[int, int], ...]
 
     def for_sentences(self, clip_of_sentence: Int[Tensor, " sentence"]) -> "VideoFeatures":

@@ -156,7 +156,6 @@ class SOC(nn.Module):
             levels=tuple(levels),
             positions=tuple(pixel_positions(mask, dim, dtype) for mask in masks),
             is_padding=masks,
-            frame_size_px=(clips.frames.shape[-2], clips.frames.shape[-1]),
             sizes_px=clips.sizes_px,
         )
 

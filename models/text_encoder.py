@@ -43,7 +43,6 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.roberta = roberta
         self.tokenizer = tokenizer
-        self.is_frozen = frozen
         self.stays_in_eval_mode = frozen and eval_mode_when_frozen
         self._warned_of_length = False
         self.roberta.requires_grad_(not frozen)

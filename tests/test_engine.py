@@ -18,13 +18,13 @@ from engine.checkpoint import (
     save_checkpoint,
 )
 from engine.distributed import World, choose_device, read_world
-from engine.logging import METRICS_FILE, MetricsLog, StepWindow, read_metrics, setup_logging
+from engine.logging import METRICS_FILE, MetricsLog, StepWindow, setup_logging
 from engine.optim import build_optimizer, build_schedule, learning_rate_factor, learning_rates
 from engine.progress import progress_bar
 from engine.seeding import random_state, restore_random_state, seed_everything
 from media.files import atomic_path, claim_output, write_json
 from structures.parameters import ParameterGroup
-from tests.tiny_run import tiny_config
+from tests.tiny_run import read_metrics, tiny_config
 
 
 class Layers(nn.Module):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from engine.logging import METRICS_FILE, read_metrics
+from engine.logging import METRICS_FILE
 from main import run
-from tests.tiny_run import tiny_config
+from tests.tiny_run import read_metrics, tiny_config
 from tools.shapes.writer import make_shapes
 
 FORMATS = {

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from engine.logging import METRICS_FILE, read_metrics
+from engine.logging import METRICS_FILE
 from loading.clips import MOST_SKIPPED_IN_A_ROW
 from loading.loaders import build_train_loader
 from loading.sampling import Visit
@@ -14,7 +14,7 @@ from loading.skipping import SkipCount
 from structures.samples import SkippedSample, VideoSample
 from tests.tiny_clips import make_clips, make_config, where
 from tests.tiny_ref_youtube_vos import write_tiny_data
-from tests.tiny_run import tiny_config, write_tiny_root
+from tests.tiny_run import read_metrics, tiny_config, write_tiny_root
 from train import fit
 
 NUM_SAMPLES = 10

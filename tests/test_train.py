@@ -2,11 +2,11 @@ import pytest
 import torch
 
 import train
-from engine.logging import METRICS_FILE, read_metrics
+from engine.logging import METRICS_FILE
 from eval import evaluate
 from models.criterion import Losses
 from tests.tiny_davis import write_tiny_davis
-from tests.tiny_run import tiny_config, write_tiny_root
+from tests.tiny_run import read_metrics, tiny_config, write_tiny_root
 from train import fit
 
 STAGES = (

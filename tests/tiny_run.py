@@ -1,6 +1,8 @@
 """A configuration so small that training, evaluation and prediction take seconds, and data to go with it."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from configs.schema import Config
 from tests.tiny_ref_youtube_vos import write_tiny_data
@@ -21,6 +23,11 @@ def write_tiny_root(root: Path) -> Path:
     write_tiny_data(root)
     write_text_encoder(root / "text_encoder", SENTENCES, vocab_size=300)
     return root
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def tiny_config(root: Path, output_dir: Path, **sections: object) -> Config:

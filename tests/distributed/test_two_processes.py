@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from engine.logging import METRICS_FILE, read_metrics
-from tests.tiny_run import tiny_config, write_tiny_root
+from engine.logging import METRICS_FILE
+from tests.tiny_run import read_metrics, tiny_config, write_tiny_root
 from train import fit
 
 # Sums are in another order, and AdamW divides by the root of tiny second moments.
