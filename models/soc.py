@@ -149,7 +149,7 @@ class SOC(nn.Module):
             rearrange(project(rearrange(level, "b t c h w -> (b t) c h w")), "(b t) c h w -> b t c h w", b=batch)
             for project, level in zip(self.level_projections, (*maps[1:], maps[3]), strict=True)
         ]
-        masks = tuple(_resize_padding(is_padding, (level.shape[-2], level.shape[-1])) for level in levels)
+        masks = tuple(resize_padding(is_padding, (level.shape[-2], level.shape[-1])) for level in levels)
         dim, dtype = levels[0].shape[2], clips.frames.dtype
         return VideoFeatures(
             stride4=maps[0],
@@ -291,7 +291,7 @@ def _select_frame(maps: Tensor, frame: Int[Tensor, " batch"]) -> Tensor:
     return maps[torch.arange(len(maps), device=maps.device), frame][:, None]
 
 
-def _resize_padding(
+def resize_padding(
     is_padding: Bool[Tensor, "batch time height width"], size: tuple[int, int]
 ) -> Bool[Tensor, "batch time _ _"]:
     """Padding of a smaller map, by nearest neighbour."""

@@ -20,7 +20,7 @@ from models.ops.ms_deform_attn.module import MSDeformAttn
 from models.outputs import LayerOutput, SOCOutput, TextFeatures, Tokens, VideoFeatures
 from models.position_encoding import pixel_positions
 from models.resnet import ResNet50
-from models.soc import SOC, _resize_padding
+from models.soc import SOC, resize_padding
 from models.text_encoder import TextEncoder
 from models.video_swin import VideoSwin
 from structures.clips import PaddedClips
@@ -233,7 +233,7 @@ def _intermediates(
     }
     for i, level in enumerate(seen["visual_encoder"][0]):
         outputs[f"backbone{i}"] = rearrange(level, "b t c h w -> (b t) c h w")
-        is_padding = _resize_padding(clips.is_padding, (level.shape[-2], level.shape[-1]))
+        is_padding = resize_padding(clips.is_padding, (level.shape[-2], level.shape[-1]))
         outputs[f"mask{i}"] = rearrange(is_padding, "b t h w -> (b t) h w")
         positions = pixel_positions(is_padding, dim, level.dtype)
         outputs[f"pos{i}"] = rearrange(positions, "b t c h w -> (b t) c h w")
