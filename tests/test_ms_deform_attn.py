@@ -200,6 +200,20 @@ def test_cells_of_other_images_and_levels_are_never_read(device: str):
     assert output.isfinite().all()
 
 
+@pytest.mark.parametrize("empty", [(0, 5), (5, 0), (0, 0)])
+def test_a_level_without_pixels_reads_nothing(device: str, empty: tuple[int, int]):
+    generator = torch.Generator().manual_seed(0)
+    guarded = torch.full((1, 29, 2, 3), math.nan, dtype=torch.float64)
+    guarded[:, 10:19] = torch.randn(1, 9, 2, 3, generator=generator, dtype=torch.float64)
+    value = guarded.to(device)[:, 10:19]
+    assert value.is_contiguous()
+    locations = torch.rand(1, 8, 2, 3, 4, 2, generator=generator, dtype=torch.float64).to(device)
+    weights = torch.rand(1, 8, 2, 3, 4, generator=generator, dtype=torch.float64).to(device)
+    shapes = [empty, (3, 3), empty]
+    output = ms_deform_attn(value, shapes, locations, weights)
+    torch.testing.assert_close(output, ms_deform_attn_reference(value, shapes, locations, weights))
+
+
 def test_tensors_need_not_be_contiguous(device: str):
     straight = inputs(device)
     crooked = [torch.stack([tensor, tensor], dim=-1)[..., 0] for tensor in straight]

@@ -95,7 +95,9 @@ struct Samples {
     for (int64_t i = 0; i < n; ++i) {
       const T x = locations[2 * i] * widths[i] - T(0.5), y = locations[2 * i + 1] * heights[i] - T(0.5);
       // False for NaN as well; -1 itself counts, because the derivative there is the one from the right.
-      const bool inside = (x >= T(-1)) & (x < widths[i]) & (y >= T(-1)) & (y < heights[i]);
+      // A map without pixels has no inside, although -0.5 is less than its side of 0.
+      const bool inside = (x >= T(-1)) & (x < widths[i]) & (y >= T(-1)) & (y < heights[i]) & (widths[i] > T(0)) &
+          (heights[i] > T(0));
       const T safe_x = inside ? x : T(0), safe_y = inside ? y : T(0);
       const T floor_x = std::floor(safe_x), floor_y = std::floor(safe_y);
       const T fx = safe_x - floor_x, fy = safe_y - floor_y;
