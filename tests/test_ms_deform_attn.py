@@ -32,7 +32,7 @@ PLACES = [
 
 
 @pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+def backend_and_device(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
     """A backend that is in force, and a device of it."""
     name, device = request.param
     if reason := BACKENDS[name].why_unavailable():
@@ -42,8 +42,8 @@ def place(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture
-def device(place: tuple[str, str]) -> str:
-    return place[1]
+def device(backend_and_device: tuple[str, str]) -> str:
+    return backend_and_device[1]
 
 
 def inputs(device: str = "cpu", dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,14 +54,14 @@ def inputs(device: str = "cpu", dtype: torch.dtype = torch.float64) -> tuple[Ten
     return value.to(device), locations.to(device), weights.to(device)
 
 
-def sample(cells: Tensor, x: float, y: float) -> Tensor:
-    """Bilinear with zeros outside; (x, y) in cells from the outer edge."""
-    height, width = cells.shape[:2]
+def sample(pixels: Tensor, x: float, y: float) -> Tensor:
+    """Bilinear with zeros outside; (x, y) in pixels from the outer edge."""
+    height, width = pixels.shape[:2]
     left, top = math.floor(x - 0.5), math.floor(y - 0.5)
-    total = torch.zeros_like(cells[0, 0])
+    total = torch.zeros_like(pixels[0, 0])
     for j, i in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
         if 0 <= j < height and 0 <= i < width:
-            total += cells[j, i] * (1 - abs(x - 0.5 - i)) * (1 - abs(y - 0.5 - j))
+            total += pixels[j, i] * (1 - abs(x - 0.5 - i)) * (1 - abs(y - 0.5 - j))
     return total
 
 
@@ -72,10 +72,10 @@ def test_the_operator_equals_a_loop_over_every_sample(device: str):
     for b, q, m in [(0, 0, 0), (1, 4, 1), (0, 3, 1)]:
         expected = torch.zeros(3, dtype=torch.float64, device=device)
         for level, (height, width) in enumerate(SHAPES):
-            cells = value[b, starts[level] :][: height * width, m].view(height, width, 3)
+            pixels = value[b, starts[level] :][: height * width, m].view(height, width, 3)
             for point in range(2):
                 x, y = locations[b, q, m, level, point].tolist()
-                expected += weights[b, q, m, level, point] * sample(cells, x * width, y * height)
+                expected += weights[b, q, m, level, point] * sample(pixels, x * width, y * height)
         torch.testing.assert_close(output[b, q, m], expected)
 
 
@@ -103,15 +103,17 @@ def test_each_backend_reproduces_the_recorded_numbers(name: str, device: str, mo
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize("channels", [1, 8, 24, 30, 32, 64])
-def test_each_precision_keeps_its_bound(place: tuple[str, str], dtype: torch.dtype, channels: int):
+def test_each_precision_keeps_its_bound(backend_and_device: tuple[str, str], dtype: torch.dtype, channels: int):
     problem = make_problem([(5, 7), (3, 4), (1, 1)], batch=2, heads=3, channels=channels, points=2)
-    assert error_against_reference(*place[:1], problem, place[1], dtype) <= BOUNDS[dtype]
+    backend, device = backend_and_device
+    assert error_against_reference(backend, problem, device, dtype) <= BOUNDS[dtype]
 
 
 @pytest.mark.parametrize("queries", [None, 7], ids=["every cell asks", "few queries"])
-def test_large_maps_give_the_same(place: tuple[str, str], queries: int | None):
+def test_large_maps_give_the_same(backend_and_device: tuple[str, str], queries: int | None):
     problem = make_problem([(40, 50), (8, 9)], batch=1, heads=4, channels=16, points=1, queries=queries)
-    assert error_against_reference(place[0], problem, place[1], torch.float64) <= BOUNDS[torch.float64]
+    backend, device = backend_and_device
+    assert error_against_reference(backend, problem, device, torch.float64) <= BOUNDS[torch.float64]
 
 
 COORDINATES = st.one_of(
@@ -123,7 +125,7 @@ COORDINATES = st.one_of(
 
 @st.composite
 def any_problem(draw: st.DrawFn) -> tuple[list[tuple[int, int]], Tensor, Tensor, Tensor]:
-    """Few or no levels' cells, queries, heads, channels; places anywhere."""
+    """Few or no tokens, queries, heads, channels; locations anywhere."""
     shapes = draw(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=3))
     batch, heads, points = (draw(st.integers(low, 3)) for low in (0, 1, 1))
     queries, channels = draw(st.integers(0, 4)), draw(st.sampled_from([0, 1, 3, 8, 17]))
@@ -132,8 +134,8 @@ def any_problem(draw: st.DrawFn) -> tuple[list[tuple[int, int]], Tensor, Tensor,
     generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     picks = torch.randint(len(few), (*size, 2), generator=generator)
     locations = torch.tensor(few, dtype=torch.float64)[picks]
-    cells = sum(height * width for height, width in shapes)
-    value = torch.randn(batch, cells, heads, channels, generator=generator, dtype=torch.float64)
+    tokens = sum(height * width for height, width in shapes)
+    value = torch.randn(batch, tokens, heads, channels, generator=generator, dtype=torch.float64)
     return shapes, value, locations, torch.rand(size, generator=generator, dtype=torch.float64)
 
 
@@ -142,7 +144,7 @@ def gradients(function: Callable[..., Tensor], shapes: list, tensors: tuple[Tens
     output = function(leaves[0], shapes, *leaves[1:])
     grad_output = torch.linspace(-1, 1, output.numel(), dtype=output.dtype, device=device).view(output.shape)
     results = tuple(torch.zeros_like(leaf) for leaf in leaves)
-    if output.requires_grad:  # the reference's does not where no level has cells
+    if output.requires_grad:  # the reference's does not where no level has tokens
         results = torch.autograd.grad(output, leaves, grad_output, allow_unused=True, materialize_grads=True)
     return [tensor.detach().cpu() for tensor in (output, *results)]
 
@@ -151,7 +153,7 @@ def gradients(function: Callable[..., Tensor], shapes: list, tensors: tuple[Tens
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(problem=any_problem())
-def test_any_shape_and_any_place_gives_what_the_reference_gives(
+def test_any_shape_and_any_location_gives_what_the_reference_gives(
     device: str, problem: tuple[list[tuple[int, int]], Tensor, Tensor, Tensor]
 ):
     shapes, value, locations, weights = problem
@@ -170,7 +172,7 @@ def test_any_shape_and_any_place_gives_what_the_reference_gives(
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e38])
-def test_a_place_that_is_not_finite_counts_as_outside(device: str, bad: float):
+def test_a_location_that_is_not_finite_counts_as_outside(device: str, bad: float):
     value, locations, weights = inputs(device, torch.float32)
     outside, strange = locations.clone(), locations.clone()
     outside[0, 1, 0, 1, 0] = 5.0
@@ -189,7 +191,7 @@ def test_a_weight_that_is_not_a_number_shows_even_outside(device: str):
     assert output.isnan().sum() == 3
 
 
-def test_cells_of_other_images_and_levels_are_never_read(device: str):
+def test_tokens_of_other_images_and_levels_are_never_read(device: str):
     value, locations, weights = inputs(device)
     guarded = torch.full((4, 16, 2, 3), math.nan, dtype=torch.float64, device=device)
     guarded[1:3] = value
@@ -268,7 +270,7 @@ def test_a_second_derivative_is_refused_with_a_way_out():
 
 def test_tensors_that_do_not_fit_are_an_error():
     value, locations, weights = inputs()
-    with pytest.raises(ValueError, match="15 cells"):
+    with pytest.raises(ValueError, match="15 tokens"):
         ms_deform_attn(value[:, :15], SHAPES, locations, weights)
     unchecked = inspect.unwrap(ms_deform_attn)  # the shape checker of the tests would be faster
     with pytest.raises(ValueError, match="do not fit"):
@@ -277,7 +279,7 @@ def test_tensors_that_do_not_fit_are_an_error():
         ms_deform_attn(value, [*SHAPES, (0, 0)], locations, weights)
 
 
-def test_padded_cells_are_never_read():
+def test_padded_tokens_are_never_read():
     layer = MSDeformAttn(16, num_levels=2, num_heads=2, num_points=2)
     query, memory = torch.randn(1, 3, 16), torch.randn(1, 16, 16)
     reference = torch.rand(1, 3, 2, 2)
@@ -300,4 +302,4 @@ def test_at_the_start_every_head_looks_in_its_own_direction():
 def test_references_are_points_or_boxes():
     layer = MSDeformAttn(16, num_levels=2, num_heads=2, num_points=2)
     with pytest.raises(ValueError, match="3 coordinates"):
-        layer.places(torch.randn(1, 1, 16), torch.rand(1, 1, 2, 3), SHAPES)
+        layer.sampling_locations(torch.randn(1, 1, 16), torch.rand(1, 1, 2, 3), SHAPES)

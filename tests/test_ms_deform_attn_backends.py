@@ -151,8 +151,8 @@ def test_processes_that_start_at_once_compile_once(
     set_compiler(tmp_path / "cxx", body, monkeypatch)
     fork = multiprocessing.get_context("fork")
     with fork.Pool(4) as pool:
-        kinds: list[build.Kind] = ["cpu"] * 4
-        paths = pool.map(compiled_library, kinds, chunksize=1)
+        targets: list[build.Target] = ["cpu"] * 4
+        paths = pool.map(compiled_library, targets, chunksize=1)
     assert len(set(paths)) == 1
     assert paths[0].read_text(encoding="utf-8") == "library\n"
     assert calls.read_text(encoding="utf-8").split() == ["called"]

@@ -52,13 +52,13 @@ def make_inputs(
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    places = (batch, queries, heads, len(shapes), points)
-    locations = torch.rand((*places, 2), generator=generator, dtype=torch.float64) * 1.4 - 0.2
+    samples = (batch, queries, heads, len(shapes), points)
+    locations = torch.rand((*samples, 2), generator=generator, dtype=torch.float64) * 1.4 - 0.2
     return Inputs(
         value=normal(batch, sum(height * width for height, width in shapes), heads, channels).to(dtype),
         shapes=shapes,
         locations=locations.to(wide),
-        weights=normal(*places).to(wide),
+        weights=normal(*samples).to(wide),
         grad_output=normal(batch, queries, heads * channels).to(dtype),
     )
 
@@ -143,22 +143,22 @@ def test_empty_inputs(emulator: Emulator, changes: dict[str, Any]):
     assert not any(tensor.any() for tensor in (results.output, *results.gradients, *results.fixed_order))
 
 
-def test_levels_without_cells(emulator: Emulator):
+def test_levels_without_tokens(emulator: Emulator):
     check(emulator, make_inputs([(0, 4), (3, 0)]))
 
 
-def test_a_level_without_cells_among_others(emulator: Emulator):
+def test_a_level_without_tokens_among_others(emulator: Emulator):
     check(emulator, make_inputs([(2, 3), (0, 5), (3, 2)]))
 
 
 def test_locations_on_and_next_to_every_border(emulator: Emulator):
     height, width = 2, 4
-    # In units of a quarter of a cell, exactly representable: two cells outside to two cells outside.
+    # In units of a quarter of a pixel, exactly representable: two pixels outside to two pixels outside.
     x = torch.arange(-8, 4 * width + 9) / (4 * width)
     y = torch.arange(-8, 4 * height + 9) / (4 * height)
-    places = torch.cartesian_prod(x.double(), y.double()).view(1, -1, 1, 1, 1, 2)
-    inputs = make_inputs([(height, width)], torch.float64, batch=1, queries=places.shape[1], heads=1, points=1)
-    check(emulator, with_changes(inputs, locations=places))
+    locations = torch.cartesian_prod(x.double(), y.double()).view(1, -1, 1, 1, 1, 2)
+    inputs = make_inputs([(height, width)], torch.float64, batch=1, queries=locations.shape[1], heads=1, points=1)
+    check(emulator, with_changes(inputs, locations=locations))
 
 
 def test_locations_that_are_not_finite_add_nothing_and_get_no_gradient(emulator: Emulator):
@@ -179,7 +179,7 @@ def test_a_weight_that_is_not_a_number_shows_even_outside(emulator: Emulator):
     assert output.isnan().sum() == 8
 
 
-def test_cells_that_no_place_touches_are_not_read(emulator: Emulator):
+def test_tokens_that_no_sample_touches_are_not_read(emulator: Emulator):
     inputs = make_inputs([(3, 4)], heads=1, batch=1)
     inputs = with_changes(inputs, locations=inputs.locations.clamp(-0.3, 0.4))
     output, (grad_value, _, _) = expected(inputs)

@@ -58,7 +58,7 @@ from models.ops.ms_deform_attn import triton_kernels
 
 WIDE = ("locations", "weights", "grad_value", "grad_locations", "grad_weights")
 CONSTANTS = {"QUERIES": 32, "CHANNELS": 32}
-SIZES = ("cells", "queries", "heads", "channels", "levels", "points")
+SIZES = ("tokens", "queries", "heads", "channels", "levels", "points")
 
 
 def type_of(name):

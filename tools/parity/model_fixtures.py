@@ -146,7 +146,7 @@ def run_ms_deform_attn_module(entry: dict[str, Any], fixture: Any, load_spec: Lo
     is_padding = torch.from_numpy(weights.uniform(f"{key}/pad", n * cells).reshape(n, cells) > 0.6)
     with torch.no_grad():
         output = layer(query, reference, memory, shapes, memory_is_padding=is_padding)
-        locations, attention = layer.places(query, reference, shapes)
+        locations, attention = layer.sampling_locations(query, reference, shapes)
     return {"output": output, "sampling_locations": locations, "attention_weights": attention}
 
 

@@ -1,4 +1,4 @@
-"""Which backends of deformable attention are there, right and how fast: `python -m models.ops.ms_deform_attn`.
+"""Which backends of deformable attention are available, correct, and how fast: `python -m models.ops.ms_deform_attn`.
 
 Exit code 1 where a backend computes something else than the reference.
 """
@@ -34,12 +34,11 @@ def milliseconds(run: Callable[[], object], device: str, budget_s: float = 0.3) 
 
 def report(device: str) -> bool:
     """Prints a line per backend and dtype; whether all were right."""
-    _print(
-        f"\n{device}: {SMALL_LEVELS[0]} to {SMALL_LEVELS[-1]} cells, 32 frames, 4 heads x 24, 2 points, all cells ask"
-    )
+    sizes = f"{SMALL_LEVELS[0]} to {SMALL_LEVELS[-1]} pixels, 32 frames, 4 heads x 24, 2 points, a query per pixel"
+    _print(f"\n{device}: {sizes}")
     small = make_problem([(5, 7), (3, 4), (1, 1)], batch=2, heads=3, channels=24, points=2)
     timed = make_problem(SMALL_LEVELS, batch=32, heads=4, channels=24, points=2).to(torch.float32, device)
-    fine = True
+    all_right = True
     for backend in BACKENDS.values():
         if backend.device_types and device not in backend.device_types:
             continue
@@ -50,8 +49,9 @@ def report(device: str) -> bool:
         for dtype in (*REAL, *HALF):
             if dtype in backend.dtypes:
                 error = error_against_reference(backend.name, small, device, dtype)
-                fine = fine and error <= BOUNDS[dtype]
-                verdict = "right" if error <= BOUNDS[dtype] else "WRONG"
+                is_right = error <= BOUNDS[dtype]
+                all_right = all_right and is_right
+                verdict = "right" if is_right else "WRONG"
                 _print(f"  {backend.name:10} {str(dtype)[6:]:9} {verdict}, relative error {error:.1e}")
         with use_backend(backend.name):
             with torch.no_grad():
@@ -59,7 +59,7 @@ def report(device: str) -> bool:
             both = milliseconds(timed.forward_backward, device)
         _print(f"  {backend.name:10} float32   forward {forward:.2f} ms, with backward {both:.2f} ms")
     _print(f"  `{AUTO}` takes: {choose(device, torch.float32).name}")
-    return fine
+    return all_right
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Who computes deformable attention: the known backends and the choice among them."""
+"""The backends of deformable attention, and the choice among them."""
 
 import importlib.util
 import logging
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.ops.ms_deform_attn import reference
-from models.ops.ms_deform_attn.build import BuildError, Kind, load_library
+from models.ops.ms_deform_attn.build import BuildError, Target, load_library
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Backend:
         title: for messages.
         device_types: where it runs; empty: everywhere.
         dtypes: of the value.
-        why_unavailable: None where it can be used, else the reason. May compile; the answer is remembered.
+        why_unavailable: None where it can be used, else the reason. May compile; the outcome is kept.
         forward: (value, shapes, locations, weights) -> output.
         backward: (grad_output, value, shapes, locations, weights, deterministic) -> gradients of the three tensors.
     """
@@ -52,7 +52,7 @@ class Backend:
     backward: Backward
 
     def why_unsuitable(self, device_type: str, dtype: torch.dtype) -> str | None:
-        """None where tensors of this kind can be computed, else the reason."""
+        """None where tensors of this device and dtype can be computed, else the reason."""
         if self.device_types and device_type not in self.device_types:
             return f"it runs on {', '.join(self.device_types)}, the tensors are on {device_type}"
         if dtype not in self.dtypes:
@@ -64,12 +64,12 @@ def _always() -> None:
     return None
 
 
-def _compiled(kind: Kind) -> Callable[[], str | None]:
+def _compiled(target: Target) -> Callable[[], str | None]:
     def why_unavailable() -> str | None:
-        if kind == "cuda" and not torch.cuda.is_available():
+        if target == "cuda" and not torch.cuda.is_available():
             return "PyTorch sees no CUDA device"
         try:
-            load_library(kind)
+            load_library(target)
         except BuildError as error:
             return str(error)
         return None
@@ -164,7 +164,7 @@ def set_backend(name: str) -> None:
         ValueError: if there is no backend of this name. Whether it is available shows when it is used.
     """
     global _setting  # noqa: PLW0603 - a setting of the process, as those of torch.backends
-    _setting = _known(name, "set_backend")
+    _setting = _validated(name, "set_backend")
 
 
 @contextmanager
@@ -179,13 +179,13 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def requested() -> str:
-    """What the environment variable asks for, else the setting.
+    """The backend that the environment variable names, else the setting.
 
     Raises:
         ValueError: if the variable names no backend.
     """
     name = os.environ.get(ENVIRONMENT_VARIABLE)
-    return _known(name, ENVIRONMENT_VARIABLE) if name else _setting
+    return _validated(name, ENVIRONMENT_VARIABLE) if name else _setting
 
 
 def choose(device_type: str, dtype: torch.dtype) -> Backend:
@@ -197,17 +197,17 @@ def choose(device_type: str, dtype: torch.dtype) -> Backend:
     key = (requested(), device_type, dtype)
     backend = _choices.get(key)
     if backend is None:
-        backend = _choices[key] = _find(*key)
+        backend = _choices[key] = _choose_anew(*key)
     return backend
 
 
-def _known(name: str, source: str) -> str:
+def _validated(name: str, source: str) -> str:
     if name != AUTO and name not in BACKENDS:
         raise ValueError(f"{source}={name!r}: no such backend; expected one of {', '.join([AUTO, *BACKENDS])}")
     return name
 
 
-def _find(name: str, device_type: str, dtype: torch.dtype) -> Backend:
+def _choose_anew(name: str, device_type: str, dtype: torch.dtype) -> Backend:
     if name != AUTO:
         backend = BACKENDS[name]
         if reason := backend.why_unsuitable(device_type, dtype):
@@ -217,23 +217,23 @@ def _find(name: str, device_type: str, dtype: torch.dtype) -> Backend:
             )
         _log(backend, device_type)
         return backend
-    missing: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for backend in BACKENDS.values():
         if backend.device_types and device_type not in backend.device_types:
             continue
         reason = backend.why_unsuitable(device_type, dtype)
         if reason is None:
-            _log(backend, device_type, missing)
+            _log(backend, device_type, reasons)
             return backend
-        missing[backend.name] = reason
+        reasons[backend.name] = reason
     raise ValueError(f"deformable attention cannot compute in {dtype}; convert value to float32")
 
 
-def _log(backend: Backend, device_type: str, missing: Mapping[str, str] | None = None) -> None:
-    """Says once which backend serves a device, and warns where it is not the best one."""
+def _log(backend: Backend, device_type: str, reasons: Mapping[str, str] | None = None) -> None:
+    """Logs once which backend is used on a device, and warns where it is not the best one."""
     if (device_type, backend.name) in _logged:
         return
     _logged.add((device_type, backend.name))
     logger.info("deformable attention on %s: %s (%s)", device_type, backend.name, backend.title)
-    for name, reason in (missing or {}).items():
+    for name, reason in (reasons or {}).items():
         logger.warning("the faster backend %r of deformable attention cannot be used: %s", name, reason)

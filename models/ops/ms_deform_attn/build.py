@@ -24,12 +24,12 @@ from typing import Literal
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["cpu", "cuda"]
+Target = Literal["cpu", "cuda"]
 
 SOURCES = Path(__file__).resolve().parent / "csrc"
 INSTALLED_PACKAGE = "soc_ms_deform_attn"
 
-# Stable ABI of torch 2.10: one file serves every later version.
+# Stable ABI of torch 2.10: one file works with every later version.
 TORCH_TARGET_VERSION = "0x020a000000000000"
 COMMON_FLAGS = ("-std=c++20", "-O3", f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}")
 # None of these lets the compiler assume that there is no NaN or infinity.
@@ -50,13 +50,13 @@ COMPILE_TIMEOUT_S = 1200
 
 
 class BuildError(RuntimeError):
-    """A library that is neither installed nor can be compiled; the text says why."""
+    """A library that is neither installed nor can be compiled; the message gives the reason."""
 
 
-_outcomes: dict[Kind, Path | BuildError] = {}
+_outcomes: dict[Target, Path | BuildError] = {}
 
 
-def load_library(kind: Kind) -> Path:
+def load_library(target: Target) -> Path:
     """Loads the operators of a library into PyTorch, compiling it first where needed; remembers the outcome.
 
     Returns:
@@ -65,26 +65,26 @@ def load_library(kind: Kind) -> Path:
     Raises:
         BuildError: if there is no library and none can be made. Later calls raise it again without another attempt.
     """
-    outcome = _outcomes.get(kind)
+    outcome = _outcomes.get(target)
     if outcome is None:
         try:
-            outcome = _find_and_load(kind)
+            outcome = _find_and_load(target)
         except BuildError as error:
             outcome = error
-        _outcomes[kind] = outcome
+        _outcomes[target] = outcome
     if isinstance(outcome, BuildError):
         raise outcome
     return outcome
 
 
-def _find_and_load(kind: Kind) -> Path:
-    installed = installed_library(kind)
+def _find_and_load(target: Target) -> Path:
+    installed = installed_library(target)
     if installed is not None:
         try:
             return _load(installed)
         except BuildError as error:
             logger.warning("ignoring the installed library: %s", error)
-    return _load(compiled_library(kind))
+    return _load(compiled_library(target))
 
 
 def _load(path: Path) -> Path:
@@ -97,32 +97,32 @@ def _load(path: Path) -> Path:
     return path
 
 
-def installed_library(kind: Kind) -> Path | None:
+def installed_library(target: Target) -> Path | None:
     """The library that `pip install ./models/ops/ms_deform_attn` left in the environment."""
     spec = importlib.util.find_spec(INSTALLED_PACKAGE)
     for folder in (spec and spec.submodule_search_locations) or ():
-        for path in sorted(Path(folder).glob(f"_{kind}*.so")):
+        for path in sorted(Path(folder).glob(f"_{target}*.so")):
             return path
     return None
 
 
-def compiled_library(kind: Kind) -> Path:
-    """The cached library; compiles it where there is none yet. Several processes may ask at once: one compiles.
+def compiled_library(target: Target) -> Path:
+    """The cached library; compiles it where there is none yet. Where several processes call this at once, one compiles.
 
     Raises:
         BuildError: if there is no compiler, or it fails.
     """
-    flags = cpu_flags() if kind == "cpu" else cuda_flags()
+    flags = cpu_flags() if target == "cpu" else cuda_flags()
     folder = cache_folder()
-    path = folder / f"soc_ms_deform_attn_{kind}_{_key(kind, flags)}.so"
+    path = folder / f"soc_ms_deform_attn_{target}_{_key(target, flags)}.so"
     if path.exists():
         return path
-    compiler = find_compiler(kind)
+    compiler = find_compiler(target)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(path.with_suffix(".lock")):
             if not path.exists():  # another process was faster
-                compile_library(kind, [*compiler, *flags], path)
+                compile_library(target, [*compiler, *flags], path)
     except OSError as error:
         raise BuildError(f"cannot write to {folder} ({error}); set SOC_CACHE_DIR to a folder that can") from error
     return path
@@ -135,13 +135,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "soc"
 
 
-def find_compiler(kind: Kind) -> list[str]:
+def find_compiler(target: Target) -> list[str]:
     """The compiler as the beginning of a command line.
 
     Raises:
         BuildError: if there is none, with what to do.
     """
-    if kind == "cuda":
+    if target == "cuda":
         homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
         candidates = [*(str(Path(home) / "bin" / "nvcc") for home in homes), "nvcc", "/usr/local/cuda/bin/nvcc"]
         advice = "no nvcc found: install the CUDA toolkit or set CUDA_HOME"
@@ -171,8 +171,8 @@ def cuda_flags() -> list[str]:
     """
     import torch
 
-    if wanted := os.environ.get("TORCH_CUDA_ARCH_LIST"):
-        return [*CUDA_FLAGS, *(flag for entry in wanted.replace(";", " ").split() for flag in _codes_for(entry))]
+    if listed := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return [*CUDA_FLAGS, *(flag for entry in listed.replace(";", " ").split() for flag in _codes_for(entry))]
     seen: set[str] = set()
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -186,32 +186,32 @@ def cuda_flags() -> list[str]:
 
 def _codes_for(entry: str) -> list[str]:
     """`9.0` or `9.0+PTX` of TORCH_CUDA_ARCH_LIST as flags."""
-    found = re.fullmatch(r"(\d+)\.(\d+[a-z]?)(\+PTX)?", entry)
-    if found is None:
+    match = re.fullmatch(r"(\d+)\.(\d+[a-z]?)(\+PTX)?", entry)
+    if match is None:
         raise BuildError(f"TORCH_CUDA_ARCH_LIST has {entry!r}; expected numbers as in '8.0;9.0+PTX'")
-    name = found[1] + found[2]
+    name = match[1] + match[2]
     codes = [f"-gencode=arch=compute_{name},code=sm_{name}"]
-    return [*codes, f"-gencode=arch=compute_{name},code=compute_{name}"] if found[3] else codes
+    return [*codes, f"-gencode=arch=compute_{name},code=compute_{name}"] if match[3] else codes
 
 
-def link_flags(kind: Kind) -> list[str]:
-    """Where the headers and libraries of the PyTorch in use are. They are not part of what a library is known by."""
+def link_flags(target: Target) -> list[str]:
+    """Where the headers and libraries of the PyTorch in use are. They are not part of a library's cache key."""
     import torch
 
     root = Path(torch.__file__).parent
     flags = ["-isystem", str(root / "include"), "-shared", f"-L{root / 'lib'}", "-ltorch_cpu"]
-    if kind == "cuda":
+    if target == "cuda":
         flags += ["-ltorch_cuda", "-cudart", "static"]
     return flags
 
 
-def _key(kind: Kind, flags: list[str]) -> str:
+def _key(target: Target, flags: list[str]) -> str:
     digest = hashlib.sha256()
-    for path in sorted((SOURCES / kind).rglob("*")):
+    for path in sorted((SOURCES / target).rglob("*")):
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     digest.update("\0".join(flags).encode())
-    digest.update((_processor() if kind == "cpu" else platform.machine()).encode())
+    digest.update((_processor() if target == "cpu" else platform.machine()).encode())
     return digest.hexdigest()[:20]
 
 
@@ -222,8 +222,8 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         lines = []
-    wanted = ("flags", "Features", "model name", "CPU part")
-    parts += sorted({line for line in lines if line.startswith(wanted)})
+    identifying = ("flags", "Features", "model name", "CPU part")
+    parts += sorted({line for line in lines if line.startswith(identifying)})
     return "\n".join(parts)
 
 
@@ -238,27 +238,27 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def compile_library(kind: Kind, command: list[str], path: Path) -> None:
+def compile_library(target: Target, command: list[str], path: Path) -> None:
     """Runs the compiler; a file that is there is whole.
 
     Args:
-        kind: which library.
+        target: which library.
         command: compiler and flags.
         path: the library.
 
     Raises:
         BuildError: if the compiler fails.
     """
-    sources = sorted((SOURCES / kind).glob("*.cpp" if kind == "cpu" else "*.cu"))
+    sources = sorted((SOURCES / target).glob("*.cpp" if target == "cpu" else "*.cu"))
     if not sources:
-        raise BuildError(f"no sources in {SOURCES / kind}")
-    logger.info("compiling the %s kernels of deformable attention (once, some seconds) into %s", kind, path)
+        raise BuildError(f"no sources in {SOURCES / target}")
+    logger.info("compiling the %s kernels of deformable attention (once, some seconds) into %s", target, path)
     begin = time.monotonic()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.so")
-    whole = [*command, *map(str, sources), "-o", str(temporary), *link_flags(kind)]
+    command_line = [*command, *map(str, sources), "-o", str(temporary), *link_flags(target)]
     try:
         try:
-            run = subprocess.run(whole, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
+            run = subprocess.run(command_line, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
         except subprocess.TimeoutExpired as error:
             raise BuildError(f"{command[0]} took more than {COMPILE_TIMEOUT_S} s") from error
         if run.returncode:

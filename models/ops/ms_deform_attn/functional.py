@@ -1,4 +1,4 @@
-"""The one door to multi-scale deformable attention: an operator of PyTorch behind which the backends stand.
+"""Multi-scale deformable attention as one operator of PyTorch, computed by one of several backends.
 
 The operator is registered once, `soc_ms_deform_attn::forward`, with its gradient, `soc_ms_deform_attn::backward`.
 Which backend computes is decided inside, whenever tensors arrive: compiled and exported graphs hold the operator and
@@ -18,7 +18,7 @@ NAMESPACE = "soc_ms_deform_attn"
 
 
 def ms_deform_attn(
-    value: Float[Tensor, "batch cell head channel"],
+    value: Float[Tensor, "batch token head channel"],
     spatial_shapes: Sequence[tuple[int, int]],
     sampling_locations: Float[Tensor, "batch query head level point 2"],
     attention_weights: Float[Tensor, "batch query head level point"],
@@ -26,18 +26,20 @@ def ms_deform_attn(
     """Multi-scale deformable attention; arguments as in `ms_deform_attn_reference`.
 
     Half-precision values are accumulated in float32, and their locations and weights are taken in float32: a location
-    in half precision would be off by a good part of a cell.
+    in half precision would be off by a good part of a pixel of the map.
 
     Raises:
         ValueError: if the tensors do not fit each other, or the backend that was asked for cannot be used.
     """
-    batch, num_cells, heads, _ = value.shape
+    batch, num_tokens, heads, _ = value.shape
     queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
     levels = len(spatial_shapes)
     shapes = [side for shape in spatial_shapes for side in shape]
-    held = sum(height * width for height, width in spatial_shapes)
-    if num_cells != held:
-        raise ValueError(f"value has {num_cells} cells, but spatial_shapes={list(spatial_shapes)} hold {held}")
+    expected_tokens = sum(height * width for height, width in spatial_shapes)
+    if num_tokens != expected_tokens:
+        raise ValueError(
+            f"value has {num_tokens} tokens, but spatial_shapes={list(spatial_shapes)} have {expected_tokens}"
+        )
     expected = (batch, queries, heads, levels, points)
     if attention_weights.shape != expected or sampling_locations.shape != (*expected, 2):
         raise ValueError(
@@ -78,22 +80,22 @@ def _fake_backward(
     return tuple(tensor.new_empty(tensor.shape) for tensor in (value, locations, weights))  # type: ignore[return-value]
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     value, ctx.shapes, locations, weights = inputs
     ctx.save_for_backward(value, locations, weights)
 
 
-def _differentiate(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+def _gradient(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
     value, locations, weights = ctx.saved_tensors
     gradients = torch.ops.soc_ms_deform_attn.backward(grad_output, value, ctx.shapes, locations, weights)
     return gradients[0], None, gradients[1], gradients[2]
 
 
-def _remember_nothing(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     pass
 
 
-def _differentiate_twice(ctx: Any, *grads: Tensor) -> None:
+def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
     raise NotImplementedError(
         "deformable attention has no second derivative; for one, call ms_deform_attn_reference instead"
     )
@@ -109,12 +111,12 @@ _library.define(
     " -> (Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-# For every device: what none of the compiled backends serves, the reference does.
+# For every device: the reference computes what no compiled backend can.
 _library.impl("forward", _forward, "CompositeExplicitAutograd")
 _library.impl("backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake(f"{NAMESPACE}::forward", _fake_forward, lib=_library)
 torch.library.register_fake(f"{NAMESPACE}::backward", _fake_backward, lib=_library)
-torch.library.register_autograd(f"{NAMESPACE}::forward", _differentiate, setup_context=_remember, lib=_library)
+torch.library.register_autograd(f"{NAMESPACE}::forward", _gradient, setup_context=_save_for_backward, lib=_library)
 torch.library.register_autograd(
-    f"{NAMESPACE}::backward", _differentiate_twice, setup_context=_remember_nothing, lib=_library
+    f"{NAMESPACE}::backward", _no_second_derivative, setup_context=_save_nothing, lib=_library
 )

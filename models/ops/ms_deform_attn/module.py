@@ -1,4 +1,4 @@
-"""Deformable attention as a layer: projections, sampling places and weights around the operator."""
+"""Deformable attention as a layer: projections, sampling locations and weights around the operator."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from models.ops.ms_deform_attn.functional import ms_deform_attn
 
 
 class MSDeformAttn(nn.Module):
-    """Every query looks at a few learned places near its reference, on every level.
+    """Every query samples the maps of all levels at a few learned locations near its reference.
 
     Args:
         dim: width of queries and values.
         num_levels: value maps.
         num_heads: attention heads; must divide `dim`.
-        num_points: places per head and level.
+        num_points: sampling points per head and level.
 
     Source: Deformable DETR (arXiv:2010.04159), section 4.1.
     """
@@ -28,15 +28,15 @@ class MSDeformAttn(nn.Module):
         if dim % num_heads:
             raise ValueError(f"num_heads={num_heads} must divide dim={dim}")
         self.num_levels, self.num_heads, self.num_points = num_levels, num_heads, num_points
-        places = num_heads * num_levels * num_points
-        self.sampling_offsets = nn.Linear(dim, places * 2)
-        self.attention_weights = nn.Linear(dim, places)
+        num_samples = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(dim, num_samples * 2)
+        self.attention_weights = nn.Linear(dim, num_samples)
         self.value_proj = nn.Linear(dim, dim)
         self.output_proj = nn.Linear(dim, dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Each head starts looking in its own direction, point k at k cells from the reference."""
+        """Each head starts in a direction of its own, its point k at k pixels of the map from the reference."""
         angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
         directions = directions / directions.abs().amax(dim=-1, keepdim=True)
@@ -55,28 +55,28 @@ class MSDeformAttn(nn.Module):
         self,
         query: Float[Tensor, "batch query dim"],
         reference: Float[Tensor, "batch query level ref"],
-        memory: Float[Tensor, "batch cell dim"],
+        memory: Float[Tensor, "batch token dim"],
         level_shapes: Sequence[tuple[int, int]],
         *,
-        memory_is_padding: Bool[Tensor, "batch cell"] | None = None,
+        memory_is_padding: Bool[Tensor, "batch token"] | None = None,
     ) -> Float[Tensor, "batch query dim"]:
         """Attend from `query` to `memory`.
 
         Args:
             query: content plus position.
             reference: (x, y) or (x, y, w, h) per level, as fractions of the padded map.
-            memory: cells of all levels, finest first.
+            memory: tokens of all levels, finest first.
             level_shapes: (height, width) of each level.
-            memory_is_padding: cells whose value counts as zero.
+            memory_is_padding: tokens whose value counts as zero.
         """
         value = self.value_proj(memory)
         if memory_is_padding is not None:
             value = value.masked_fill(memory_is_padding[..., None], 0.0)
-        locations, weights = self.places(query, reference, level_shapes)
+        locations, weights = self.sampling_locations(query, reference, level_shapes)
         value = rearrange(value, "b s (m c) -> b s m c", m=self.num_heads)
         return self.output_proj(ms_deform_attn(value, level_shapes, locations, weights))
 
-    def places(
+    def sampling_locations(
         self,
         query: Float[Tensor, "batch query dim"],
         reference: Float[Tensor, "batch query level ref"],
@@ -93,8 +93,8 @@ class MSDeformAttn(nn.Module):
         weights = logits.softmax(dim=-1).unflatten(-1, (self.num_levels, self.num_points))
         reference = rearrange(reference, "b q l ref -> b q 1 l 1 ref")
         if reference.shape[-1] == 2:
-            cells = reference.new_tensor([(width, height) for height, width in level_shapes])
-            return reference + offsets / cells[:, None], weights
+            sizes = reference.new_tensor([(width, height) for height, width in level_shapes])
+            return reference + offsets / sizes[:, None], weights
         if reference.shape[-1] == 4:
             return reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5, weights
         raise ValueError(f"reference has {reference.shape[-1]} coordinates, expected 2 (point) or 4 (box)")

@@ -26,14 +26,14 @@ class Problem:
     """Arguments of one call, and the gradient of its output.
 
     Attributes:
-        value: cells of all levels.
+        value: tokens of all levels.
         spatial_shapes: (height, width) of each level.
-        sampling_locations: some cells around each query's own place, now and then outside.
+        sampling_locations: within some pixels of each query's own location, now and then outside.
         attention_weights: sum to one.
         grad_output: what flows back.
     """
 
-    value: Float[Tensor, "batch cell head channel"]
+    value: Float[Tensor, "batch token head channel"]
     spatial_shapes: Shapes
     sampling_locations: Float[Tensor, "batch query head level point 2"]
     attention_weights: Float[Tensor, "batch query head level point"]
@@ -76,7 +76,7 @@ def make_problem(
         heads: attention heads.
         channels: of a head.
         points: samples per head and level.
-        queries: how many, at random places; None: every cell asks, as in the encoder.
+        queries: how many, at random locations; None: every token is one, as in the encoder.
         seed: of the random numbers.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -86,17 +86,17 @@ def make_problem(
 
     if queries is None:
         centres = torch.cat([_centres(height, width) for height, width in spatial_shapes])
-        places = repeat(centres, "q xy -> b q xy", b=batch)
+        locations = repeat(centres, "q xy -> b q xy", b=batch)
     else:
-        places = torch.rand(batch, queries, 2, generator=generator, dtype=torch.float64)
-    count, levels = places.shape[1], len(spatial_shapes)
+        locations = torch.rand(batch, queries, 2, generator=generator, dtype=torch.float64)
+    count, levels = locations.shape[1], len(spatial_shapes)
     sizes = torch.tensor([(width, height) for height, width in spatial_shapes], dtype=torch.float64)
     offsets = 2 * normal(batch, count, heads, levels, points, 2) / sizes[:, None]
     weights = normal(batch, count, heads, levels * points).softmax(dim=-1).unflatten(-1, (levels, points))
     problem = Problem(
         normal(batch, sum(height * width for height, width in spatial_shapes), heads, channels),
         tuple(spatial_shapes),
-        places[:, :, None, None, None] + offsets,
+        locations[:, :, None, None, None] + offsets,
         weights,
         normal(batch, count, heads * channels),
     )

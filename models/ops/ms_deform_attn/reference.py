@@ -12,19 +12,19 @@ _BILINEAR, _ZEROS = 0, 0  # numbers of grid_sample's modes in the operator behin
 
 
 def ms_deform_attn_reference(
-    value: Float[Tensor, "batch cell head channel"],
+    value: Float[Tensor, "batch token head channel"],
     spatial_shapes: Sequence[tuple[int, int]],
     sampling_locations: Float[Tensor, "batch query head level point 2"],
     attention_weights: Float[Tensor, "batch query head level point"],
 ) -> Float[Tensor, "batch query head*channel"]:
-    """Sample the value maps at a few places per query and add the samples up, weighted.
+    """Sample the value maps at a few locations per query and add the samples up, weighted.
 
     Args:
-        value: cells of all levels, finest first, row by row.
-        spatial_shapes: (height, width) of each level; their areas add up to the number of cells.
-        sampling_locations: (x, y) in [0, 1] from the outer edge of the first to that of the last cell. Outside is zero,
-            and so is a location that is not finite: it adds nothing and gets no gradient. (`grid_sample` makes a NaN of
-            it on the CPU.) NaN weights do show.
+        value: tokens of all levels, one per pixel of a map, finest level first, row by row.
+        spatial_shapes: (height, width) of each level; their areas add up to the number of tokens.
+        sampling_locations: (x, y) in [0, 1] from the outer edge of the first to that of the last pixel. Outside is
+            zero, and so is a location that is not finite: it adds nothing and gets no gradient. (`grid_sample` makes a
+            NaN of it on the CPU.) NaN weights give NaN.
         attention_weights: how much each sample counts.
 
     Source: Deformable DETR, equation 3; sampling is bilinear with zero padding and pixel areas (`align_corners=False`).
@@ -44,7 +44,7 @@ def ms_deform_attn_reference(
                 align_corners=False,
             )
             total = total + (samples * weight).sum(dim=-1)
-    if total.numel() == 0 or total.ndim == 0:  # nobody asks, or there is nothing to look at
+    if total.numel() == 0 or total.ndim == 0:  # no query, no sample or no token
         return value.new_zeros(value.shape[0], sampling_locations.shape[1], value.shape[2] * value.shape[3])
     return rearrange(total, "(b m) c q -> b q (m c)", b=value.shape[0])
 

@@ -49,7 +49,7 @@ def load_build_module() -> ModuleType:
 build = load_build_module()
 
 
-def wanted_kinds() -> list[str]:
+def requested_targets() -> list[str]:
     """Which libraries to build.
 
     Raises:
@@ -69,7 +69,7 @@ def cpu_flags() -> list[str]:
     return [*build.CPU_FLAGS, *tuning, *([f"-m{'arch' if is_x86 else 'cpu'}={architecture}"] if architecture else [])]
 
 
-def kind_of(extension_name: str) -> str:
+def target_of(extension_name: str) -> str:
     """`soc_ms_deform_attn._cpu` -> `cpu`."""
     return extension_name.rpartition("_")[2]
 
@@ -92,7 +92,7 @@ class BuildLibrary(build_ext):
             path = Path(self.build_lib, self.get_ext_filename(name))
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                build.compile_library(kind_of(name), command, path)
+                build.compile_library(target_of(name), command, path)
             except build.BuildError as error:
                 raise CompileError(str(error)) from error
 
@@ -102,13 +102,13 @@ class BuildLibrary(build_ext):
         Raises:
             CompileError: in one sentence, with what to do.
         """
-        kind = kind_of(extension.name)
+        target = target_of(extension.name)
         try:
-            if kind == "cuda" and torch.version.cuda is None:
+            if target == "cuda" and torch.version.cuda is None:
                 raise build.BuildError("this PyTorch is built without CUDA: install one with it")
-            return [*build.find_compiler(kind), *(cpu_flags() if kind == "cpu" else build.cuda_flags())]
+            return [*build.find_compiler(target), *(cpu_flags() if target == "cpu" else build.cuda_flags())]
         except build.BuildError as error:
-            way_out = ", or set SOC_MS_DEFORM_ATTN_BUILD=cpu to build for the CPU only" if kind == "cuda" else ""
+            way_out = ", or set SOC_MS_DEFORM_ATTN_BUILD=cpu to build for the CPU only" if target == "cuda" else ""
             raise CompileError(f"{error}{way_out}") from error
 
 
@@ -133,7 +133,7 @@ def main() -> None:
             python_requires=">=3.10",
             packages=[PACKAGE],
             package_dir={PACKAGE: "extension"},
-            ext_modules=[Extension(f"{PACKAGE}._{kind}", sources=[]) for kind in wanted_kinds()],
+            ext_modules=[Extension(f"{PACKAGE}._{target}", sources=[]) for target in requested_targets()],
             cmdclass={"build_ext": BuildLibrary, "bdist_wheel": AnyPython},
             options=options,
             zip_safe=False,

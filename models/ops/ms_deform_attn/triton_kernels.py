@@ -19,18 +19,18 @@ MAX_QUERIES = 64
 
 @triton.jit
 def _position(coordinate, side):  # type: ignore[no-untyped-def]
-    """Cell before a coordinate, the way on from it, and whether it lies on the map or less than a cell outside."""
+    """Pixel before a coordinate, the offset from it, and whether it lies on the map or less than a pixel outside."""
     position = coordinate * side - 0.5
-    is_near = (position >= -1) & (position < side)  # false for NaN
-    position = tl.where(is_near, position, 0.0)
-    cell = tl.floor(position)
-    return cell.to(tl.int32), position - cell, is_near
+    inside = (position >= -1) & (position < side)  # false for NaN
+    position = tl.where(inside, position, 0.0)
+    pixel = tl.floor(position)
+    return pixel.to(tl.int32), position - pixel, inside
 
 
 @triton.jit
 def _forward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - as many as the data has axes
     value, shapes, locations, weights, output,
-    cells, queries, heads, channels, levels, points,
+    tokens, queries, heads, channels, levels, points,
     QUERIES: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     tiles = tl.cdiv(queries, QUERIES)
@@ -45,19 +45,19 @@ def _forward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 -
     for level in range(levels):
         height, width = tl.load(shapes + 2 * level), tl.load(shapes + 2 * level + 1)
         for point in range(points):
-            place = (row * levels + level) * points + point
-            x, dx, near_x = _position(tl.load(locations + 2 * place, mask=has_query, other=0.0), width)
-            y, dy, near_y = _position(tl.load(locations + 2 * place + 1, mask=has_query, other=0.0), height)
-            weight = tl.load(weights + place, mask=has_query, other=0.0)
-            is_near = has_query & near_x & near_y
+            sample = (row * levels + level) * points + point
+            x, dx, inside_x = _position(tl.load(locations + 2 * sample, mask=has_query, other=0.0), width)
+            y, dy, inside_y = _position(tl.load(locations + 2 * sample + 1, mask=has_query, other=0.0), height)
+            weight = tl.load(weights + sample, mask=has_query, other=0.0)
+            inside = has_query & inside_x & inside_y
             for corner in tl.static_range(4):
-                column, line = x + corner % 2, y + corner // 2
-                is_there = is_near & (column >= 0) & (column < width) & (line >= 0) & (line < height)
-                share = weight * (dx if corner % 2 else 1 - dx) * (dy if corner // 2 else 1 - dy)
-                offset = ((batch * cells + start + line * width + column) * heads + head) * channels
-                mask = is_there[:, None] & has_channel[None, :]
-                cell = tl.load(value + offset[:, None] + channel[None, :], mask=mask, other=0.0)
-                total += share[:, None] * cell.to(total.dtype)
+                column, map_row = x + corner % 2, y + corner // 2
+                is_on_map = inside & (column >= 0) & (column < width) & (map_row >= 0) & (map_row < height)
+                corner_weight = weight * (dx if corner % 2 else 1 - dx) * (dy if corner // 2 else 1 - dy)
+                offset = ((batch * tokens + start + map_row * width + column) * heads + head) * channels
+                mask = is_on_map[:, None] & has_channel[None, :]
+                token = tl.load(value + offset[:, None] + channel[None, :], mask=mask, other=0.0)
+                total += corner_weight[:, None] * token.to(total.dtype)
         start += height * width
     mask = has_query[:, None] & has_channel[None, :]
     tl.store(output + row[:, None] * channels + channel[None, :], total.to(output.dtype.element_ty), mask=mask)
@@ -66,7 +66,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 -
 @triton.jit
 def _backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - as many as the data has axes
     grad_output, value, shapes, locations, weights, grad_value, grad_locations, grad_weights,
-    cells, queries, heads, channels, levels, points,
+    tokens, queries, heads, channels, levels, points,
     QUERIES: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     tiles = tl.cdiv(queries, QUERIES)
@@ -83,41 +83,41 @@ def _backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 
     for level in range(levels):
         height, width = tl.load(shapes + 2 * level), tl.load(shapes + 2 * level + 1)
         for point in range(points):
-            place = (row * levels + level) * points + point
-            x, dx, near_x = _position(tl.load(locations + 2 * place, mask=has_query, other=0.0), width)
-            y, dy, near_y = _position(tl.load(locations + 2 * place + 1, mask=has_query, other=0.0), height)
-            weight = tl.load(weights + place, mask=has_query, other=0.0)
-            is_near = has_query & near_x & near_y
+            sample = (row * levels + level) * points + point
+            x, dx, inside_x = _position(tl.load(locations + 2 * sample, mask=has_query, other=0.0), width)
+            y, dy, inside_y = _position(tl.load(locations + 2 * sample + 1, mask=has_query, other=0.0), height)
+            weight = tl.load(weights + sample, mask=has_query, other=0.0)
+            inside = has_query & inside_x & inside_y
             grad_x, grad_y = tl.zeros_like(dx), tl.zeros_like(dx)
             grad_weight = tl.zeros_like(dx)
             for corner in tl.static_range(4):
-                column, line = x + corner % 2, y + corner // 2
-                is_there = is_near & (column >= 0) & (column < width) & (line >= 0) & (line < height)
+                column, map_row = x + corner % 2, y + corner // 2
+                is_on_map = inside & (column >= 0) & (column < width) & (map_row >= 0) & (map_row < height)
                 along_x = dx if corner % 2 else 1 - dx
                 along_y = dy if corner // 2 else 1 - dy
-                offset = ((batch * cells + start + line * width + column) * heads + head) * channels
-                mask = is_there[:, None] & has_channel[None, :]
+                offset = ((batch * tokens + start + map_row * width + column) * heads + head) * channels
+                mask = is_on_map[:, None] & has_channel[None, :]
                 offsets = offset[:, None] + channel[None, :]
-                cell = tl.load(value + offsets, mask=mask, other=0.0).to(gradient.dtype)
-                product = tl.sum(cell * gradient, axis=1)
+                token = tl.load(value + offsets, mask=mask, other=0.0).to(gradient.dtype)
+                product = tl.sum(token * gradient, axis=1)
                 grad_weight += along_x * along_y * product
                 grad_x += (along_y if corner % 2 else -along_y) * product
                 grad_y += (along_x if corner // 2 else -along_x) * product
                 tl.atomic_add(
                     grad_value + offsets, (weight * along_x * along_y)[:, None] * gradient, mask=mask, sem="relaxed"
                 )
-            tl.store(grad_locations + 2 * place, tl.where(is_near, grad_x * weight * width, 0.0), mask=has_query)
-            tl.store(grad_locations + 2 * place + 1, tl.where(is_near, grad_y * weight * height, 0.0), mask=has_query)
-            tl.store(grad_weights + place, grad_weight, mask=has_query)
+            tl.store(grad_locations + 2 * sample, tl.where(inside, grad_x * weight * width, 0.0), mask=has_query)
+            tl.store(grad_locations + 2 * sample + 1, tl.where(inside, grad_y * weight * height, 0.0), mask=has_query)
+            tl.store(grad_weights + sample, grad_weight, mask=has_query)
         start += height * width
 
 
 def forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
     """The output; arguments as those of a backend."""
-    batch, cells, heads, channels = value.shape
+    batch, tokens, heads, channels = value.shape
     queries, levels, points = locations.shape[1], locations.shape[3], locations.shape[4]
     output = value.new_empty(batch, queries, heads * channels)
-    sizes = (cells, queries, heads, channels, levels, points)
+    sizes = (tokens, queries, heads, channels, levels, points)
     table = _table(tuple(shapes), value.device)
     tensors = (value.contiguous(), table, locations.contiguous(), weights.contiguous(), output)
     tile = _tile(channels)
@@ -130,12 +130,12 @@ def backward(
     grad_output: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, locations and weights. Sums into the first come in any order."""
-    batch, cells, heads, channels = value.shape
+    batch, tokens, heads, channels = value.shape
     queries, levels, points = locations.shape[1], locations.shape[3], locations.shape[4]
     # Sums in half precision would lose most of what is added late.
     grad_value = torch.zeros(value.shape, dtype=locations.dtype, device=value.device)
     grad_locations, grad_weights = torch.empty_like(locations.contiguous()), torch.empty_like(weights.contiguous())
-    sizes = (cells, queries, heads, channels, levels, points)
+    sizes = (tokens, queries, heads, channels, levels, points)
     table = _table(tuple(shapes), value.device)
     inputs = (grad_output.contiguous(), value.contiguous(), table, locations.contiguous(), weights.contiguous())
     tile = _tile(channels)

@@ -37,7 +37,7 @@ class Case:
         heads: attention heads.
         channels: of a head.
         points: samples per head and level.
-        queries: None: every cell.
+        queries: None: one per token.
         goals: smallest ratio to pure PyTorch, forward and forward + backward, by backend.
     """
 
@@ -118,7 +118,7 @@ def _through(backend: Backend, backward: bool) -> Callable[[Problem], object]:
 
 
 def usable(device: str, dtype: torch.dtype) -> list[Backend]:
-    """Backends that can take part; says why the others cannot."""
+    """Backends that can take part; prints why the others cannot."""
     chosen = []
     for backend in BACKENDS.values():
         if backend.device_types and device not in backend.device_types:

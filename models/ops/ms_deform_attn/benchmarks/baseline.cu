@@ -1,8 +1,9 @@
 // What the CUDA kernels of deformable attention are measured against: the published algorithm in its shape, float32.
 //
-// Forward: a thread per output channel, which works out every place for itself. Backward: a block per (batch, query,
-// head) with a thread per channel; for each place the threads leave their parts of the gradients of location and weight
-// in shared memory, the first thread adds them up one by one, and each channel of each corner is one atomic addition.
+// Forward: a thread per output channel, which computes every sample for itself. Backward: a block per (batch, query,
+// head) with a thread per channel; for each sample the threads leave their parts of the gradients of location and
+// weight in shared memory, the first thread adds them up one by one, and each channel of each corner is one atomic
+// addition.
 // Written for this comparison only. It has never run: no GPU was at hand.
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -24,10 +25,10 @@ struct Levels {
 };
 
 struct Sizes {
-  int batch, cells, queries, heads, channels, levels, points;
+  int batch, tokens, queries, heads, channels, levels, points;
 };
 
-__device__ float cell_or_zero(const float* map, int row, int column, int height, int width, int stride) {
+__device__ float value_or_zero(const float* map, int row, int column, int height, int width, int stride) {
   const bool inside = row >= 0 && row < height && column >= 0 && column < width;
   return inside ? map[(row * width + column) * stride] : 0.0f;
 }
@@ -41,21 +42,21 @@ __global__ void baseline_forward(const float* value, Levels levels, const float*
     const int head = row % s.heads;
     const int batch = row / s.heads / s.queries;
     const int stride = s.heads * s.channels;
-    int place = row * s.levels * s.points;
+    int sample_index = row * s.levels * s.points;
     float sum = 0.0f;
     for (int level = 0; level < s.levels; ++level) {
       const int height = levels.height[level], width = levels.width[level];
-      const float* map = value + (batch * s.cells + levels.start[level]) * stride + head * s.channels + channel;
-      for (int point = 0; point < s.points; ++point, ++place) {
-        const float x = locations[2 * place] * width - 0.5f, y = locations[2 * place + 1] * height - 0.5f;
+      const float* map = value + (batch * s.tokens + levels.start[level]) * stride + head * s.channels + channel;
+      for (int point = 0; point < s.points; ++point, ++sample_index) {
+        const float x = locations[2 * sample_index] * width - 0.5f, y = locations[2 * sample_index + 1] * height - 0.5f;
         if (x > -1 && y > -1 && x < width && y < height) {
           const int left = static_cast<int>(floorf(x)), top = static_cast<int>(floorf(y));
           const float dx = x - left, dy = y - top;
-          const float sample = (1 - dy) * (1 - dx) * cell_or_zero(map, top, left, height, width, stride) +
-                               (1 - dy) * dx * cell_or_zero(map, top, left + 1, height, width, stride) +
-                               dy * (1 - dx) * cell_or_zero(map, top + 1, left, height, width, stride) +
-                               dy * dx * cell_or_zero(map, top + 1, left + 1, height, width, stride);
-          sum += weights[place] * sample;
+          const float sample = (1 - dy) * (1 - dx) * value_or_zero(map, top, left, height, width, stride) +
+                               (1 - dy) * dx * value_or_zero(map, top, left + 1, height, width, stride) +
+                               dy * (1 - dx) * value_or_zero(map, top + 1, left, height, width, stride) +
+                               dy * dx * value_or_zero(map, top + 1, left + 1, height, width, stride);
+          sum += weights[sample_index] * sample;
         }
       }
     }
@@ -77,21 +78,21 @@ __global__ void baseline_backward(const float* grad_output, const float* value, 
   const int head = row % s.heads, batch = row / s.heads / s.queries;
   const int stride = s.heads * s.channels;
   const float gradient = grad_output[row * s.channels + channel];
-  int place = row * s.levels * s.points;
+  int sample_index = row * s.levels * s.points;
   for (int level = 0; level < s.levels; ++level) {
     const int height = levels.height[level], width = levels.width[level];
-    const int offset = (batch * s.cells + levels.start[level]) * stride + head * s.channels + channel;
-    for (int point = 0; point < s.points; ++point, ++place) {
-      const float x = locations[2 * place] * width - 0.5f, y = locations[2 * place + 1] * height - 0.5f;
-      const float weight = weights[place];
+    const int offset = (batch * s.tokens + levels.start[level]) * stride + head * s.channels + channel;
+    for (int point = 0; point < s.points; ++point, ++sample_index) {
+      const float x = locations[2 * sample_index] * width - 0.5f, y = locations[2 * sample_index + 1] * height - 0.5f;
+      const float weight = weights[sample_index];
       float along_x = 0.0f, along_y = 0.0f, sample = 0.0f;
       if (x > -1 && y > -1 && x < width && y < height) {
         const int left = static_cast<int>(floorf(x)), top = static_cast<int>(floorf(y));
         const float dx = x - left, dy = y - top;
-        const float v00 = cell_or_zero(value + offset, top, left, height, width, stride);
-        const float v01 = cell_or_zero(value + offset, top, left + 1, height, width, stride);
-        const float v10 = cell_or_zero(value + offset, top + 1, left, height, width, stride);
-        const float v11 = cell_or_zero(value + offset, top + 1, left + 1, height, width, stride);
+        const float v00 = value_or_zero(value + offset, top, left, height, width, stride);
+        const float v01 = value_or_zero(value + offset, top, left + 1, height, width, stride);
+        const float v10 = value_or_zero(value + offset, top + 1, left, height, width, stride);
+        const float v11 = value_or_zero(value + offset, top + 1, left + 1, height, width, stride);
         const float scaled = weight * gradient;
         scatter(grad_value + offset, top, left, height, width, stride, (1 - dy) * (1 - dx) * scaled);
         scatter(grad_value + offset, top, left + 1, height, width, stride, (1 - dy) * dx * scaled);
@@ -112,9 +113,9 @@ __global__ void baseline_backward(const float* grad_output, const float* value, 
           sum_y += parts[3 * i + 1];
           sum_weight += parts[3 * i + 2];
         }
-        grad_locations[2 * place] = sum_x;
-        grad_locations[2 * place + 1] = sum_y;
-        grad_weights[place] = sum_weight;
+        grad_locations[2 * sample_index] = sum_x;
+        grad_locations[2 * sample_index + 1] = sum_y;
+        grad_weights[sample_index] = sum_weight;
       }
       __syncthreads();
     }
@@ -170,7 +171,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output, const Ten
                                             const Tensor& weights) {
   const Sizes s = sizes_of(value, locations);
   const torch::stable::accelerator::DeviceGuard guard(value.get_device());
-  Tensor grad_value = torch::stable::new_zeros(value, {s.batch, s.cells, s.heads, s.channels});
+  Tensor grad_value = torch::stable::new_zeros(value, {s.batch, s.tokens, s.heads, s.channels});
   Tensor grad_locations = torch::stable::empty_like(locations), grad_weights = torch::stable::empty_like(weights);
   const size_t shared = 3 * sizeof(float) * static_cast<size_t>(s.channels);
   baseline_backward<<<s.batch * s.queries * s.heads, s.channels, shared, current_stream(value)>>>(

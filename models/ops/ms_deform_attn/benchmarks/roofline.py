@@ -109,25 +109,25 @@ class Contestant:
 
 
 def contestants(arguments: Arguments) -> list[Contestant]:
-    """All that are there for this device and dtype; says why the others are not."""
+    """All that are available for this device and dtype; prints why the others are not."""
     device, dtype = arguments.value.device.type, arguments.value.dtype
-    found = []
+    available = []
     for backend in BACKENDS.values():
         reason = backend.why_unsuitable(device, dtype)
         if reason is not None:
             print(f"without {backend.name}: {reason}")
             continue
-        found.append(_of_backend(backend.name, backend, arguments, deterministic=False))
+        available.append(_of_backend(backend.name, backend, arguments, deterministic=False))
         if backend.name == OURS:
-            found.append(_of_backend(DETERMINISTIC, backend, arguments, deterministic=True))
+            available.append(_of_backend(DETERMINISTIC, backend, arguments, deterministic=True))
     if device == "cuda" and dtype == torch.float32:
-        found.append(_baseline(arguments))
+        available.append(_baseline(arguments))
     if device == "cuda":
         if importlib.util.find_spec("deformops") is not None:
-            found.append(_deformops(arguments))
+            available.append(_deformops(arguments))
         else:
             print("without deformops: not installed (it needs Python 3.12 or newer)")
-    return found
+    return available
 
 
 def _of_backend(name: str, backend: Backend, a: Arguments, *, deterministic: bool) -> Contestant:
@@ -327,14 +327,14 @@ def main() -> int:
     ]
     complaints = []
     for case in CASES if options.device == "cuda" else TINY_CASES:
-        added, found = measure(case, options.device, options.rounds, bandwidth)
+        added, wrong = measure(case, options.device, options.rounds, bandwidth)
         print("\n".join(added), flush=True)
         lines += added
-        complaints += found
-    fine = (
+        complaints += wrong
+    all_right = (
         "All are right, and all goals are reached." if options.device == "cuda" else "All are right. No GPU, no goals."
     )
-    verdict = [f"- {complaint}" for complaint in complaints] or [fine]
+    verdict = [f"- {complaint}" for complaint in complaints] or [all_right]
     text = [
         "# Deformable attention on a GPU",
         "",

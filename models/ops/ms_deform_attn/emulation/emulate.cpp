@@ -87,11 +87,11 @@ void run_rows(const Case& c, const Buffer& value, const Buffer& locations, const
 template <class T>
 void run(const Case& c, std::istream& in, std::ostream& out) {
   const Sizes& s = c.sizes;
-  const int64_t rows = s.batch * s.queries * s.heads, places = rows * s.levels * s.points;
-  const int64_t cells = s.batch * s.cells * s.heads * s.channels;
+  const int64_t rows = s.batch * s.queries * s.heads, samples = rows * s.levels * s.points;
+  const int64_t elements = s.batch * s.tokens * s.heads * s.channels;
   const size_t weight_size = c.weights_are_wide ? sizeof(Real<T>) : sizeof(T);
-  Buffer value(cells, sizeof(T), kZero), locations(2 * places, sizeof(Real<T>), kZero);
-  Buffer weights(places, weight_size, kZero), grad_output(rows * s.channels, sizeof(T), kZero);
+  Buffer value(elements, sizeof(T), kZero), locations(2 * samples, sizeof(Real<T>), kZero);
+  Buffer weights(samples, weight_size, kZero), grad_output(rows * s.channels, sizeof(T), kZero);
   value.read(in);
   locations.read(in);
   weights.read(in);
@@ -101,8 +101,8 @@ void run(const Case& c, std::istream& in, std::ostream& out) {
   // What the kernels must fill is not a number before; what is empty is zero without them.
   const int fill = is_empty(s) ? kZero : kNotANumber;
   Buffer output(rows * s.channels, sizeof(T), fill);
-  Buffer scattered(cells, sizeof(Real<T>), kZero), gathered(cells, sizeof(T), fill);
-  Buffer grad_locations(2 * places, sizeof(Real<T>), fill), grad_weights(places, weight_size, fill);
+  Buffer scattered(elements, sizeof(Real<T>), kZero), gathered(elements, sizeof(T), fill);
+  Buffer grad_locations(2 * samples, sizeof(Real<T>), fill), grad_weights(samples, weight_size, fill);
   Real<T>* grad_value = c.task == kDeterministicBackward ? nullptr : scattered.as<Real<T>>();
   constexpr int packed = 16 / sizeof(T);
   if (!is_empty(s) && s.channels % packed == 0 && !c.one_channel_per_lane) {
@@ -115,7 +115,7 @@ void run(const Case& c, std::istream& in, std::ostream& out) {
     output.write(out);
     return;
   }
-  if (c.task == kDeterministicBackward && !is_empty(s) && s.cells > 0) {
+  if (c.task == kDeterministicBackward && !is_empty(s) && s.tokens > 0) {
     const GatherPlan plan = plan_gather(s, c.max_grid);
     simt::launch(plan.grid, kThreads, [&] {
       gather_value_gradient_kernel<T>(grad_output.as<T>(), c.table, locations.as<Real<T>>(),
@@ -148,7 +148,7 @@ void run_case(std::istream& in, std::ostream& out) {
   c.max_grid = read_number(in);
   Sizes& s = c.sizes;
   s.batch = read_number(in);
-  s.cells = read_number(in);
+  s.tokens = read_number(in);
   s.queries = read_number(in);
   s.heads = static_cast<int32_t>(read_number(in));
   s.channels = static_cast<int32_t>(read_number(in));

@@ -114,7 +114,7 @@ class Emulator:
         return Results(output, *gradients)
 
     def layout(self, sizes: Sequence[int], shapes: Sequence[tuple[int, int]], *, tile: int, row: int) -> LaunchLayout:
-        """The layout for [batch, cells, queries, heads, channels, levels, points] and four channels per lane."""
+        """The layout for [batch, tokens, queries, heads, channels, levels, points] and four channels per lane."""
         flat = [side for shape in shapes for side in shape]
         data = self._run(_numbers(PLAN, 1, 0, 0, MAX_GRID, *sizes, *flat, 4, tile, row))
         numbers = torch.frombuffer(bytearray(data), dtype=torch.int64).tolist()
@@ -139,7 +139,7 @@ def _tensors(*tensors: Tensor) -> bytes:
 
 
 def _header(task: int, inputs: Inputs) -> bytes:
-    batch, cells, heads, channels = inputs.value.shape
+    batch, tokens, heads, channels = inputs.value.shape
     _, queries, _, levels, points = inputs.weights.shape
     return _numbers(
         task,
@@ -147,7 +147,7 @@ def _header(task: int, inputs: Inputs) -> bytes:
         int(inputs.weights.dtype != inputs.value.dtype),
         int(inputs.one_channel_per_lane),
         inputs.max_grid,
-        *(batch, cells, queries, heads, channels, levels, points),
+        *(batch, tokens, queries, heads, channels, levels, points),
         *(side for shape in inputs.shapes for side in shape),
     )
 

@@ -3,7 +3,7 @@
 // Forward: parallel over queries. Backward: parallel over (batch, head), so that every element of every gradient
 // belongs to one thread: no atomics, and the same bits every time.
 //
-// Per query and head, the places and bilinear weights of all samples are computed first, side by side in vector
+// Per query and head, the corners and bilinear weights of all samples are computed first, side by side in vector
 // registers; then each sample is four fused multiply-adds of `dim` channels.
 
 #include <torch/csrc/stable/library.h>
@@ -32,7 +32,7 @@ constexpr int64_t kWorkPerThread = 1 << 16;
 constexpr int64_t kPackedBytes = 1 << 18;
 
 struct Sizes {
-  int64_t batch, cells, heads, dim, queries, levels, points;
+  int64_t batch, tokens, heads, dim, queries, levels, points;
   int64_t samples() const { return levels * points; }
   int64_t work_per_head() const { return samples() * (4 * dim + 16); }
 };
@@ -45,7 +45,7 @@ struct Maps {
   std::vector<int64_t> start;
 
   Maps(IntHeaderOnlyArrayRef shapes, int64_t points) {
-    int64_t cells = 0;
+    int64_t tokens = 0;
     for (size_t level = 0; level < shapes.size() / 2; ++level) {
       const int64_t h = shapes[2 * level], w = shapes[2 * level + 1];
       for (int64_t point = 0; point < points; ++point) {
@@ -53,29 +53,29 @@ struct Maps {
         height_real.push_back(static_cast<T>(h));
         width.push_back(static_cast<int32_t>(w));
         height.push_back(static_cast<int32_t>(h));
-        start.push_back(cells);
+        start.push_back(tokens);
       }
-      cells += h * w;
+      tokens += h * w;
     }
   }
 };
 
-// Places and weights of the samples of one query and head.
+// Corners and weights of the samples of one query and head.
 template <typename T>
 struct Samples {
   explicit Samples(int64_t n)
       : right(n), bottom(n), left_weight(n), right_weight(n), top_weight(n), bottom_weight(n), x0(n), x1(n), y0(n),
         y1(n), flags(n) {}
 
-  std::vector<T> right, bottom;  // how far the sample lies from the centre of its left (upper) cells, in cells
-  std::vector<T> left_weight, right_weight, top_weight, bottom_weight;  // zero for cells outside the map
-  std::vector<int32_t> x0, x1, y0, y1;  // the four cells, moved into the map
+  std::vector<T> right, bottom;  // offset from the centre of the left (upper) pixels, in pixels of the map
+  std::vector<T> left_weight, right_weight, top_weight, bottom_weight;  // zero for pixels outside the map
+  std::vector<int32_t> x0, x1, y0, y1;  // the four pixels, moved into the map
   std::vector<int32_t> flags;
 
-  static constexpr int32_t kLeft = 1, kRight = 2, kTop = 4, kBottom = 8;  // which cells lie in the map
+  static constexpr int32_t kLeft = 1, kRight = 2, kTop = 4, kBottom = 8;  // which pixels lie on the map
 
   // `locations`: (x, y) per sample.
-  void place(const Maps<T>& maps, const T* __restrict locations, int64_t n) {
+  void locate(const Maps<T>& maps, const T* __restrict locations, int64_t n) {
     const T* __restrict widths = maps.width_real.data();
     const T* __restrict heights = maps.height_real.data();
     const int32_t* __restrict width = maps.width.data();
@@ -95,7 +95,7 @@ struct Samples {
     for (int64_t i = 0; i < n; ++i) {
       const T x = locations[2 * i] * widths[i] - T(0.5), y = locations[2 * i + 1] * heights[i] - T(0.5);
       // False for NaN as well; -1 itself counts, because the derivative there is the one from the right.
-      // A map without pixels has no inside, although -0.5 is less than its side of 0.
+      // On a map without pixels every location has the coordinate -0.5, which is less than the side of 0.
       const bool inside = (x >= T(-1)) & (x < widths[i]) & (y >= T(-1)) & (y < heights[i]) & (widths[i] > T(0)) &
           (heights[i] > T(0));
       const T safe_x = inside ? x : T(0), safe_y = inside ? y : T(0);
@@ -130,11 +130,11 @@ void forward_rows(
   Samples<T> samples(n);
   std::vector<T> row(dim);
   for (int64_t index = begin; index < end; ++index) {
-    const T* image = value + index / sizes.queries * sizes.cells * stride;
+    const T* image = value + index / sizes.queries * sizes.tokens * stride;
     for (int64_t head = 0; head < sizes.heads; ++head) {
       const int64_t group = index * sizes.heads + head;
       const T* weight = weights + group * n;
-      samples.place(maps, locations + 2 * group * n, n);
+      samples.locate(maps, locations + 2 * group * n, n);
       const T* map = image + head * dim;
       T fixed[kDim ? kDim : 1];
       T* __restrict sum = kDim ? fixed : row.data();
@@ -163,15 +163,16 @@ void forward_rows(
   }
 }
 
-// Adds `weight * grad` to the gradient of one cell and returns the product of the cell with `grad`.
+// Adds `weight * grad` to the gradient of one token and returns the product of the token with `grad`.
 template <typename T, int kDim>
-inline T touch_cell(const T* __restrict cell, T* __restrict grad_cell, const T* __restrict grad, T weight, int64_t size) {
+inline T add_token(
+    const T* __restrict token, T* __restrict grad_token, const T* __restrict grad, T weight, int64_t size) {
   const int64_t dim = kDim ? kDim : size;
   T dot = 0;
 #pragma omp simd reduction(+ : dot)
   for (int64_t d = 0; d < dim; ++d) {
-    dot += cell[d] * grad[d];
-    grad_cell[d] += weight * grad[d];
+    dot += token[d] * grad[d];
+    grad_token[d] += weight * grad[d];
   }
   return dot;
 }
@@ -187,19 +188,18 @@ template <typename T, int kDim>
 void backward_heads(
     const Sizes& sizes, const Maps<T>& maps, const T* grad_output, const T* value, const T* locations,
     const T* weights, T* grad_value, T* grad_locations, T* grad_weights, int64_t begin, int64_t end) {
-  using Placed = Samples<T>;
   const int64_t dim = kDim ? kDim : sizes.dim, n = sizes.samples(), stride = sizes.heads * dim;
-  Placed samples(n);
-  // The cells of one head lie a power of two apart, as a rule, and share a few sets of the cache. Packed, they do not;
-  // that pays where the maps are larger than the cache and most cells are read.
-  const bool packs = sizes.heads > 1 && sizes.cells * stride * static_cast<int64_t>(sizeof(T)) > kPackedBytes &&
-      n * sizes.queries > sizes.cells;
-  const int64_t cell_stride = packs ? dim : stride;
-  std::vector<T> packed(packs ? sizes.cells * dim : 0), sums(packed.size());
+  Samples<T> samples(n);
+  // The tokens of one head lie a power of two apart, as a rule, and share a few sets of the cache. Packed, they do not;
+  // that pays where the maps are larger than the cache and most tokens are read.
+  const bool packs = sizes.heads > 1 && sizes.tokens * stride * static_cast<int64_t>(sizeof(T)) > kPackedBytes &&
+      n * sizes.queries > sizes.tokens;
+  const int64_t token_stride = packs ? dim : stride;
+  std::vector<T> packed(packs ? sizes.tokens * dim : 0), sums(packed.size());
   for (int64_t index = begin; index < end; ++index) {
     const int64_t batch = index / sizes.heads, head = index % sizes.heads;
-    const int64_t image = batch * sizes.cells * stride + head * dim;
-    if (packs) copy_rows(value + image, stride, packed.data(), dim, sizes.cells, dim);
+    const int64_t image = batch * sizes.tokens * stride + head * dim;
+    if (packs) copy_rows(value + image, stride, packed.data(), dim, sizes.tokens, dim);
     const T* map = packs ? packed.data() : value + image;
     T* grad_map = packs ? sums.data() : grad_value + image;
     std::fill(sums.begin(), sums.end(), T(0));
@@ -209,24 +209,24 @@ void backward_heads(
       const T* weight = weights + group * n;
       T* grad_weight = grad_weights + group * n;
       T* grad_location = grad_locations + 2 * group * n;
-      samples.place(maps, locations + 2 * group * n, n);
+      samples.locate(maps, locations + 2 * group * n, n);
       for (int64_t i = 0; i < n; ++i) {
         const int32_t flags = samples.flags[i];
-        T a = 0, b = 0, c = 0, e = 0;  // products with the four cells; zero outside
+        T a = 0, b = 0, c = 0, e = 0;  // products with the four tokens; zero outside
         if (flags) {
           const int64_t top = maps.start[i] + static_cast<int64_t>(samples.y0[i]) * maps.width[i];
           const int64_t bottom = maps.start[i] + static_cast<int64_t>(samples.y1[i]) * maps.width[i];
           const T upper = samples.top_weight[i] * weight[i], lower = samples.bottom_weight[i] * weight[i];
-          const auto touch = [&](int64_t cell, T scale) {
-            return touch_cell<T, kDim>(map + cell * cell_stride, grad_map + cell * cell_stride, grad, scale, dim);
+          const auto add = [&](int64_t token, T scale) {
+            return add_token<T, kDim>(map + token * token_stride, grad_map + token * token_stride, grad, scale, dim);
           };
-          if (flags & Placed::kTop) {
-            if (flags & Placed::kLeft) a = touch(top + samples.x0[i], upper * samples.left_weight[i]);
-            if (flags & Placed::kRight) b = touch(top + samples.x1[i], upper * samples.right_weight[i]);
+          if (flags & Samples<T>::kTop) {
+            if (flags & Samples<T>::kLeft) a = add(top + samples.x0[i], upper * samples.left_weight[i]);
+            if (flags & Samples<T>::kRight) b = add(top + samples.x1[i], upper * samples.right_weight[i]);
           }
-          if (flags & Placed::kBottom) {
-            if (flags & Placed::kLeft) c = touch(bottom + samples.x0[i], lower * samples.left_weight[i]);
-            if (flags & Placed::kRight) e = touch(bottom + samples.x1[i], lower * samples.right_weight[i]);
+          if (flags & Samples<T>::kBottom) {
+            if (flags & Samples<T>::kLeft) c = add(bottom + samples.x0[i], lower * samples.left_weight[i]);
+            if (flags & Samples<T>::kRight) e = add(bottom + samples.x1[i], lower * samples.right_weight[i]);
           }
         }
         const T fx = samples.right[i], fy = samples.bottom[i];
@@ -237,7 +237,7 @@ void backward_heads(
         grad_location[2 * i + 1] = scale * maps.height_real[i] * (lower - upper);
       }
     }
-    if (packs) copy_rows(sums.data(), dim, grad_value + image, stride, sizes.cells, dim);
+    if (packs) copy_rows(sums.data(), dim, grad_value + image, stride, sizes.tokens, dim);
   }
 }
 
@@ -257,14 +257,14 @@ Sizes check(const Tensor& value, IntHeaderOnlyArrayRef shapes, const Tensor& loc
       "ms_deform_attn: value, locations and weights must have one dtype");
   STD_TORCH_CHECK(
       static_cast<int64_t>(shapes.size()) == 2 * sizes.levels, "ms_deform_attn: shapes must hold two numbers a level");
-  int64_t cells = 0;
+  int64_t tokens = 0;
   for (size_t level = 0; level < shapes.size() / 2; ++level) {
     const int64_t h = shapes[2 * level], w = shapes[2 * level + 1];
     STD_TORCH_CHECK(
         h >= 0 && w >= 0 && std::max(h, w) < std::numeric_limits<int32_t>::max(), "ms_deform_attn: bad level shape");
-    cells += h * w;
+    tokens += h * w;
   }
-  STD_TORCH_CHECK(cells == sizes.cells, "ms_deform_attn: the levels hold ", cells, " cells, value ", sizes.cells);
+  STD_TORCH_CHECK(tokens == sizes.tokens, "ms_deform_attn: the levels hold ", tokens, " tokens, value ", sizes.tokens);
   return sizes;
 }
 

@@ -1,6 +1,6 @@
 // The operators soc_ms_deform_attn_cuda::forward and ::backward, on PyTorch's stable C ABI (target version 2.10).
 //
-// value [batch, cell, head, channel]; shapes [height, width, height, width, ...]; locations [batch, query, head, level,
+// value [batch, token, head, channel]; shapes [height, width, height, width, ...]; locations [batch, query, head, level,
 // point, 2]; weights [batch, query, head, level, point]; output [batch, query, head * channel].
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -80,7 +80,7 @@ Problem problem_of(
 
   constexpr int64_t limit = 0x7fffffff;
   STD_TORCH_CHECK(value.size(2) <= limit && value.size(3) <= limit && locations.size(4) <= limit &&
-                      num_levels * locations.size(4) <= limit - kPlacesAtOnce,
+                      num_levels * locations.size(4) <= limit - kSamplesAtOnce,
                   "heads, channels, levels or points do not fit into 31 bits");
   Problem problem;
   problem.sizes = {value.size(0),
@@ -90,23 +90,23 @@ Problem problem_of(
                    static_cast<int32_t>(value.size(3)),
                    static_cast<int32_t>(num_levels),
                    static_cast<int32_t>(locations.size(4))};
-  int64_t cells = 0;
+  int64_t tokens = 0;
   for (int64_t i = 0; i < num_levels; ++i) {
     const int64_t height = shapes[2 * i], width = shapes[2 * i + 1];
     STD_TORCH_CHECK(height >= 0 && width >= 0 && height <= limit && width <= limit, "level ", i, " has shape ", height,
                     " x ", width);
     problem.levels.push_back(
-        {static_cast<int32_t>(height), static_cast<int32_t>(width), static_cast<int32_t>(cells <= limit ? cells : 0)});
-    cells += height * width;
+        {static_cast<int32_t>(height), static_cast<int32_t>(width), static_cast<int32_t>(tokens <= limit ? tokens : 0)});
+    tokens += height * width;
   }
-  STD_TORCH_CHECK(cells == value.size(1), "the levels have ", cells, " cells, value has ", value.size(1));
+  STD_TORCH_CHECK(tokens == value.size(1), "the levels have ", tokens, " tokens, value has ", value.size(1));
   const std::string reason =
       too_large(problem.sizes, problem.levels);
   STD_TORCH_CHECK(reason.empty(), "value is too large: ", reason);
   return problem;
 }
 
-// The levels as the kernels take them. `storage` keeps the device memory of those that do not travel with the launch.
+// The levels as the kernels take them. `storage` keeps the device memory of those that are no arguments of a kernel.
 Levels levels_of(const std::vector<Level>& levels, const Tensor& like, cudaStream_t stream, Tensor& storage) {
   Levels result{};
   for (size_t i = 0; i < levels.size() && i < kNearLevels; ++i) {
@@ -161,17 +161,18 @@ Tensor forward(const Tensor& value, const std::vector<int64_t>& shapes, const Te
   }
   const cudaStream_t stream = current_stream(value);
   const ScalarType dtype = value.scalar_type();
-  const Tensor cells = torch::stable::contiguous(value);
-  const Tensor places = prepared(locations, accumulator_of(dtype)), attention = prepared(weights, dtype_of_weights(value, weights));
+  const Tensor tokens = torch::stable::contiguous(value);
+  const Tensor points = prepared(locations, accumulator_of(dtype));
+  const Tensor attention = prepared(weights, dtype_of_weights(value, weights));
   Tensor output = torch::stable::new_empty(value, shape);
   Tensor storage;
   const Levels levels = levels_of(problem.levels, value, stream, storage);
   for_dtype(dtype, [&](auto element) {
     using T = decltype(element);
-    if (fits_packs<T>(sizes, cells.const_data_ptr(), output.const_data_ptr())) {
-      launch_forward<T, 16 / sizeof(T)>(problem, cells, levels, places, attention, output, stream);
+    if (fits_packs<T>(sizes, tokens.const_data_ptr(), output.const_data_ptr())) {
+      launch_forward<T, 16 / sizeof(T)>(problem, tokens, levels, points, attention, output, stream);
     } else {
-      launch_forward<T, 1>(problem, cells, levels, places, attention, output, stream);
+      launch_forward<T, 1>(problem, tokens, levels, points, attention, output, stream);
     }
   });
   return output;
@@ -218,7 +219,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output, const Ten
                       grad_output.size(2) == int64_t(sizes.heads) * sizes.channels,
                   "grad_output must have the shape of the output");
   const torch::stable::accelerator::DeviceGuard guard(value.get_device());
-  const std::vector<int64_t> value_shape{sizes.batch, sizes.cells, sizes.heads, sizes.channels};
+  const std::vector<int64_t> value_shape{sizes.batch, sizes.tokens, sizes.heads, sizes.channels};
   const std::vector<int64_t> weights_shape{sizes.batch, sizes.queries, sizes.heads, sizes.levels, sizes.points};
   std::vector<int64_t> locations_shape = weights_shape;
   locations_shape.push_back(2);
@@ -228,8 +229,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output, const Ten
   }
   const cudaStream_t stream = current_stream(value);
   const ScalarType dtype = value.scalar_type(), sums = accumulator_of(dtype);
-  const Tensor gradient = prepared(grad_output, dtype), cells = torch::stable::contiguous(value);
-  const Tensor places = prepared(locations, sums), attention = prepared(weights, dtype_of_weights(value, weights));
+  const Tensor gradient = prepared(grad_output, dtype), tokens = torch::stable::contiguous(value);
+  const Tensor points = prepared(locations, sums), attention = prepared(weights, dtype_of_weights(value, weights));
   Tensor grad_locations = torch::stable::new_empty(value, locations_shape, sums);
   Tensor grad_weights = torch::stable::new_empty(value, weights_shape, attention.scalar_type());
   Tensor grad_value = deterministic ? torch::stable::new_empty(value, value_shape)
@@ -239,15 +240,15 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output, const Ten
   for_dtype(dtype, [&](auto element) {
     using T = decltype(element);
     Tensor* scattered = deterministic ? nullptr : &grad_value;
-    if (fits_packs<T>(sizes, cells.const_data_ptr(), gradient.const_data_ptr())) {
-      launch_backward<T, 16 / sizeof(T)>(problem, gradient, cells, levels, places, attention, scattered,
+    if (fits_packs<T>(sizes, tokens.const_data_ptr(), gradient.const_data_ptr())) {
+      launch_backward<T, 16 / sizeof(T)>(problem, gradient, tokens, levels, points, attention, scattered,
                                          grad_locations, grad_weights, stream);
     } else {
-      launch_backward<T, 1>(problem, gradient, cells, levels, places, attention, scattered, grad_locations,
+      launch_backward<T, 1>(problem, gradient, tokens, levels, points, attention, scattered, grad_locations,
                             grad_weights, stream);
     }
-    if (deterministic && sizes.cells > 0) {
-      launch_gather<T>(problem, gradient, levels, places, attention, grad_value, stream);
+    if (deterministic && sizes.tokens > 0) {
+      launch_gather<T>(problem, gradient, levels, points, attention, grad_value, stream);
     }
   });
   return {as_dtype(grad_value, dtype), as_dtype(grad_locations, locations.scalar_type()),

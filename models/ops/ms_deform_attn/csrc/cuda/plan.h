@@ -1,29 +1,29 @@
 // How the work is laid out over blocks, warps and lanes. Host code computes a plan, kernels only read it.
 //
 // A row is one (batch, query, head): `lanes` neighbouring lanes of a warp work on its channels. A tile is the rows of
-// one block: consecutive queries of one head of one batch entry, because neighbours on the map read the same cells.
+// one block: consecutive queries of one head of one batch entry, because neighbours on the map read the same tokens.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "place.h"
+#include "sample.h"
 
 namespace soc_msda {
 
 constexpr int kWarp = 32;
 constexpr int kThreads = 128;
-constexpr int kPlacesAtOnce = 4;   // a row works out this many places together, one per lane
-constexpr int kCellsAtOnce = 8;    // cells whose gradient one warp gathers in the deterministic backward
+constexpr int kSamplesAtOnce = 4;   // a row computes this many samples together, one per lane
+constexpr int kTokensAtOnce = 8;    // tokens whose gradient one warp gathers in the deterministic backward
 constexpr int64_t kMaxGrid = 0x7fffffff;
 
 struct Sizes {
-  int64_t batch, cells, queries;
+  int64_t batch, tokens, queries;
   int32_t heads, channels, levels, points;
 };
 
-// No row, no place or no channel: the output is zero, and no kernel is to be launched.
+// No row, no sample or no channel: the output is zero, and no kernel is to be launched.
 inline bool is_empty(const Sizes& sizes) {
   return sizes.batch == 0 || sizes.queries == 0 || sizes.heads == 0 || sizes.channels == 0 || sizes.levels == 0 ||
          sizes.points == 0;
@@ -33,7 +33,7 @@ struct Plan {
   Sizes sizes;
   int32_t lane_bits;       // log2 of the lanes of a row
   int32_t rows_per_tile;
-  int32_t cell_bytes, grad_cell_bytes;  // from cell to cell in value and in the sums of its gradient
+  int32_t token_bytes, grad_token_bytes;  // from token to token in value and in the sums of its gradient
   int64_t tiles_per_head;  // of one head of one batch entry
   int64_t tiles;
   int64_t grid;            // blocks; each takes every grid-th tile
@@ -41,7 +41,7 @@ struct Plan {
 
 struct GatherPlan {
   Sizes sizes;
-  int64_t spans;           // stretches of kCellsAtOnce cells in one batch entry
+  int64_t spans;           // stretches of kTokensAtOnce tokens in one batch entry
   int32_t channel_blocks;  // stretches of kWarp channels in one head
   int64_t warps;
   int64_t grid;            // blocks; each of their warps takes every (grid * warps per block)-th piece of work
@@ -79,7 +79,7 @@ SOC_HD int64_t row_number(const Sizes& sizes, const Row& row) {
 
 // First element of a head's map in `value`.
 SOC_HD int64_t map_offset(const Sizes& sizes, int64_t batch, int32_t head) {
-  return (batch * sizes.cells * sizes.heads + head) * sizes.channels;
+  return (batch * sizes.tokens * sizes.heads + head) * sizes.channels;
 }
 
 inline int64_t blocks_for(int64_t work, int64_t max_grid) {
@@ -91,12 +91,12 @@ inline Plan plan_rows(
     const Sizes& sizes, int32_t vector, int32_t element_size, int32_t sum_size, int64_t max_grid = kMaxGrid) {
   Plan plan{};
   plan.sizes = sizes;
-  plan.lane_bits = 2;  // a row has a lane for each of its kPlacesAtOnce places
+  plan.lane_bits = 2;  // a row has a lane for each of its kSamplesAtOnce samples
   while ((1 << plan.lane_bits) < kWarp && (int64_t(1) << plan.lane_bits) * vector < sizes.channels) {
     ++plan.lane_bits;
   }
-  plan.cell_bytes = sizes.heads * sizes.channels * element_size;
-  plan.grad_cell_bytes = sizes.heads * sizes.channels * sum_size;
+  plan.token_bytes = sizes.heads * sizes.channels * element_size;
+  plan.grad_token_bytes = sizes.heads * sizes.channels * sum_size;
   plan.rows_per_tile = kThreads >> plan.lane_bits;
   plan.tiles_per_head = (sizes.queries + plan.rows_per_tile - 1) / plan.rows_per_tile;
   plan.tiles = sizes.batch * sizes.heads * plan.tiles_per_head;
@@ -107,7 +107,7 @@ inline Plan plan_rows(
 inline GatherPlan plan_gather(const Sizes& sizes, int64_t max_grid = kMaxGrid) {
   GatherPlan plan{};
   plan.sizes = sizes;
-  plan.spans = (sizes.cells + kCellsAtOnce - 1) / kCellsAtOnce;
+  plan.spans = (sizes.tokens + kTokensAtOnce - 1) / kTokensAtOnce;
   plan.channel_blocks = (sizes.channels + kWarp - 1) / kWarp;
   plan.warps = sizes.batch * sizes.heads * plan.channel_blocks * plan.spans;
   constexpr int64_t warps_per_block = kThreads / kWarp;
@@ -119,15 +119,15 @@ inline GatherPlan plan_gather(const Sizes& sizes, int64_t max_grid = kMaxGrid) {
 // Returns what does not fit, or an empty text.
 inline std::string too_large(const Sizes& sizes, const std::vector<Level>& levels) {
   constexpr int64_t limit = 0x7fffffff;
-  if (sizes.cells > limit) {
-    return std::to_string(sizes.cells) + " cells per batch entry; at most 2147483647 are possible";
+  if (sizes.tokens > limit) {
+    return std::to_string(sizes.tokens) + " tokens per batch entry; at most 2147483647 are possible";
   }
   if (int64_t(sizes.heads) * sizes.channels * int64_t(sizeof(double)) > limit) {
-    return "the channels of all heads of a cell take more than 2147483647 bytes";
+    return "the channels of all heads of a token take more than 2147483647 bytes";
   }
   for (const Level& level : levels) {
     if (level.height >= (1 << 24) || level.width >= (1 << 24)) {
-      return "a level has a side of 16777216 cells or more, more than float32 can address";
+      return "a level has a side of 16777216 pixels or more, more than float32 can address";
     }
   }
   return "";
