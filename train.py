@@ -70,7 +70,7 @@ class Run:
         device: of this process.
         model: on `device`.
         metrics: the log of numbers.
-        progress: where the run starts: zero, or what a checkpoint says.
+        progress: where the run starts: zero, or that of a checkpoint.
         resumed: content of that checkpoint; None for a new run.
     """
 
@@ -128,7 +128,7 @@ def train_stages(run: Run) -> None:
                     if progress.step % config.train.log_every == 0:
                         means = window.flush()
                         bar.set_postfix_str(f"loss {means['total']:.3f}", refresh=False)
-                        run.metrics.write("train", **place(stage, progress), lr=rates, **means)
+                        run.metrics.write("train", **log_position(stage, progress), lr=rates, **means)
 
                 window.pause_clock()
                 window.check_finite()  # so that no checkpoint holds a model that broke
@@ -161,7 +161,7 @@ def prepare_run(config: Config, world: World, device: torch.device) -> Run:
         )
     seed_everything(config.train.seed)  # all processes build the same model ...
     model = build_model(config.model, data_root=config.data.root).to(device)
-    choose(device.type, torch.float32)  # says which backend serves, and compiles it before the clock runs
+    choose(device.type, torch.float32)  # logs which backend is used, and compiles it before the first step
     seed_everything(config.train.seed + world.rank)  # ... and draw their own dropout
     progress = Progress()
     if resumed is not None:
@@ -219,8 +219,8 @@ def is_due(epoch: int, every: int) -> bool:
     return every > 0 and epoch % every == 0
 
 
-def place(stage: StageConfig, progress: Progress) -> dict[str, str | int]:
-    """Where a line of the log belongs."""
+def log_position(stage: StageConfig, progress: Progress) -> dict[str, str | int]:
+    """Stage, finished epochs and finished steps, for a line of the log."""
     return {"stage": stage.name, "epoch": progress.epoch, "step": progress.step}
 
 
@@ -229,7 +229,7 @@ def validate(run: Run, stage: StageConfig, progress: Progress) -> Progress:
     data = run.config.data.model_copy(update={"max_eval_videos": run.config.train.validate_videos})
     config = run.config.model_copy(update={"data": data, "eval": EvalConfig(write_masks=False)})
     report = evaluate_model(config, run.model, folder=None, world=run.world, device=run.device)
-    run.metrics.write("validation", **place(stage, progress), **report.scores())
+    run.metrics.write("validation", **log_position(stage, progress), **report.scores())
     if report.main_score is None:
         logger.warning("split %s has no masks: nothing to validate against", data.eval_split)
         return progress

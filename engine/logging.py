@@ -110,9 +110,9 @@ class StepWindow:
         table = mean_over_processes(torch.stack(rows), self._world).cpu()
         for (step, values), row in zip(self._steps, table, strict=True):
             if not row.isfinite().all():
-                found = describe(dict(zip(values, row.tolist(), strict=True)))
+                shown = describe(dict(zip(values, row.tolist(), strict=True)))
                 raise ValueError(
-                    f"step {step}: the loss or its gradient is not finite ({found}); lower optim.lr or "
+                    f"step {step}: the loss or its gradient is not finite ({shown}); lower optim.lr or "
                     "optim.max_grad_norm, or check the data; checkpoints from before this step are untouched"
                 )
         return table

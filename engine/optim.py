@@ -101,7 +101,7 @@ def build_schedule(optimizer: Optimizer, config: OptimConfig, *, num_steps: int,
 
     Args:
         optimizer: whose learning rates are the peaks.
-        config: kind of schedule, milestones in epochs, warm-up in steps.
+        config: name of the schedule, milestones in epochs, warm-up in steps.
         num_steps: steps that the stage really runs.
         steps_per_epoch: steps in one pass of the data.
     """

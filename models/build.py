@@ -71,9 +71,8 @@ def build_text_encoder(config: ModelConfig, *, data_root: Path | None) -> TextEn
         path,
         frozen=config.text_encoder.frozen,
         eval_mode_when_frozen=config.text_encoder.eval_mode_when_frozen,
-        # A checkpoint brings the encoder's weights along.
         random_init=config.text_encoder.random_init,
-        weights_follow=config.weights is not None,
+        weights_follow=config.weights is not None,  # a checkpoint holds those of the text encoder, too
     )
 
 

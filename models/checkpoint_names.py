@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-# (pattern of the published name, our name), in order; the first match decides. None: carries nothing.
+# (pattern of the published name, our name), in order; the first match decides. None: our model has no such tensor.
 SOC_NAMES: tuple[tuple[str, str | None], ...] = (
     (r"(.*\.)?relative_position_index", None),
     (r"text_encoder\.embeddings\.(position_ids|token_type_ids)", None),
@@ -60,12 +60,12 @@ SOC_NAMES: tuple[tuple[str, str | None], ...] = (
     (r"bbox_embed\.(.*)", r"box_heads.\1"),
 )
 
-# Published counts from one; ours from zero within each list.
+# First index of a published list of modules; ours start from zero.
 _FIRST_INDEX = {"spatial_decoder.entry.": 1, "spatial_decoder.blocks.": 3, "spatial_decoder.adapters.": 1}
 
 
 def soc_name(published: str) -> str | None:
-    """Our name of a published parameter; None where it carries nothing of its own.
+    """Our name of a published parameter; None where our model has no such tensor.
 
     Raises:
         KeyError: for a name that the published model does not have.

@@ -65,7 +65,7 @@ class Pairs:
         sample: of each pair.
         target: index of the object within its sample.
         query: matched to that object, per layer.
-        query_of_referred: matched to the object that the sentence means.
+        query_of_referred: matched to the object that the sentence refers to.
     """
 
     sample: Int[Tensor, " pair"]
@@ -177,11 +177,11 @@ def _classification_loss(
         label = torch.zeros_like(sample)
     else:
         label = torch.stack([labels[i] for labels, i in zip(targets.labels, targets.referred, strict=True)])
-    wanted = torch.zeros_like(logits)
-    wanted[layer, sample, :, pairs.query_of_referred, label] = targets.referred_is_visible.to(logits.dtype).expand(
+    target = torch.zeros_like(logits)
+    target[layer, sample, :, pairs.query_of_referred, label] = targets.referred_is_visible.to(logits.dtype).expand(
         num_layers, b, t
     )
-    return focal_loss(logits, wanted).flatten(1).sum(dim=1)  # (layer,)
+    return focal_loss(logits, target).flatten(1).sum(dim=1)  # (layer,)
 
 
 def _mask_losses(
@@ -211,7 +211,7 @@ def _box_losses(
     boxes = torch.stack(
         [layer.boxes_cxcywh_norm[pairs.sample, :, query] for layer, query in zip(layers, pairs.query, strict=True)]
     )
-    wanted = targets.boxes_cxcywh_norm[pairs.sample, pairs.target]
-    l1 = (boxes - wanted).abs().flatten(1).sum(dim=1)  # (layer,)
-    giou = (1 - generalized_iou(boxes, wanted)).flatten(1).sum(dim=1)  # (layer,)
+    target = targets.boxes_cxcywh_norm[pairs.sample, pairs.target]
+    l1 = (boxes - target).abs().flatten(1).sum(dim=1)  # (layer,)
+    giou = (1 - generalized_iou(boxes, target)).flatten(1).sum(dim=1)  # (layer,)
     return l1, giou

@@ -31,11 +31,11 @@ def refine_box(delta: Float[Tensor, "*shape 4"], reference: Float[Tensor, "*shap
 
 @dataclass(frozen=True, slots=True)
 class TransformerOutput:
-    """What the decoder found in every frame.
+    """Objects that the decoder detects in every frame.
 
     Attributes:
-        objects: content of the queries after each decoder layer.
-        first_reference: (x, y) from which the first layer started.
+        objects: embeddings of the queries after each decoder layer.
+        first_reference: reference points (x, y) of the first layer.
         references: boxes (cx, cy, w, h) after each layer, detached; all relative to the unpadded frame.
         memory: encoder maps of strides 8, 16 and 32.
     """
@@ -47,7 +47,7 @@ class TransformerOutput:
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention over all cells of all levels, then a feed-forward layer."""
+    """Deformable self-attention over the tokens of all levels, then a feed-forward layer."""
 
     def __init__(
         self, dim: int, *, num_heads: int, num_levels: int, num_points: int, ffn_dim: int, dropout: float
@@ -60,19 +60,21 @@ class EncoderLayer(nn.Module):
 
     def forward(
         self,
-        cells: Float[Tensor, "frame cell dim"],
-        positions: Float[Tensor, "frame cell dim"],
-        reference: Float[Tensor, "frame cell level 2"],
+        tokens: Float[Tensor, "frame token dim"],
+        positions: Float[Tensor, "frame token dim"],
+        reference: Float[Tensor, "frame token level 2"],
         level_shapes: Sequence[tuple[int, int]],
-        is_padding: Bool[Tensor, "frame cell"],
-    ) -> Float[Tensor, "frame cell dim"]:
+        is_padding: Bool[Tensor, "frame token"],
+    ) -> Float[Tensor, "frame token dim"]:
         """Same shape out as in."""
-        read = self.self_attention(cells + positions, reference, cells, level_shapes, memory_is_padding=is_padding)
-        return self.feed_forward(self.norm(cells + self.dropout(read)))
+        attended = self.self_attention(
+            tokens + positions, reference, tokens, level_shapes, memory_is_padding=is_padding
+        )
+        return self.feed_forward(self.norm(tokens + self.dropout(attended)))
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among the queries of a frame, deformable cross-attention to the cells, feed-forward."""
+    """Self-attention among the queries of a frame, deformable cross-attention to the tokens, feed-forward."""
 
     def __init__(
         self, dim: int, *, num_heads: int, num_levels: int, num_points: int, ffn_dim: int, dropout: float
@@ -89,17 +91,17 @@ class DecoderLayer(nn.Module):
         objects: Float[Tensor, "frame query dim"],
         query_positions: Float[Tensor, "frame query dim"],
         reference: Float[Tensor, "frame query level ref"],
-        memory: Float[Tensor, "frame cell dim"],
+        memory: Float[Tensor, "frame token dim"],
         level_shapes: Sequence[tuple[int, int]],
-        is_padding: Bool[Tensor, "frame cell"],
+        is_padding: Bool[Tensor, "frame token"],
     ) -> Float[Tensor, "frame query dim"]:
-        """Queries after looking at each other and at the frame."""
+        """Queries after attention to each other and to the frame."""
         query = objects + query_positions
         objects = self.self_attention(objects, query=query, key=query, value=objects)
-        read = self.cross_attention(
+        attended = self.cross_attention(
             objects + query_positions, reference, memory, level_shapes, memory_is_padding=is_padding
         )
-        return self.feed_forward(self.norm(objects + self.dropout(read)))
+        return self.feed_forward(self.norm(objects + self.dropout(attended)))
 
 
 class DeformableTransformer(nn.Module):
@@ -126,9 +128,9 @@ class DeformableTransformer(nn.Module):
     ) -> None:
         super().__init__()
 
-        def layers(kind: type[EncoderLayer] | type[DecoderLayer], count: int) -> nn.ModuleList:
+        def layers(layer_type: type[EncoderLayer] | type[DecoderLayer], count: int) -> nn.ModuleList:
             return nn.ModuleList(
-                kind(
+                layer_type(
                     dim,
                     num_heads=num_heads,
                     num_levels=num_levels,
@@ -162,26 +164,28 @@ class DeformableTransformer(nn.Module):
         is_padding: Sequence[Bool[Tensor, "batch time _ _"]],
         box_heads: Sequence[MLP],
     ) -> TransformerOutput:
-        """Find objects in every frame.
+        """Detect objects in every frame.
 
         Args:
             levels: fused maps, finest first.
             positions: of the same shapes.
-            is_padding: cells in the padding.
+            is_padding: True where a pixel of the map lies in the padding.
             box_heads: one per decoder layer, shared with the final prediction of boxes.
         """
         batch = levels[0].shape[0]
         level_shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
-        cells = torch.cat([rearrange(level, "b t c h w -> (b t) (h w) c") for level in levels], dim=1)
+        tokens = torch.cat([rearrange(level, "b t c h w -> (b t) (h w) c") for level in levels], dim=1)
         embedded = [
             rearrange(position, "b t c h w -> (b t) (h w) c") + embedding
             for position, embedding in zip(positions, self.level_embedding, strict=True)
         ]
-        hidden = torch.cat([rearrange(mask, "b t h w -> (b t) (h w)") for mask in is_padding], dim=1)
-        valid_ratio = torch.stack([_valid_ratio(mask, cells.dtype) for mask in is_padding], dim=1)  # (bt, l, 2)
+        token_is_padding = torch.cat([rearrange(mask, "b t h w -> (b t) (h w)") for mask in is_padding], dim=1)
+        valid_ratio = torch.stack([_valid_ratio(mask, tokens.dtype) for mask in is_padding], dim=1)  # (bt, l, 2)
 
-        memory = self._encode(cells, torch.cat(embedded, dim=1), valid_ratio, level_shapes, hidden)
-        objects, first_reference, references = self._decode(memory, valid_ratio, level_shapes, hidden, box_heads)
+        memory = self._encode(tokens, torch.cat(embedded, dim=1), valid_ratio, level_shapes, token_is_padding)
+        objects, first_reference, references = self._decode(
+            memory, valid_ratio, level_shapes, token_is_padding, box_heads
+        )
         maps = memory.split([h * w for h, w in level_shapes], dim=1)[:-1]
         return TransformerOutput(
             objects=rearrange(objects, "l (b t) q c -> l b t q c", b=batch),
@@ -195,30 +199,30 @@ class DeformableTransformer(nn.Module):
 
     def _encode(
         self,
-        cells: Float[Tensor, "frame cell dim"],
-        positions: Float[Tensor, "frame cell dim"],
+        tokens: Float[Tensor, "frame token dim"],
+        positions: Float[Tensor, "frame token dim"],
         valid_ratio: Float[Tensor, "frame level 2"],
         level_shapes: Sequence[tuple[int, int]],
-        is_padding: Bool[Tensor, "frame cell"],
-    ) -> Float[Tensor, "frame cell dim"]:
+        is_padding: Bool[Tensor, "frame token"],
+    ) -> Float[Tensor, "frame token dim"]:
         centres = torch.cat(
             [
-                _cell_centres(shape, cells) / (valid_ratio[:, None, level] * cells.new_tensor(shape[::-1]))
+                _pixel_centres(shape, tokens) / (valid_ratio[:, None, level] * tokens.new_tensor(shape[::-1]))
                 for level, shape in enumerate(level_shapes)
             ],
             dim=1,
-        )  # (frame, cell, 2)
+        )  # (frame, token, 2)
         reference = centres[:, :, None] * valid_ratio[:, None]
         for layer in self.encoder_layers:
-            cells = layer(cells, positions, reference, level_shapes, is_padding)
-        return cells
+            tokens = layer(tokens, positions, reference, level_shapes, is_padding)
+        return tokens
 
     def _decode(
         self,
-        memory: Float[Tensor, "frame cell dim"],
+        memory: Float[Tensor, "frame token dim"],
         valid_ratio: Float[Tensor, "frame level 2"],
         level_shapes: Sequence[tuple[int, int]],
-        is_padding: Bool[Tensor, "frame cell"],
+        is_padding: Bool[Tensor, "frame token"],
         box_heads: Sequence[MLP],
     ) -> tuple[
         Float[Tensor, "layer frame query dim"], Float[Tensor, "frame query 2"], Float[Tensor, "layer frame query 4"]
@@ -245,8 +249,8 @@ def _valid_ratio(is_padding: Bool[Tensor, "batch time height width"], dtype: tor
     return torch.stack([is_valid[:, 0].mean(dim=-1), is_valid[:, :, 0].mean(dim=-1)], dim=-1)
 
 
-def _cell_centres(shape: tuple[int, int], like: Tensor) -> Float[Tensor, "1 cell 2"]:
-    """(x, y) of the centre of every cell, in cells, row by row."""
+def _pixel_centres(shape: tuple[int, int], like: Tensor) -> Float[Tensor, "1 token 2"]:
+    """(x, y) of the centre of every pixel of a map, in pixels of that map, row by row."""
     y, x = torch.meshgrid(
         torch.arange(shape[0], device=like.device, dtype=like.dtype) + 0.5,
         torch.arange(shape[1], device=like.device, dtype=like.dtype) + 0.5,

@@ -1,4 +1,4 @@
-"""Masks drawn by convolutions whose weights each query brings along."""
+"""Mask head with dynamic convolutions: each query predicts the weights of its own."""
 
 import torch
 import torch.nn.functional as F
@@ -42,20 +42,20 @@ class DynamicMaskHead(nn.Module):
         """Mask logits of every query at stride 4.
 
         Args:
-            queries: what to draw.
+            queries: embeddings of the objects.
             reference_px: (x, y) of each query in pixels of the resized frame.
             features: of each frame.
 
-        The first convolution acts on [features, reference - place]. It is linear, so the reference moves into the
-        bias and all queries of a frame share one matrix product over [features, place].
+        The first convolution acts on [features, reference - coordinates]. It is linear, so the reference moves into
+        the bias and all queries of a frame share one matrix product over [features, coordinates].
         """
         height, width = features.shape[-2:]
         kernel = self.controller(queries).split(self.sizes, dim=-1)
         weight0 = rearrange(kernel[0], "b t q (o i) -> b t q o i", o=self.dim)
         on_features, on_offset = weight0[..., : self.dim], weight0[..., self.dim :] / self.offset_scale
         bias0 = kernel[3] + (on_offset * reference_px[..., None, :]).sum(dim=-1)
-        places = _places_px(height, width, features)
-        inputs = torch.cat([features, places.expand(*features.shape[:2], -1, -1, -1)], dim=2).flatten(3)
+        coordinates = _coordinates_px(height, width, features)
+        inputs = torch.cat([features, coordinates.expand(*features.shape[:2], -1, -1, -1)], dim=2).flatten(3)
         stacked = rearrange(torch.cat([on_features, -on_offset], dim=-1), "b t q o i -> b t (q o) i")
         x = F.relu(stacked @ inputs + rearrange(bias0, "b t q o -> b t (q o) 1"))
         x = rearrange(x, "b t (q o) p -> b t q o p", o=self.dim)
@@ -65,8 +65,8 @@ class DynamicMaskHead(nn.Module):
         return logits.unflatten(-1, (height, width))
 
 
-def _places_px(height: int, width: int, like: Tensor) -> Float[Tensor, "2 {height} {width}"]:
-    """(x, y) of the centre of every cell, in pixels of the frame."""
+def _coordinates_px(height: int, width: int, like: Tensor) -> Float[Tensor, "2 {height} {width}"]:
+    """(x, y) of the centre of every pixel of the map, in pixels of the frame."""
     y = torch.arange(height, device=like.device, dtype=like.dtype) * STRIDE + STRIDE // 2
     x = torch.arange(width, device=like.device, dtype=like.dtype) * STRIDE + STRIDE // 2
     return torch.stack([x[None, :].expand(height, -1), y[:, None].expand(-1, width)])

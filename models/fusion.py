@@ -1,4 +1,4 @@
-"""Words into pixels, and pixels into words."""
+"""Vision-language fusion by cross-attention, in both directions."""
 
 from einops import rearrange
 from jaxtyping import Bool, Float
@@ -22,13 +22,13 @@ class VisionLanguageFusion(nn.Module):
     def forward(
         self, level: Float[Tensor, "batch time dim height width"], text: TextFeatures
     ) -> Float[Tensor, "batch time dim height width"]:
-        """Every pixel times what it reads from the words."""
+        """Every pixel times its attention output over the words."""
         _, t, _, h, w = level.shape
         pixels = rearrange(level, "b t c h w -> b (t h w) c")
-        read = self.words_into_pixels(
+        attended = self.words_into_pixels(
             pixels, text.words + text.word_positions, text.words, key_is_padding=text.is_padding
         )
-        return rearrange(pixels * read, "b (t h w) c -> b t c h w", t=t, h=h, w=w)
+        return rearrange(pixels * attended, "b (t h w) c -> b t c h w", t=t, h=h, w=w)
 
     def sentence(
         self,
@@ -37,7 +37,7 @@ class VisionLanguageFusion(nn.Module):
         is_padding: Bool[Tensor, "batch time height width"],
         text: TextFeatures,
     ) -> Float[Tensor, "batch dim"]:
-        """Words that have looked at the clip, averaged over the sentence: the text side of the contrastive loss."""
+        """Mean of the words after attention to the clip: the text side of the contrastive loss."""
         words = self.words(level, position, is_padding, text)
         is_word = (~text.is_padding)[..., None]
         return (words * is_word).sum(dim=1) / is_word.sum(dim=1)
@@ -49,8 +49,8 @@ class VisionLanguageFusion(nn.Module):
         is_padding: Bool[Tensor, "batch time height width"],
         text: TextFeatures,
     ) -> Float[Tensor, "batch word dim"]:
-        """Every word times what it reads from the (unfused) pixels of the clip."""
+        """Every word times its attention output over the (unfused) pixels of the clip."""
         pixels = rearrange(level, "b t c h w -> b (t h w) c")
         keys = pixels + rearrange(position, "b t c h w -> b (t h w) c")
-        hidden = rearrange(is_padding, "b t h w -> b (t h w)")
-        return text.words * self.pixels_into_words(text.words, keys, pixels, key_is_padding=hidden)
+        pixel_is_padding = rearrange(is_padding, "b t h w -> b (t h w)")
+        return text.words * self.pixels_into_words(text.words, keys, pixels, key_is_padding=pixel_is_padding)

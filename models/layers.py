@@ -20,7 +20,7 @@ class Attention(nn.Module):
         *,
         key_is_padding: Bool[Tensor, "batch key"] | None = None,
     ) -> Float[Tensor, "batch query dim"]:
-        """What each query reads; padded keys are not read."""
+        """Attention output of each query; padded keys are masked."""
         return self.attention(query, key, value, key_padding_mask=key_is_padding, need_weights=False)[0]
 
 
@@ -41,7 +41,7 @@ class AttentionLayer(nn.Module):
         key: Float[Tensor, "batch key dim"],
         value: Float[Tensor, "batch key dim"],
     ) -> Float[Tensor, "batch query dim"]:
-        """`x` plus what `query` reads, normalised."""
+        """`x` plus the attention output of `query`, normalised."""
         return self.norm(x + self.dropout(self.attend(query, key, value)))
 
 

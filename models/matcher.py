@@ -1,4 +1,4 @@
-"""Which query shows which object: one assignment per video and decoder layer."""
+"""Bipartite matching of queries and objects: one assignment per video and decoder layer."""
 
 from dataclasses import dataclass
 
@@ -24,9 +24,9 @@ class StackedTargets:
     Attributes:
         masks: 1 on the object, 0 elsewhere.
         boxes_cxcywh_norm: relative to the unpadded frame; zeros where not visible.
-        referred_is_visible: of the object that the sentence means.
+        referred_is_visible: of the object that the sentence refers to.
         labels: class index of each object.
-        referred: index of the object that the sentence means.
+        referred: index of the object that the sentence refers to.
         num_objects: per sample, without the fill.
     """
 
@@ -80,7 +80,7 @@ def _stack(tensors: list[Tensor]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class MatchingCosts:
-    """What it costs to let a query stand for an object, term by term, before the weights.
+    """Costs of matching each query with each object, term by term, before the weights.
 
     Attributes:
         classification: focal cost of the class; the mean of the frames that show the referred object.
@@ -120,9 +120,9 @@ def cost_matrices(
 def _classification_cost(
     class_logits: Float[Tensor, "batch time query num_classes"], targets: StackedTargets
 ) -> Float[Tensor, "batch query object"]:
-    """Focal cost of saying the class of each object, mean of the frames in which the referred object is visible."""
+    """Focal cost of predicting the class of each object, mean of the frames in which the referred object is visible."""
     _, time, num_queries, num_classes = class_logits.shape
-    # With a single class, "referred or not", the labels of the data mean nothing.
+    # With a single class, "referred or not", the labels of the data are not used.
     labels = targets.labels if num_classes > 1 else torch.zeros_like(targets.labels)
     index = labels[:, None, None].expand(-1, time, num_queries, -1)  # (b, t, q, n)
     probability = class_logits.gather(-1, index).sigmoid()

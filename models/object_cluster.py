@@ -1,4 +1,4 @@
-"""The object cluster (VOC): ties the objects of single frames together over time, led by the sentence."""
+"""The object cluster (VOC): aggregates the objects of single frames over time, guided by the sentence."""
 
 from einops import rearrange, repeat
 from jaxtyping import Float
@@ -8,7 +8,7 @@ from models.layers import AttentionLayer, FeedForwardLayer, xavier_matrices
 
 
 class ObjectCluster(nn.Module):
-    """All objects of all frames look at each other; video-level queries that know the sentence then collect them.
+    """Self-attention among the objects of all frames; video-level queries, initialised by the sentence, attend to them.
 
     Args:
         dim: width.
@@ -47,7 +47,7 @@ class ObjectCluster(nn.Module):
     def forward(
         self, objects: Float[Tensor, "batch time query dim"], sentence: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, "batch query dim"]:
-        """Video-level content of each query.
+        """Video-level embedding of each query.
 
         Args:
             objects: decoder output of every frame; layers of the decoder come as further batch entries.

@@ -1,4 +1,4 @@
-"""What the stages of the model hand to each other and to the criterion."""
+"""Inputs and outputs of the stages of the model."""
 
 from dataclasses import dataclass, replace
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Sentences as RoBERTa sees them, padded to the longest.
+    """Sentences as token ids of RoBERTa, padded to the longest.
 
     Attributes:
         ids: indices into the vocabulary, `<s> ... </s>`.
-        is_padding: True where no token is.
+        is_padding: True at padding tokens.
     """
 
     ids: Int[Tensor, "batch word"]
@@ -31,8 +31,8 @@ class TextFeatures:
     Attributes:
         words: one feature per token.
         word_positions: sine position encoding of the tokens.
-        is_padding: True where no token is.
-        sentence: from the encoder's pooler; what the object cluster is told to look for.
+        is_padding: True at padding tokens.
+        sentence: from the encoder's pooler; initialises the queries of the object cluster.
     """
 
     words: Float[Tensor, "batch word dim"]
@@ -49,7 +49,7 @@ class VideoFeatures:
         stride4: raw encoder map, for the mask features.
         levels: projected maps, finest first (strides 8, 16, 32, 64).
         positions: 2-D sine position encoding of each level.
-        is_padding: True where a cell of a level lies in the padding.
+        is_padding: True where a pixel of a level lies in the padding.
         sizes_px: (height, width) of each clip before padding.
     """
 
@@ -60,7 +60,7 @@ class VideoFeatures:
     sizes_px: tuple[tuple[int, int], ...]
 
     def for_sentences(self, clip_of_sentence: Int[Tensor, " sentence"]) -> "VideoFeatures":
-        """The features of clip `clip_of_sentence[i]` in place i: sentences of one clip share its encoding."""
+        """The features of clip `clip_of_sentence[i]` at index i: sentences of one clip share its encoding."""
         chosen = clip_of_sentence.tolist()
         if chosen == list(range(len(self.sizes_px))):
             return self
@@ -76,13 +76,13 @@ class VideoFeatures:
 
 @dataclass(frozen=True, slots=True)
 class LayerOutput:
-    """Predictions read from one decoder layer.
+    """Predictions of one decoder layer.
 
     Attributes:
         mask_logits: before the sigmoid, at stride 4 of the padded frame.
         class_logits: before the sigmoid; high where the query shows the referred object.
         boxes_cxcywh_norm: relative to the unpadded frame, in [0, 1].
-        cluster: video-level content of each query, from the object cluster.
+        cluster: video-level embedding of each query, from the object cluster.
     """
 
     mask_logits: Float[Tensor, "batch time query height4 width4"]
@@ -93,12 +93,12 @@ class LayerOutput:
 
 @dataclass(frozen=True, slots=True)
 class SOCOutput:
-    """All that the model says about a batch.
+    """Predictions for a batch.
 
     Attributes:
-        layers: one entry per supervised decoder layer in training, exactly one in evaluation; the last is the answer.
-        sentence: word features that have looked at the video, averaged; aligned with `cluster` by the contrastive
-            loss. None in evaluation, where nobody reads it.
+        layers: one entry per supervised decoder layer in training, exactly one in evaluation; the last is final.
+        sentence: mean of the word features after attention to the video; aligned with `cluster` by the contrastive
+            loss. None in evaluation, which does not use it.
     """
 
     layers: tuple[LayerOutput, ...]
@@ -106,5 +106,5 @@ class SOCOutput:
 
     @property
     def final(self) -> LayerOutput:
-        """The answer."""
+        """The predictions to evaluate."""
         return self.layers[-1]

@@ -20,12 +20,12 @@ def _sine(position: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape 
 def pixel_positions(
     is_padding: Bool[Tensor, "batch time height width"], dim: int, dtype: torch.dtype
 ) -> Float[Tensor, "batch time {dim} height width"]:
-    """Position of every cell among the unpadded ones, scaled to (0, 2 pi): half the channels for y, half for x.
+    """Position of every pixel of a map among the unpadded ones, in (0, 2 pi): half the channels for y, half for x.
 
-    In rows and columns that are padding throughout, the scale divides by nearly zero; the published model computes
-    the same ill-conditioned values there (`reference keeps them; parity in padded batches depends on it`).
+    In rows and columns that are padding throughout, the scale divides by nearly zero. The published model computes
+    the same ill-conditioned values there, and its outputs for padded batches depend on them.
 
-    Source: the encoding of DETR (arXiv:2005.12872) with cells counted at their centre, as in Deformable DETR.
+    Source: the encoding of DETR (arXiv:2005.12872) with pixels counted at their centre, as in Deformable DETR.
     """
     is_valid = (~is_padding).to(dtype)
     y, x = is_valid.cumsum(dim=2), is_valid.cumsum(dim=3)

@@ -1,4 +1,4 @@
-"""SOC: encode, fuse, decode, cluster, draw.
+"""SOC: encode, fuse, decode, cluster, predict masks.
 
 Source: SOC: Semantic-Assisted Object Cluster for Referring Video Object Segmentation (arXiv:2305.17011), figure 2.
 """
@@ -47,7 +47,7 @@ class SOC(nn.Module):
         dim: width of everything behind the encoders.
         num_queries: objects per frame.
         num_classes: 1 (referred or not) or the number of categories.
-        output_layer: decoder layer that answers in evaluation; "first" gives the published outputs.
+        output_layer: decoder layer whose predictions are evaluated; "first" gives the published outputs.
         mask_dim: channels of the mask features.
         mask_offset_scale: divisor of the offsets in the mask head.
     """
@@ -108,7 +108,7 @@ class SOC(nn.Module):
         clip_of_sentence: Int[Tensor, " sentence"] | None = None,
         annotated_frame: Int[Tensor, " clip"] | None = None,
     ) -> SOCOutput:
-        """Find in every clip what its sentences mean.
+        """Segment in every clip the objects that its sentences refer to.
 
         Args:
             clips: the frames.
@@ -160,34 +160,33 @@ class SOC(nn.Module):
         )
 
     def segment(self, video: VideoFeatures, text: TextFeatures) -> SOCOutput:
-        """Fuse, decode frame by frame, cluster over time, and read off classes, boxes and masks.
+        """Fuse, decode frame by frame, cluster over time, and predict classes, boxes and masks.
 
         Args:
             video: one entry per sentence (see `VideoFeatures.for_sentences`).
             text: the sentences.
         """
         fused = [self.fusion(level, text) for level in video.levels]
-        found = self.transformer(fused, video.positions, video.is_padding, list(self.box_heads))
+        decoded = self.transformer(fused, video.positions, video.is_padding, list(self.box_heads))
         if self.training:
-            answering = list(range(len(self.class_heads)))
-            clustered = answering
+            output_layers = cluster_layers = list(range(len(self.class_heads)))
         else:
-            # The published evaluation answers from the first layer, with the cluster of the last one added to it.
+            # The published evaluation takes the first layer and adds the cluster of the last one to it.
             last = len(self.class_heads) - 1
-            answering = [0 if self.output_layer == "first" else last]
-            clustered = [last]
-        cluster = self._cluster(found.objects[clustered], text.sentence)
-        features = self.spatial_decoder(found.memory, video.stride4)
-        objects = found.objects[answering] + cluster[:, :, None]
-        masks = self._draw(objects, found.references[answering], features, video.sizes_px)
+            output_layers = [0 if self.output_layer == "first" else last]
+            cluster_layers = [last]
+        cluster = self._cluster(decoded.objects[cluster_layers], text.sentence)
+        features = self.spatial_decoder(decoded.memory, video.stride4)
+        objects = decoded.objects[output_layers] + cluster[:, :, None]
+        masks = self._predict_masks(objects, decoded.references[output_layers], features, video.sizes_px)
         layers = tuple(
             LayerOutput(
                 mask_logits=mask_logits,
                 class_logits=self.class_heads[layer](queries),
-                boxes_cxcywh_norm=refine_box(self.box_heads[layer](queries), _reference_before(found, layer)),
-                cluster=content,
+                boxes_cxcywh_norm=refine_box(self.box_heads[layer](queries), _reference_before(decoded, layer)),
+                cluster=clustered,
             )
-            for layer, queries, mask_logits, content in zip(answering, objects, masks, cluster, strict=True)
+            for layer, queries, mask_logits, clustered in zip(output_layers, objects, masks, cluster, strict=True)
         )
         return SOCOutput(layers=layers, sentence=self.sentence_feature(video, text) if self.training else None)
 
@@ -226,7 +225,7 @@ class SOC(nn.Module):
         cluster = self.object_cluster(rearrange(objects, "l b t q c -> (l b) t q c"), sentence.repeat(num_layers, 1))
         return rearrange(cluster, "(l b) q c -> l b q c", l=num_layers)
 
-    def _draw(
+    def _predict_masks(
         self,
         objects: Float[Tensor, "layer batch time query dim"],
         references: Float[Tensor, "layer batch time query 4"],
@@ -235,8 +234,8 @@ class SOC(nn.Module):
     ) -> Float[Tensor, "layer batch time query height4 width4"]:
         num_layers = objects.shape[0]
         width_height = references.new_tensor([(width, height) for height, width in sizes_px])
-        places = rearrange(references[..., :2] * width_height[:, None, None], "l b t q xy -> b t (l q) xy")
-        logits = self.mask_head(rearrange(objects, "l b t q c -> b t (l q) c"), places, features)
+        reference_px = rearrange(references[..., :2] * width_height[:, None, None], "l b t q xy -> b t (l q) xy")
+        logits = self.mask_head(rearrange(objects, "l b t q c -> b t (l q) c"), reference_px, features)
         return rearrange(logits, "b t (l q) h w -> l b t q h w", l=num_layers)
 
 
@@ -251,8 +250,8 @@ def _level_projections(channels: Sequence[int], dim: int) -> nn.ModuleList:
         nn.init.zeros_(conv.bias)
         return nn.Sequential(conv, nn.GroupNorm(dim // CHANNELS_PER_GROUP, dim))
 
-    fine = [project(nn.Conv2d(width, dim, kernel_size=1)) for width in channels[1:]]
-    return nn.ModuleList([*fine, project(nn.Conv2d(channels[-1], dim, kernel_size=3, stride=2, padding=1))])
+    projections = [project(nn.Conv2d(width, dim, kernel_size=1)) for width in channels[1:]]
+    return nn.ModuleList([*projections, project(nn.Conv2d(channels[-1], dim, kernel_size=3, stride=2, padding=1))])
 
 
 def _prediction_heads(dim: int, num_classes: int, num_layers: int) -> tuple[nn.ModuleList, nn.ModuleList]:
@@ -282,8 +281,8 @@ def _hidden_matrices(model: SOC) -> set[Tensor]:
     return matrices - set(model.class_heads.parameters())
 
 
-def _reference_before(found: TransformerOutput, layer: int) -> Float[Tensor, "batch time query ref"]:
-    return found.first_reference if layer == 0 else found.references[layer - 1]
+def _reference_before(decoded: TransformerOutput, layer: int) -> Float[Tensor, "batch time query ref"]:
+    return decoded.first_reference if layer == 0 else decoded.references[layer - 1]
 
 
 def _select_frame(maps: Tensor, frame: Int[Tensor, " batch"]) -> Tensor:

@@ -67,7 +67,7 @@ class TextEncoder(nn.Module):
             raise ValueError("this text encoder was built without a tokenizer; feed Tokens instead of sentences")
         for sentence in sentences:
             if not sentence.strip():
-                raise ValueError(f"sentence {sentence!r} is empty; say what to look for")
+                raise ValueError(f"sentence {sentence!r} is empty; describe the object to segment")
         encoded = self.tokenizer(list(sentences), padding=True, return_tensors="pt", verbose=False)
         # RoBERTa's positions start at padding_idx + 1 = 2.
         limit = self.roberta.config.max_position_embeddings - 2
@@ -75,7 +75,7 @@ class TextEncoder(nn.Module):
         if length > limit:
             if not self._warned_of_length:
                 logger.warning(
-                    "a sentence of %d tokens is cut to the %d that the text encoder takes; said only once: %.200s",
+                    "a sentence of %d tokens is cut to the %d that the text encoder takes; logged only once: %.200s",
                     length,
                     limit,
                     max(sentences, key=len),

@@ -144,7 +144,7 @@ class VideoSwin(nn.Module):
         """Take the weights of a Kinetics Video-Swin file, strictly.
 
         Its patches span two frames: as every frame stands for itself here, the two halves are added up, which gives a
-        still video the features it had. The final norm and the classifier have no place here.
+        still video the features it had. The final norm and the classifier are left out.
 
         Raises:
             ValueError: if a weight is missing, unknown or of another shape.

@@ -100,7 +100,7 @@ class WindowAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch time height width dim"], shift: Size3
     ) -> Float[Tensor, "batch time height width dim"]:
-        """Attend inside windows after a cyclic shift; shape and place of the tokens are unchanged.
+        """Attend inside windows after a cyclic shift; shape and order of the tokens are unchanged.
 
         Maps are padded at the end to whole windows with zeros that take part in the attention as any token does:
         so does the published model.
