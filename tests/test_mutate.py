@@ -245,11 +245,12 @@ def test_a_run_tells_which_mutants_no_test_sees(project, capsys):
 
     # those known to be the same program do not count
     known = [
-        f'[[equivalent]]\nfile = "calc.py"\noriginal = "{entry["before"]}"\nmutated = "{entry["after"]}"\nreason = "-"\n'
+        f'original = "{entry["before"]}"\nmutated = "{entry["after"]}"\n'
         for entry in verdicts.values()
         if entry["verdict"] == "survived"
     ]
-    (project / "known.toml").write_text("".join(known))
+    entries = (f'[[equivalent]]\nfile = "calc.py"\nreason = "-"\n{texts}' for texts in known)
+    (project / "known.toml").write_text("".join(entries))
     arguments = ["--roots", "calc.py", "--only-survivors", str(report), "--equivalents", "known.toml"]
     assert command.main(arguments) == 0
     assert f"{len(known)} equivalent" in capsys.readouterr().out

@@ -108,9 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--list", action="store_true", help="print the mutants and run nothing")
     parser.add_argument("--workers", type=int, default=2, help="mutants tried at the same time (default: 2)")
-    parser.add_argument(
-        "--marked", default="not slow", help="pytest's -m for the tests that count (default: 'not slow')"
-    )
+    parser.add_argument("--marked", default="", help="pytest's -m for the tests that count (default: all)")
     parser.add_argument("--refresh", action="store_true", help="record anew which test executes which line")
     parser.add_argument("--only-survivors", type=Path, metavar="JSON", help="try those again that survived in a report")
     parser.add_argument("--equivalents", default=EQUIVALENTS, metavar="TOML", help=f"default: {EQUIVALENTS}")

@@ -15,6 +15,9 @@ from tools.mutate.worker import FIXTURE_PREFIX
 
 WORKER = Path(__file__).with_name("worker.py")
 
+VERSION = 1
+"""Of the file that holds the map."""
+
 AT_IMPORT = ""
 """Context of lines that run while modules are imported."""
 
@@ -90,6 +93,7 @@ class CoverageMap:
         )
         number = {context: i for i, context in enumerate(contexts)}
         return {
+            "version": VERSION,
             "tests": {name: [round(test.seconds, 4), list(test.fixtures)] for name, test in self.tests.items()},
             "failing": list(self.failing),
             "skipped": list(self.skipped),
@@ -136,7 +140,7 @@ def up_to_date_map(
         ValueError: if the tests cannot be run.
     """
     hashes = {**file_hashes(root), "(marked)": marked, "(roots)": " ".join(roots)}
-    old = CoverageMap.from_json(json.loads(path.read_text())) if path.is_file() and not refresh else None
+    old = None if refresh else read_map(path)
     if old is not None and old.hashes == hashes:
         return old
     arguments = ["-m", marked] if marked else []
@@ -154,6 +158,14 @@ def up_to_date_map(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result.to_json()))
     return result
+
+
+def read_map(path: Path) -> CoverageMap | None:
+    """The map in a file; None if there is none, or one that another version of this module wrote."""
+    if not path.is_file():
+        return None
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return CoverageMap.from_json(stored) if stored.get("version") == VERSION else None
 
 
 def file_hashes(root: Path) -> dict[str, str]:

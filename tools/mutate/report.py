@@ -33,7 +33,7 @@ class Equivalents:
 
 
 def read_equivalents(path: Path) -> Equivalents:
-    """Read a file of `[[equivalent]]` tables with `file`, `original`, `mutated` and `reason`.
+    """Read a file of `[[equivalent]]` tables with `file`, `original`, `mutated` (a text or a list) and `reason`.
 
     Raises:
         ValueError: if an entry lacks one of these.
@@ -45,8 +45,9 @@ def read_equivalents(path: Path) -> Equivalents:
         missing = [key for key in ("file", "original", "mutated", "reason") if not str(entry.get(key, "")).strip()]
         if missing:
             raise ValueError(f"{path}: entry {number} lacks {', '.join(missing)}")
-        key = (entry["file"], single_spaced(entry["original"]), single_spaced(entry["mutated"]))
-        reasons[key] = str(entry["reason"])
+        mutated = entry["mutated"] if isinstance(entry["mutated"], list) else [entry["mutated"]]
+        for text in mutated:
+            reasons[entry["file"], single_spaced(entry["original"]), single_spaced(text)] = str(entry["reason"])
     return Equivalents(reasons)
 
 
