@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.mutate.tree import copy_tree, test_environment, tracked_files
+from tools.mutate.tree import copy_tree, environment_of_tests, tracked_files
 from tools.mutate.worker import FIXTURE_PREFIX
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -23,7 +23,7 @@ AT_IMPORT = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class RecordedTest:
     """One test that passes without any mutant.
 
     Attributes:
@@ -48,7 +48,7 @@ class CoverageMap:
         hashes: file to hash of what was recorded: sources, tests and settings.
     """
 
-    tests: dict[str, Test]
+    tests: dict[str, RecordedTest]
     failing: tuple[str, ...]
     skipped: tuple[str, ...]
     fixtures: dict[str, float]
@@ -111,7 +111,9 @@ class CoverageMap:
         """The reverse of `to_json`."""
         contexts = stored["contexts"]
         return cls(
-            tests={name: Test(seconds, tuple(fixtures)) for name, (seconds, fixtures) in stored["tests"].items()},
+            tests={
+                name: RecordedTest(seconds, tuple(fixtures)) for name, (seconds, fixtures) in stored["tests"].items()
+            },
             failing=tuple(stored["failing"]),
             skipped=tuple(stored["skipped"]),
             fixtures=dict(stored["fixtures"]),
@@ -242,7 +244,7 @@ def record(
         }
         (folder / "job.json").write_text(json.dumps(job))
         command = [sys.executable, "-P", str(WORKER), "record", str(folder / "job.json")]
-        environment = test_environment(folder / "tmp")
+        environment = environment_of_tests(folder / "tmp")
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
         if not result.is_file():
             raise ValueError(f"the tests cannot be recorded:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
@@ -257,7 +259,7 @@ def from_record(recorded: Mapping[str, Any], hashes: dict[str, str]) -> Coverage
         named[test["outcome"]].append(name)
     tests = recorded["tests"]
     return CoverageMap(
-        tests={name: Test(tests[name]["seconds"], tuple(tests[name]["fixtures"])) for name in named["passed"]},
+        tests={name: RecordedTest(tests[name]["seconds"], tuple(tests[name]["fixtures"])) for name in named["passed"]},
         failing=tuple(named["failed"]),
         skipped=tuple(named["skipped"]),
         fixtures=recorded["fixtures"],

@@ -16,7 +16,7 @@ from typing import Any
 from tools.mutate.choosing import Chooser
 from tools.mutate.coverage_map import WORKER, CoverageMap
 from tools.mutate.operators import Mutant
-from tools.mutate.tree import copy_tree, test_environment
+from tools.mutate.tree import copy_tree, environment_of_tests
 
 PRELOADED = (
     *("numpy", "scipy.ndimage", "scipy.optimize", "torch", "torch.utils.data", "torch.utils.checkpoint", "torchvision"),
@@ -174,7 +174,7 @@ def serving(root: Path, folder: Path) -> Iterator[Callable[[dict[str, Any]], dic
         process = subprocess.Popen(
             [sys.executable, "-P", str(WORKER), "serve", str(job)],
             cwd=tree,
-            env=test_environment(folder / "tmp"),
+            env=environment_of_tests(folder / "tmp"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

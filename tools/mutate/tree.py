@@ -38,7 +38,7 @@ def copy_tree(root: Path, target: Path) -> None:
             link.symlink_to(beside, target_is_directory=True)
 
 
-def test_environment(temporary: Path) -> dict[str, str]:
+def environment_of_tests(temporary: Path) -> dict[str, str]:
     """Variables of the processes that run tests: one thread, no bytecode, temporary files in a folder of their own."""
     temporary.mkdir(parents=True, exist_ok=True)
     return {
