@@ -144,7 +144,7 @@ CALCULATION = """\
 LIMIT = 3
 
 
-def add(a, b):
+def add(a, b=2):
     return a + b
 
 
@@ -167,6 +167,7 @@ def from_outside(a):
 """
 
 CALCULATION_TESTS = """\
+import inspect
 import subprocess
 import sys
 
@@ -190,6 +191,10 @@ def test_adds(three):
 
 def test_four_is_large():
     assert is_large(4)
+
+
+def test_two_is_added():
+    assert inspect.signature(add).parameters["b"].default == 2
 
 
 def test_counts_down():
@@ -228,6 +233,7 @@ def test_a_run_tells_which_mutants_no_test_sees(project, capsys):
     assert outcome("return a - b")[:2] == ("killed", "test_adds")  # the sum is made in a fixture of two tests
     assert outcome("LIMIT = 6")[:2] == ("killed", "test_four_is_large")
     assert outcome("return a * 2")[:2] == ("killed", "test_from_outside")
+    assert outcome("def add(a, b=3):")[:2] == ("killed", "test_two_is_added")
     assert outcome("n += 1")[:2] == ("timeout", "test_counts_down")
     assert outcome("return a >= LIMIT") == ("survived", "", "")
     assert outcome("return a + 1") == ("survived", "", "no test executes this line")
@@ -238,7 +244,7 @@ def test_a_run_tells_which_mutants_no_test_sees(project, capsys):
         file.write("\n\ndef test_the_limit_is_not_large():\n    assert not is_large(3)\n")
     capsys.readouterr()
     assert command.main(["--roots", "calc.py", "--only-survivors", str(report), "--json", str(report)]) == 1
-    assert "recording 6 of 6 tests" in capsys.readouterr().out
+    assert "recording 7 of 7 tests" in capsys.readouterr().out
     verdicts = {entry["after"]: entry for entry in json.loads(report.read_text())["mutants"]}
     assert outcome("return a >= LIMIT")[:2] == ("killed", "test_the_limit_is_not_large")
     assert "return a - b" not in verdicts

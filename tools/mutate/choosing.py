@@ -35,19 +35,22 @@ class Chooser:
 
     Args:
         coverage: the recorded map.
-        sources: path to text of everything that is mutated or watched.
+        sources: path to text of everything that is mutated.
+        test_sources: path to text of every file with a test.
     """
 
-    def __init__(self, coverage: CoverageMap, sources: Mapping[str, str]) -> None:
+    def __init__(self, coverage: CoverageMap, sources: Mapping[str, str], test_sources: Mapping[str, str]) -> None:
         self.coverage = coverage
+        self.names_in_tests = {file: frozenset(_uses(ast.parse(text))) for file, text in test_sources.items()}
         self.trees = {file: ast.parse(text) for file, text in sources.items()}
         self.passages = [passage for file, tree in self.trees.items() for passage in _passages(file, tree)]
 
     def choose(self, mutant: Mutant) -> list[str]:
         """Tests that execute the mutated line, fastest first; empty if none does.
 
-        A line that runs at import sets a name (a constant, a field, a default): the tests are those that execute a
-        function which uses the name, or else those that execute anything of the file, up to `IMPORT_BUDGET_SECONDS`.
+        A line that runs at import sets a name (a constant, a field, a default): the tests are those of files that use
+        the name, and those that execute a function which uses it, or else those that execute anything of the file,
+        up to `IMPORT_BUDGET_SECONDS`.
         """
         tree, by_line = self.trees[mutant.file], self.coverage.lines.get(mutant.file, {})
         functions = [node for node in holders(tree, mutant.line) if isinstance(node, FunctionNode)]
@@ -61,9 +64,10 @@ class Chooser:
         return self.coverage.fastest_first(tests)
 
     def _tests_of_names(self, file: str, names: set[str]) -> list[str]:
-        """Tests that execute a function which uses one of the names, or a constant made of one."""
+        """Tests that look at one of the names, or at a constant made of one."""
         known: set[str] = set()
-        tests: set[str] = set()
+        looking = {file for file, used in self.names_in_tests.items() if not names.isdisjoint(used)}
+        tests = {name for name in self.coverage.tests if name.split("::")[0] in looking}
         waiting = set(names)
         while waiting:
             users = [passage for passage in self.passages if not waiting.isdisjoint(passage.uses)]
@@ -105,10 +109,10 @@ def statement_lines(tree: ast.AST, line: int) -> range:
 def names_set_at(tree: ast.AST, line: int) -> set[str]:
     """Names that a line outside functions sets: a constant or field, else the function or class that it belongs to."""
     around = holders(tree, line)
-    names = set(_targets(around[-1]))
-    if names:
+    if names := set(_targets(around[-1])):
         return names
-    return {node.name for node in around if isinstance(node, FunctionNode | ast.ClassDef)}
+    named = [node.name for node in around if isinstance(node, FunctionNode | ast.ClassDef)]
+    return {name for name in named if name != "__init__"} if named[-1:] == ["__init__"] else set(named[-1:])
 
 
 def _targets(statement: ast.stmt) -> Iterator[str]:

@@ -99,7 +99,8 @@ def run_mutants(
     Returns:
         In the order of `mutants`.
     """
-    chooser = Chooser(coverage, sources)
+    test_files = {name.split("::")[0] for name in coverage.tests}
+    chooser = Chooser(coverage, sources, {name: (root / name).read_text(encoding="utf-8") for name in test_files})
     waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
     outcomes: dict[Mutant, Outcome] = {}
     lock = threading.Lock()
