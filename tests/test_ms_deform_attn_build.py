@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+import types
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
-from models.ops.ms_deform_attn.build import cuda_flags
+import models.ops.ms_deform_attn
+from models.ops.ms_deform_attn import backends
+from models.ops.ms_deform_attn.build import BuildError, cuda_flags, find_compiler
 from models.ops.ms_deform_attn.problems import make_problem
 
 
@@ -38,6 +41,56 @@ def test_cuda_code_is_made_for_what_the_variable_names(monkeypatch: pytest.Monke
         "compute_90,code=sm_90",
         "compute_90,code=compute_90",
     ]
+
+
+@pytest.mark.parametrize("variable", ["CUDA_HOME", "CUDA_PATH"])
+def test_the_cuda_compiler_is_looked_for_where_the_variable_says(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    compiler = tmp_path / "cuda" / "bin" / "nvcc"
+    compiler.parent.mkdir(parents=True)
+    compiler.write_text("#!/bin/bash\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv(variable, str(tmp_path / "cuda"))
+    assert find_compiler("cuda") == [str(compiler)]
+    assert find_compiler("cpu") != [str(compiler)]
+
+
+def test_the_variable_comes_first_when_a_compiler_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXX", "no-such-compiler -O1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BuildError, match="install g\\+\\+ or set CXX"):
+        find_compiler("cpu")
+    compiler = tmp_path / "clang++"
+    compiler.write_text("#!/bin/bash\n")
+    compiler.chmod(0o755)
+    assert find_compiler("cpu") == ["clang++"]
+    monkeypatch.setenv("CXX", "clang++ -O1")
+    assert find_compiler("cpu") == ["clang++", "-O1"]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_triton_leaves_a_deterministic_backward_pass_to_the_reference(
+    deterministic: bool, monkeypatch: pytest.MonkeyPatch
+):
+    used = []
+
+    def backward(name: str):
+        def run(*arguments):
+            used.append(name)
+            return (torch.zeros(1),) * 3
+
+        return run
+
+    stand_in = types.ModuleType("triton_kernels")
+    monkeypatch.setattr(stand_in, "backward", backward("triton"), raising=False)
+    monkeypatch.setattr(models.ops.ms_deform_attn, "triton_kernels", stand_in, raising=False)
+    monkeypatch.setattr(backends.reference, "backward", backward("reference"))
+    tensor = torch.zeros(1)
+    backends._triton_backward(tensor, tensor, [1, 1], tensor, tensor, deterministic)
+    assert used == ["reference" if deterministic else "triton"]
 
 
 @pytest.mark.slow

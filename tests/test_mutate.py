@@ -76,6 +76,7 @@ def test_only_the_span_changes_whatever_stands_before_it_in_the_line():
         "Mode = Literal[1, 2]",
         'logger.info("%d", 1 + 2)',
         "self.logger.warning(1)",
+        "logging.getLogger(name).setLevel(10)",
         "warnings.warn(message, stacklevel=2)",
         'raise ValueError(f"{1 + x}" + str(not y))',
         "assert x < 3",

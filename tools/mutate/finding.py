@@ -318,8 +318,8 @@ def _name(function: ast.expr) -> str:
 
 def _root(node: ast.expr) -> str:
     """First part of a dotted name."""
-    while isinstance(node, ast.Attribute):
-        node = node.value
+    while isinstance(node, ast.Attribute | ast.Call):
+        node = node.value if isinstance(node, ast.Attribute) else node.func
     return node.id if isinstance(node, ast.Name) else ""
 
 
