@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from configs.schema import ModelConfig, TextEncoderConfig, VisualEncoderConfig
-from models.build import build_text_encoder, build_visual_encoder, load_weights
+from models.build import build_model, build_text_encoder, build_visual_encoder, load_weights
 from models.checkpoint_names import soc_from_published, soc_name
+from models.ops.ms_deform_attn.backends import AUTO, requested, use_backend
 from models.text_encoder import load_text_encoder
-from tests.tiny_model import tiny_soc
+from tests.tiny_model import tiny_soc, tiny_text_encoder
 from tools.shapes.text import write_text_encoder
 
 
@@ -106,3 +107,13 @@ def test_the_root_of_the_data_is_filled_in_or_asked_for(tmp_path: Path):
     config = ModelConfig(text_encoder=TextEncoderConfig(path="{data.root}/text_encoder"))
     with pytest.raises(ValueError, match=r"give data\.root=FOLDER"):
         build_text_encoder(config, data_root=None)
+
+
+def test_the_backend_is_the_configured_one():
+    encoder = VisualEncoderConfig(
+        name="video-swin", embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2), window_size=(2, 3, 3)
+    )
+    config = ModelConfig(visual_encoder=encoder, dim=32, num_queries=2, ffn_dim=32, ms_deform_attn="reference")
+    with use_backend(AUTO):
+        build_model(config, text_encoder=tiny_text_encoder())
+        assert requested() == "reference"

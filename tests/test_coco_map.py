@@ -55,5 +55,7 @@ def test_merged_meters_score_as_one():
 def test_mixing_kinds_and_scoring_nothing_are_errors():
     with pytest.raises(ValueError, match="bbox"):
         CocoMeter("bbox").add_masks(square(60), square(60)[None], np.array([0.9]))
+    with pytest.raises(ValueError, match="bbox"):
+        CocoMeter("segm").merge(CocoMeter("bbox"))
     with pytest.raises(ValueError, match="no sample"):
         CocoMeter("segm").compute()

@@ -209,6 +209,7 @@ def test_the_report_finds_every_available_backend_right(
     output = capsys.readouterr().out
     assert "WRONG" not in output
     assert "reference  float64   right" in output
+    assert f"  `auto` takes: {choose('cpu', FLOAT).name}\n" in output
 
 
 SHAPES = [(5, 7), (3, 2)]

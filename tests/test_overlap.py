@@ -21,6 +21,9 @@ def test_precision_counts_only_what_is_strictly_above_the_threshold():
     empty = OverlapMeter()
     empty.add(0.0, 2.0)
     assert empty.compute().precision_at == (0, 0, 0, 0, 0)
+    exactly_half = OverlapMeter()
+    exactly_half.add(1e12, 2e12)  # so large that the smoothing vanishes
+    assert exactly_half.compute().precision_at == (0, 0, 0, 0, 0)
 
 
 def test_overall_iou_weighs_by_size_and_mean_iou_does_not():

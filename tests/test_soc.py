@@ -53,6 +53,18 @@ def test_batch_neighbours_are_invisible(model: SOC):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("clips", [[0], [1], [0, 1], [1, 0, 0]])
+def test_features_are_handed_to_sentences_in_their_order(model: SOC, clips: list[int]):
+    video = model.encode_video(tiny_clips(2))
+    chosen = video.for_sentences(torch.tensor(clips))
+    assert len(chosen.sizes_px) == len(chosen.stride4) == len(clips)
+    for i, clip in enumerate(clips):
+        assert torch.equal(chosen.stride4[i], video.stride4[clip])
+        for ours, whole in ((chosen.levels, video.levels), (chosen.positions, video.positions)):
+            assert all(torch.equal(a[i], b[clip]) for a, b in zip(ours, whole, strict=True))
+
+
+@torch.no_grad()
 def test_sentences_that_share_a_clip_get_what_they_would_get_alone(model: SOC):
     clips, tokens = tiny_clips(1), tiny_tokens(4, 4)
     shared = model(clips, tokens, clip_of_sentence=torch.tensor([0, 0]))
