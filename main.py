@@ -52,7 +52,7 @@ def prediction_overrides(arguments: argparse.Namespace) -> list[str]:
 
 
 def run(mode: str, config: Config) -> None:
-    """Starts one mode. torch is imported here and not above: `config` and `--help` answer at once."""
+    """Starts one mode. torch is imported here and not above: `config` and `--help` stay fast."""
     if mode == "config":
         sys.stdout.write(dump_config(config))
     elif mode == "train":

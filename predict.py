@@ -27,7 +27,8 @@ from media.mask_png import write_binary_png
 from media.overlay import Overlay, object_colour
 from media.video import Frame, VideoWriter, open_video, write_video
 from models.build import build_model
-from models.inference import ClipAnswer, encode_sentences, segment_window
+from models.inference import encode_sentences, segment_clip
+from models.postprocess import ClipPrediction, best_queries
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ MASKS, OVERLAY, SUMMARY = "masks", "overlay.mp4", "prediction.json"
 
 @dataclass
 class ObjectRecord:
-    """What `prediction.json` says about one sentence; grows window by window.
+    """The entry of `prediction.json` about one sentence; grows window by window.
 
     Attributes:
         sentence: as given to the model.
@@ -54,14 +55,14 @@ class ObjectRecord:
     boxes_xyxy_px: list[list[float]] = field(default_factory=list)
     areas_px: list[int] = field(default_factory=list)
 
-    def add(self, answer: ClipAnswer, masks: Bool[Tensor, "time height width"]) -> None:
-        """Notes the answer for one window and the masks made from it."""
+    def add(self, prediction: ClipPrediction, masks: Bool[Tensor, "time height width"]) -> None:
+        """Appends the prediction for one window and its masks."""
         height, width = masks.shape[-2:]
         limit = torch.tensor([width, height, width, height], dtype=torch.float32)
-        boxes = torch.minimum((answer.boxes_xyxy_norm * limit).clamp(min=0), limit)
-        self.window_scores.append(round(answer.score, 5))
-        self.queries.append(answer.query)
-        self.scores += [round(score, 5) for score in answer.frame_scores.tolist()]
+        boxes = torch.minimum((prediction.boxes_xyxy_norm * limit).clamp(min=0), limit)
+        self.window_scores.append(round(prediction.score, 5))
+        self.queries.append(prediction.query)
+        self.scores += [round(score, 5) for score in prediction.frame_scores.tolist()]
         self.boxes_xyxy_px += [[round(side, 2) for side in box] for box in boxes.tolist()]
         self.areas_px += masks.flatten(1).sum(dim=1).tolist()
 
@@ -70,7 +71,7 @@ def predict(config: Config) -> None:
     """Segments `predict.video`; writes `masks/`, `overlay.mp4` and `prediction.json` to `output_dir`.
 
     The video is read once, from start to end, `data.eval_num_frames` frames at a time, so that memory does not grow
-    with its length. `prediction.json` is written last: where it is, everything is.
+    with its length. `prediction.json` is written last: where it exists, the output is complete.
 
     Raises:
         ValueError: if video, sentences, weights or output folder are not usable.
@@ -88,7 +89,7 @@ def predict(config: Config) -> None:
         raise ValueError("predict.video is not set: give --video FILE, or predict.video=FILE")
     source = open_video(settings.video)
     frames = source.frames(settings.frame_step)
-    first = next(frames)  # an unreadable video shows before the model is built
+    first = next(frames)  # an unreadable video is reported before the model is built
     height, width = first.pixels.shape[:2]
 
     if config.model.weights is None:
@@ -108,10 +109,14 @@ def predict(config: Config) -> None:
         for window in in_windows(chain([first], frames), config.data.eval_num_frames):
             pixels = stack_frames(window)
             resized = resize_frames(pixels, short_side=config.data.short_side, long_side=config.data.long_side)
-            answers = segment_window(model, resized, texts, device=device)
-            masks = [answer.masks_at((height, width), logit_threshold=logit(settings.threshold)) for answer in answers]
-            for record, answer, mask in zip(records, answers, masks, strict=True):
-                record.add(answer, mask)
+            layers = segment_clip(model, resized, texts, device=device)
+            predictions = [prediction for layer in layers for prediction in best_queries(layer)]
+            masks = [
+                prediction.masks_at((height, width), logit_threshold=logit(settings.threshold))
+                for prediction in predictions
+            ]
+            for record, prediction, mask in zip(records, predictions, masks, strict=True):
+                record.add(prediction, mask)
             write_window(folder, window, [mask.numpy() for mask in masks], overlay, writer)
             names += [frame.name for frame in window]
             indices += [frame.index for frame in window]
@@ -137,14 +142,15 @@ def predict(config: Config) -> None:
 
 
 def clean_sentences(config: Config) -> list[str]:
-    """The sentences as the model wants them.
+    """The sentences as the model reads them.
 
     Raises:
         ValueError: if there is none, or one is empty.
     """
     if not config.predict.sentences:
         raise ValueError('predict.sentences is empty: give --sentence "what to look for", once per object')
-    sentences = [clean_sentence(text, lower_case=config.data.lower_case) for text in config.predict.sentences]
+    lower_case = config.data.sets[0].lower_case
+    sentences = [clean_sentence(text, lower_case=lower_case) for text in config.predict.sentences]
     if "" in sentences:
         raise ValueError(f"predict.sentences: sentence {sentences.index('') + 1} of {len(sentences)} is empty")
     return sentences
@@ -181,7 +187,7 @@ def write_window(
         for frame, mask in zip(window, masks_of_object, strict=True):
             write_binary_png(target / f"{frame.name}.png", mask)
     for position, frame in enumerate(window):
-        writer.add(overlay.draw(frame.pixels, [mask[position] for mask in masks]))
+        writer.add(overlay.render(frame.pixels, [mask[position] for mask in masks]))
 
 
 def remove_stale_masks(folder: Path, *, num_objects: int, names: Sequence[str]) -> None:

@@ -62,7 +62,7 @@ def fit(config: Config) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What stays the same from the first step to the last.
+    """What does not change during a run.
 
     Attributes:
         config: resolved.
@@ -111,7 +111,7 @@ def train_stages(run: Run) -> None:
                             clip_of_sentence=batch.clip_of_sentence,
                             annotated_frame=batch.annotated_frame,
                         )
-                    assert batch.targets is not None  # a training loader yields no clip without
+                    assert batch.targets is not None  # every clip of a training loader has targets
                     losses = criterion(output, batch.targets)
 
                     state.optimizer.zero_grad()
@@ -131,24 +131,24 @@ def train_stages(run: Run) -> None:
                         run.metrics.write("train", **log_position(stage, progress), lr=rates, **means)
 
                 window.pause_clock()
-                window.check_finite()  # so that no checkpoint holds a model that broke
+                window.check_finite()  # so that no checkpoint holds a model with a loss that is not finite
                 is_end = progress.stage_step >= num_steps
                 progress = replace(progress, epoch=progress.epoch + 1)
                 best_before = progress.best_score
                 if is_end or is_due(progress.epoch, config.train.validate_every):
                     progress = validate(run, stage, progress)
                 is_best = progress.best_score > best_before
-                here = progress
+                end_of_epoch = progress
                 if is_end:
                     progress = replace(progress, stage=index + 1, epoch=0, stage_step=0)
-                if is_end or is_best or is_due(here.epoch, config.train.checkpoint_every):
+                if is_end or is_best or is_due(end_of_epoch.epoch, config.train.checkpoint_every):
                     save(run, state, progress, is_best=is_best)
                 window.restart_clock()
     logger.info("finished after %d steps; results in %s", progress.step, config.output_dir)
 
 
 def prepare_run(config: Config, world: World, device: torch.device) -> Run:
-    """Claims the output folder, or reads the checkpoint to resume from; what can fail fails here."""
+    """Claims the output folder, or reads the checkpoint to resume from; most errors of the user show here."""
     build_eval_dataset(config.data)  # a mistake in the validation data should not show after the first epoch
     path = last_checkpoint(config.output_dir)
     resumed = read_checkpoint(path) if config.train.resume else None
@@ -198,7 +198,7 @@ def build_state(
 
 
 def epoch_of(loader: DataLoader[VideoBatch], stage: StageConfig, epoch: int, *, at_most: int) -> Iterator[VideoBatch]:
-    """The batches of one epoch, cut off where the stage ends; samples that they had to skip are counted."""
+    """The batches of one epoch, cut off where the stage ends; skipped samples are counted."""
     sampler = cast(EpochSampler, loader.sampler)
     sampler.set_epoch(epoch)
     count = SkipCount(num_samples=len(sampler), max_share=stage.data.max_skipped_share)
@@ -209,13 +209,13 @@ def epoch_of(loader: DataLoader[VideoBatch], stage: StageConfig, epoch: int, *, 
 
 
 def stage_length(stage: StageConfig, steps_per_epoch: int) -> int:
-    """Steps that the stage really runs."""
+    """Number of steps of the stage."""
     planned = stage.epochs * steps_per_epoch
     return min(planned, stage.max_steps or planned)
 
 
 def is_due(epoch: int, every: int) -> bool:
-    """Whether something that happens every so many epochs happens now; 0: never."""
+    """Whether `epoch` is a multiple of `every`; 0: never."""
     return every > 0 and epoch % every == 0
 
 
@@ -231,7 +231,7 @@ def validate(run: Run, stage: StageConfig, progress: Progress) -> Progress:
     report = evaluate_model(config, run.model, folder=None, world=run.world, device=run.device)
     run.metrics.write("validation", **log_position(stage, progress), **report.scores())
     if report.main_score is None:
-        logger.warning("split %s has no masks: nothing to validate against", data.eval_split)
+        logger.warning("split %s has no masks: nothing to validate against", data.sets[0].eval_split)
         return progress
     logger.info("%s, epoch %d: %s", stage.name, progress.epoch, describe(report.scores()))
     return replace(progress, best_score=max(progress.best_score, report.main_score))

@@ -22,10 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL
 import torch
 import torchvision
-from torch import Tensor
 
 from benchmarks.plain_loading import PlainSample, read_sample
 from configs.schema import DataConfig
@@ -33,8 +33,8 @@ from datasets.readers import FrameReader, MaskReader
 from datasets.records import VideoRecord
 from loading.clips import ClipDataset
 from loading.collate import collate
-from loading.loaders import open_split
-from loading.sampling import Visit
+from loading.loaders import read_split
+from loading.sampling import SampleKey
 from media.files import write_text
 from structures.samples import VideoSample
 from tools.shapes.writer import make_shapes
@@ -54,6 +54,7 @@ class Case:
         settings: others.
         size: (height, width) of the frames; None: the layout's own.
         num_frames: of a generated clip.
+        clip_frames: of a training clip.
         must_reach_goal: whether it is the set of the goal.
         has_plain_way: whether we know one.
         is_trained_on: False where the set is only evaluated; clips round its annotated frames are timed then.
@@ -64,6 +65,7 @@ class Case:
     settings: dict[str, Any]
     size: tuple[int, int] | None = None
     num_frames: int = 16
+    clip_frames: int = NUM_FRAMES
     must_reach_goal: bool = False
     has_plain_way: bool = True
     is_trained_on: bool = True
@@ -75,7 +77,7 @@ CASES = {
     "MeViS": Case("mevis", "mevis", {}, (720, 1280)),
     "A2D-Sentences": Case("a2d", "a2d_sentences", {}, (320, 560), 150),
     "JHMDB-Sentences": Case("jhmdb", "jhmdb_sentences", {"train_split": "test"}, (240, 320), is_trained_on=False),
-    "RefCOCO, images": Case("refcoco", "refcoco", {"num_frames": 1}, (480, 640), 8),
+    "RefCOCO, images": Case("refcoco", "refcoco", {}, (480, 640), 8, clip_frames=1),
     "RefCOCO, pseudo-clips": Case("refcoco", "refcoco", {"pseudo_clips": True}, (480, 640), 8, has_plain_way=False),
 }
 
@@ -101,9 +103,9 @@ class TimedFrames:
     reader: FrameReader
     watch: Stopwatch
 
-    def read(self, positions: Sequence[int]) -> Tensor:
+    def read(self, positions: Sequence[int]) -> np.ndarray:
         """See `FrameReader`."""
-        frames: Tensor = self.watch.time(self.reader.read, positions)
+        frames: np.ndarray = self.watch.time(self.reader.read, positions)
         return frames
 
     def size(self) -> tuple[int, int]:
@@ -122,9 +124,9 @@ class TimedMasks:
     reader: MaskReader
     watch: Stopwatch
 
-    def read(self, positions: Sequence[int], *, size: tuple[int, int], objects: Sequence[int]) -> Tensor:
+    def read(self, positions: Sequence[int], *, size: tuple[int, int], objects: Sequence[int]) -> np.ndarray:
         """See `MaskReader`."""
-        masks: Tensor = self.watch.time(self.reader.read, positions, size=size, objects=objects)
+        masks: np.ndarray = self.watch.time(self.reader.read, positions, size=size, objects=objects)
         return masks
 
 
@@ -174,10 +176,11 @@ class Result:
 
 def measure(case: Case, root: Path, *, num_samples: int, rounds: int) -> Result:
     """Times samples of a set, turn by turn, and compares them."""
-    settings = {"dataset": case.dataset, "root": root, "num_frames": NUM_FRAMES, "cache": root.parent / "cache"}
-    data = DataConfig.model_validate(settings | case.settings)
-    source = open_split(data, data.train_split)
-    videos = source.training_videos() if case.is_trained_on else source.videos
+    sets = ({"dataset": case.dataset, **case.settings},)
+    settings = {"sets": sets, "root": root, "num_frames": case.clip_frames}
+    data = DataConfig.model_validate(settings | {"cache": root.parent / "cache"})
+    own = data.sets[0]
+    videos = read_split(data, own, own.train_split, for_training=case.is_trained_on).videos
     watch = Stopwatch()
     clips = ClipDataset(
         [timed(video, watch) for video in videos],
@@ -196,7 +199,7 @@ def measure(case: Case, root: Path, *, num_samples: int, rounds: int) -> Result:
         watch.seconds, whole, collating, normalising, plain = 0.0, Stopwatch(), Stopwatch(), Stopwatch(), Stopwatch()
         difference, agree = 0.0, True
         for index in chosen:
-            sample = whole.time(clips.__getitem__, Visit(index, 0))
+            sample = whole.time(clips.__getitem__, SampleKey(index, 0))
             batch = collating.time(collate, [sample])
             clip = normalising.time(batch.clips.normalised)
             if case.has_plain_way:

@@ -79,7 +79,7 @@ def _mask(video: VideoRecord, expression: Expression, position: int, size: tuple
         (number,) = expression.object_ids
         return values == number if number in np.unique(values) else np.zeros(size, dtype=bool)
     assert video.masks is not None  # it is a training video
-    return video.masks.read((position,), size=size, objects=expression.object_ids).any(dim=0)[0].numpy()
+    return video.masks.read((position,), size=size, objects=expression.object_ids)[:, 0].max(axis=0)
 
 
 def _box(mask: np.ndarray) -> list[float]:

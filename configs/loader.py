@@ -1,7 +1,7 @@
-"""From YAML files and command-line overrides to one typed `Config`; all that is wrong is reported at once.
+"""From YAML files and command-line overrides to one typed `Config`; all errors are reported at once.
 
 A file may name another one in `base:` and is merged into it: sections key by key, everything else (lists, too)
-replaces what was there. Overrides such as `optim.lr=1e-5` come last. Every value remembers the file and the line it
+replaces the earlier value. Overrides such as `optim.lr=1e-5` come last. Every value remembers the file and the line it
 came from, so that an error can point there.
 """
 
@@ -18,6 +18,8 @@ from ruamel.yaml import YAML
 
 from configs.schema import Config
 from configs.yaml_tree import KeyPath, Origin, YamlTree, dotted, read_tree, read_value, show_path, suggest_file
+from datasets.definition import DatasetSettings
+from datasets.table import DATASETS
 
 COMMAND_LINE = "command line"
 DATA_ROOT_VARIABLE = "SOC_DATA_ROOT"
@@ -51,7 +53,7 @@ class Draft:
     Attributes:
         values: plain nested dicts, lists and scalars.
         origins: where each key came from.
-        problems: what was wrong so far.
+        problems: of the configuration so far.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -62,14 +64,14 @@ class Draft:
         """The origin of `key`, or that of the nearest section above it."""
         for length in range(len(key), 0, -1):
             if key[:length] in self.origins:
-                found = self.origins[key[:length]]
+                section = self.origins[key[:length]]
                 rest = dotted(key[length:])
-                return Origin(found.place, f"{found.key}.{rest}" if rest else found.key)
+                return Origin(section.location, f"{section.key}.{rest}" if rest else section.key)
         return Origin("configuration", dotted(key))
 
     def report(self, origin: Origin, message: str) -> None:
         """Notes a problem."""
-        self.problems.append(f"{origin.place}: {origin.key}: {message}")
+        self.problems.append(f"{origin.location}: {origin.key}: {message}")
 
     def forget(self, key: KeyPath) -> None:
         """Drops the origins of `key` and of all below it."""
@@ -90,7 +92,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """
     draft = Draft()
     read_file(draft, Path(path), chain=())
-    if draft.problems:  # what an unreadable file would have said is unknown: more errors would only mislead
+    if draft.problems:  # keys of an unreadable file are unknown: errors about them would mislead
         raise ConfigError(draft.problems)
     for override in overrides:
         apply_override(draft, override)
@@ -130,7 +132,7 @@ def represent_none(representer: Any, _value: None) -> Any:
 
 
 def read_file(draft: Draft, path: Path, chain: tuple[Path, ...]) -> None:
-    """Merges `path` into the draft, its bases first. `chain`: the files that led here."""
+    """Merges `path` into the draft, its bases first. `chain`: the files that name it as their base."""
     try:
         tree = read_tree(path)
     except ValueError as error:
@@ -246,13 +248,13 @@ def take_root_from_environment(draft: Draft) -> None:
 
 
 def stages_of(draft: Draft) -> list[dict[str, Any]]:
-    """The stages that are sections; anything else is left for the validation to complain about."""
+    """The stages that are sections; the validation reports anything else."""
     stages = draft.values.get("stages")
     return [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
 
 
 def inherit_into_stages(draft: Draft) -> None:
-    """Gives every stage the top-level `data` and `optim`, changed by what the stage itself says."""
+    """Gives every stage the top-level `data` and `optim`, changed by the keys of the stage itself."""
     stages = draft.values.get("stages")
     for i, stage in enumerate(stages if isinstance(stages, list) else []):
         if not isinstance(stage, dict):
@@ -283,7 +285,7 @@ def validate(draft: Draft) -> Config | None:
 def report_booleans(draft: Draft) -> None:
     """Reports true and false where a number belongs: pydantic would read them as 1 and 0."""
     for key, value in leaves(draft.values):
-        section = section_at(key[:-1])
+        section = section_at(draft, key[:-1])
         info = section.model_fields.get(str(key[-1])) if section is not None else None
         if isinstance(value, bool) and info is not None and info.annotation in (int, float):
             draft.report(draft.origin(key), f"expected a number, got {str(value).lower()}")
@@ -291,10 +293,17 @@ def report_booleans(draft: Draft) -> None:
 
 def report_validation(draft: Draft, detail: Mapping[str, Any]) -> None:
     """Turns one of pydantic's errors into a line that points to where the value was written."""
-    key = tuple(detail["loc"])
+    key = without_tags(tuple(detail["loc"]))
     origin = draft.origin(key)
     if detail["type"] == "extra_forbidden":
-        draft.report(origin, f"unknown key{suggest_key(key)}")
+        draft.report(origin, f"unknown key{suggest_key(draft, key)}")
+        return
+    if detail["type"] == "union_tag_invalid":
+        known = ", ".join(DATASETS)
+        draft.report(draft.origin((*key, "dataset")), f"unknown data set {detail['ctx']['tag']!r}; there are {known}")
+        return
+    if detail["type"] == "union_tag_not_found":
+        draft.report(origin, f"missing key 'dataset', one of {', '.join(DATASETS)}")
         return
     message = ERROR_TEXT.get(detail["type"])
     if message is None:
@@ -304,26 +313,63 @@ def report_validation(draft: Draft, detail: Mapping[str, Any]) -> None:
     draft.report(origin, message)
 
 
-def suggest_key(key: KeyPath) -> str:
-    """`; did you mean ...?` for an unknown key: a neighbour spelt alike, or the same name in another section."""
+def without_tags(key: KeyPath) -> KeyPath:
+    """The key without the names of data sets that pydantic adds: `data.sets.0.mevis.root` is `data.sets.0.root`."""
+    kept: list[str | int] = []
+    for step in key:
+        is_tag = step in DATASETS and len(kept) >= 2 and kept[-2] == "sets" and isinstance(kept[-1], int)
+        if not is_tag:
+            kept.append(step)
+    return tuple(kept)
+
+
+def suggest_key(draft: Draft, key: KeyPath) -> str:
+    """A hint for an unknown key: a similar key of its section, or one of the same name in another section.
+
+    In an entry of `data.sets` the keys of that data set are listed, and which other data set has the key.
+    """
     name = str(key[-1])
-    section = section_at(key[:-1])
+    section = section_at(draft, key[:-1])
     if section is not None and (close := difflib.get_close_matches(name, section.model_fields, n=1)):
         return f"; did you mean {close[0]!r}?"
+    if section is not None and issubclass(section, DatasetSettings):
+        others = [other for other, definition in DATASETS.items() if name in definition.settings.model_fields]
+        hint = f", {name} is a key of {', '.join(others)}" if others else ""
+        own = section.model_fields["dataset"].default
+        return f" of data set {own}{hint}; its keys are {', '.join(section.model_fields)}"
     elsewhere = [path for path in known_keys(Config) if path.rpartition(".")[2] == name]
-    return f"; did you mean {elsewhere[0]!r}?" if elsewhere else ""
+    if elsewhere:
+        return f"; did you mean {elsewhere[0]!r}?"
+    in_sets = [other for other, definition in DATASETS.items() if name in definition.settings.model_fields]
+    return f"; did you mean 'data.sets.0.{name}'?" if in_sets else ""
 
 
-def section_at(key: KeyPath) -> type[BaseModel] | None:
-    """The model that describes the section at `key`."""
+def section_at(draft: Draft, key: KeyPath) -> type[BaseModel] | None:
+    """The model that describes the section at `key`; that of an entry of `data.sets` is named by its `dataset`."""
     model: type[BaseModel] | None = Config
+    values: Any = draft.values
     for step in key:
+        values = value_at(values, step)
         if isinstance(step, int):
+            if model is None or not issubclass(model, DatasetSettings):
+                continue
+            definition = DATASETS.get(str(value_at(values, "dataset")))
+            model = None if definition is None else definition.settings
             continue
         if model is None or step not in model.model_fields:
             return None
-        model = section_type(model.model_fields[step].annotation)
+        field_type = model.model_fields[step].annotation
+        model = DatasetSettings if step == "sets" else section_type(field_type)
     return model
+
+
+def value_at(values: Any, step: str | int) -> Any:
+    """The value below `step`; None where there is none."""
+    if isinstance(values, dict):
+        return values.get(step)
+    if isinstance(values, list) and isinstance(step, int) and step < len(values):
+        return values[step]
+    return None
 
 
 def section_type(annotation: Any) -> type[BaseModel] | None:

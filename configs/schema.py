@@ -1,23 +1,26 @@
-"""Every knob: its type, default, unit and meaning. YAML files only override what stands here."""
+"""Every setting: its type, default, unit and meaning. YAML files only override these defaults.
 
+The settings of a single data set are defined in its module, `datasets/<name>.py`.
+"""
+
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from datasets.definition import DatasetSettings
+from datasets.ref_youtube_vos import RefYoutubeVosSettings
+from datasets.table import DATASETS
+from structures.config_node import ConfigNode
 
-class ConfigNode(BaseModel):
-    """Base of all sections: frozen, no unknown keys, docstrings below the fields are their descriptions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+if TYPE_CHECKING:
+    AnyDatasetSettings = DatasetSettings
+else:
+    AnyDatasetSettings = Annotated[
+        reduce(or_, (definition.settings for definition in DATASETS.values())), Field(discriminator="dataset")
+    ]
 
 
 class VisualEncoderConfig(ConfigNode):
@@ -53,7 +56,7 @@ class TextEncoderConfig(ConfigNode):
     `{data.root}` stands for the root of the data."""
 
     frozen: bool = True
-    """Keep the encoder as it is loaded. Needs a folder with weights, or the words mean nothing."""
+    """Keep the encoder as it is loaded. Needs a folder with weights: random embeddings carry no meaning."""
 
     eval_mode_when_frozen: bool = False
     """Switch off the dropout of a frozen encoder. The published training leaves it on."""
@@ -63,7 +66,7 @@ class TextEncoderConfig(ConfigNode):
 
 
 class MaskHeadConfig(ConfigNode):
-    """The dynamic convolutions that draw the masks."""
+    """The dynamic convolutions that predict the masks."""
 
     dim: PositiveInt = 8
     """Channels of the mask features and of the hidden layers."""
@@ -114,14 +117,14 @@ class ModelConfig(ConfigNode):
     """Encoder and decoder layers of the object cluster."""
 
     output_layer: Literal["first", "last"] = "first"
-    """Decoder layer that answers in evaluation. The published evaluation reads the first, and so do the published
-    numbers; the last is the one that a model of ours should use."""
+    """Decoder layer whose prediction is used in evaluation. The published evaluation and numbers use the first; models
+    trained with this code should use the last."""
 
     weights: Path | None = None
-    """Checkpoint to start from (ours, or one with the published names)."""
+    """Checkpoint to start from (of this code, or one with the published names)."""
 
     keep_class_head: bool = True
-    """Take the classification head from `weights`, too; the published finetuning starts it anew."""
+    """Take the classification head from `weights`, too; the published finetuning initialises it anew."""
 
     @model_validator(mode="after")
     def heads_divide_dim(self) -> "ModelConfig":
@@ -131,107 +134,40 @@ class ModelConfig(ConfigNode):
         return self
 
 
-DatasetName = Literal["ref_youtube_vos", "ref_davis17", "a2d_sentences", "jhmdb_sentences", "refcoco", "mevis", "joint"]
-RefcocoVariant = Literal["refcoco", "refcoco+", "refcocog"]
-
-
-class DataPart(ConfigNode):
-    """One data set of a mixture. Everything that does not stand here is as in the section `data`."""
-
-    dataset: DatasetName
-    """Format of the part."""
-
-    variant: RefcocoVariant = "refcoco"
-    """As `data.variant`."""
-
-    split_by: str = ""
-    """As `data.split_by`."""
-
-    root: Path = Path()
-    """Folder of the part; a relative path starts at `data.root`."""
-
-    split: str = "train"
-    """Split that is trained on."""
-
-    pseudo_clips: bool = False
-    """As `data.pseudo_clips`."""
-
-    repeat: PositiveInt = 1
-    """How often each sample of the part is seen in an epoch; every time with random numbers of its own."""
-
-    @model_validator(mode="after")
-    def is_readable(self) -> "DataPart":
-        """Raises ValueError for a mixture in a mixture, or settings that the format does not read."""
-        if self.dataset == "joint":
-            raise ValueError("dataset: a part of a mixture cannot be 'joint' itself")
-        _only_for_refcoco(self)
-        return self
-
-    @property
-    def name(self) -> str:
-        """What tells the part from the others."""
-        return self.variant if self.dataset == "refcoco" else self.dataset
-
-
 class DataConfig(ConfigNode):
     """Which clips, how large, how many at a time."""
 
-    dataset: DatasetName = "ref_youtube_vos"
-    """Format of the data; Referring Shapes are in the format of Ref-YouTube-VOS. `joint` mixes those of `parts`."""
+    sets: tuple[AnyDatasetSettings, ...] = (RefYoutubeVosSettings(),)
+    """The data sets that are trained on, concatenated; the first is evaluated. The keys of an entry depend
+    on its `dataset`; `python main.py config` prints them all."""
 
     root: Path | None = None
     """Folder of the data; given on the command line, by SOC_DATA_ROOT, or in a YAML file that you own."""
 
     cache: Path | None = None
-    """Folder for files that are made from the data once and can be made anew; None: `soc` in the user's cache folder.
+    """Folder for files that are derived from the data and can be deleted; None: `soc` in the user's cache folder.
     A list of where objects are visible goes beside the data of Ref-YouTube-VOS, where that can be written."""
 
     on_error: Literal["raise", "skip"] = "raise"
-    """What a damaged training sample does: `raise` ends the run and names the file, `skip` leaves the sample out,
+    """Reaction to a damaged training sample: `raise` ends the run and names the file, `skip` leaves the sample out,
     counts it, and writes file and reason to the log."""
 
     max_skipped_share: NonNegativeFloat = 0.01
     """With `on_error: skip`: the run ends when more than this share of an epoch's samples was skipped."""
 
-    expressions: Path | None = None
-    """File with the sentences, or folder with the original four, where it is not in its usual place below `root` (only
-    ref_davis17)."""
-
-    sequences: tuple[str, ...] = ()
-    """Only these videos; none: all (only ref_davis17)."""
-
-    variant: RefcocoVariant = "refcoco"
-    """Which of the three sets in the format (only refcoco)."""
-
-    split_by: str = ""
-    """Whose splits to take: `unc`, `umd` or `google`. Empty: prepared files per split if they exist, otherwise `unc`,
-    or `umd` for RefCOCOg (only refcoco)."""
-
-    pseudo_clips: bool = False
-    """Turn each image into a moving clip of `num_frames` frames; otherwise a clip repeats its image (only refcoco)."""
-
-    parts: tuple[DataPart, ...] = ()
-    """The data sets that are mixed, for training; evaluation reads `eval_split` of the first (only joint)."""
-
-    train_split: str = "train"
-    """Split that is trained on."""
-
-    eval_split: str = "valid"
-    """Split that is evaluated."""
-
     num_frames: PositiveInt = 8
     """Frames of a training clip."""
 
     frame_sampling: Literal["windows", "random"] = "windows"
-    """`windows`: consecutive, not overlapping, fixed (published). `random`: a random start at every visit."""
+    """`windows`: consecutive, not overlapping, fixed (published). `random`: a random start in every epoch."""
 
     supervised_frames: Literal["all", "one"] = "all"
-    """`one`: only a frame drawn at random is decoded and supervised, as A2D-Sentences annotates one frame per clip; the
-    visual encoder still sees the whole clip. Motion is learned several times faster per second."""
+    """`one`: one frame, chosen at random, is decoded and supervised, as A2D-Sentences annotates one frame per clip;
+    the visual encoder still sees the whole clip. Motion is learned several times faster per second."""
 
     sentences_per_clip: PositiveInt = 1
-    """Sentences drawn per training clip; they share the visual encoder's work. 1 as published: every sentence and
-    window is one sample."""
+    """Sentences per training clip, chosen at random; they share the visual encoder's work. 1 as published: every
+    sentence and window is one sample."""
 
     kinds: tuple[str, ...] = ()
     """Train only on sentences with these tags (single frames cannot show motion); none: on all. Only for data whose
@@ -246,13 +182,6 @@ class DataConfig(ConfigNode):
     flip_probability: NonNegativeFloat = 0.5
     """Probability of a left-right flip in training; words for the sides are swapped, too. The published code flips
     videos where a normal number exceeds 0.5, which is a probability of 0.3085, and images with 0.5."""
-
-    lower_case: bool = True
-    """Lower-case the sentences of training clips, and of videos of one's own."""
-
-    eval_raw_sentences: bool = True
-    """Evaluate with the sentences exactly as they stand in the file, as the published inference does, although its
-    training lower-cases them; RoBERTa tells the difference. False treats them as in training."""
 
     batch_size: PositiveInt = 1
     """Training clips per process and step."""
@@ -276,43 +205,12 @@ class DataConfig(ConfigNode):
     """Hand batches over in page-locked memory, from which they are copied to a GPU while it computes. Without a GPU
     this does nothing."""
 
-    num_classes_from_categories: bool = False
-    """Label targets with the 65 categories of Ref-YouTube-VOS instead of one class `referred`."""
-
     @model_validator(mode="after")
-    def parts_make_a_mixture(self) -> "DataConfig":
-        """Raises ValueError for a mixture without parts, parts without a mixture, or settings that nobody reads."""
-        if self.dataset == "joint" and not self.parts:
-            raise ValueError("dataset 'joint' needs data.parts, a list with at least one data set")
-        if self.dataset != "joint" and self.parts:
-            raise ValueError(
-                f"data.parts are only read with data.dataset=joint, not {self.dataset!r}; parts=[] drops them"
-            )
-        _only_for_refcoco(self)
+    def names_a_data_set(self) -> "DataConfig":
+        """Raises ValueError if there is nothing to read."""
+        if not self.sets:
+            raise ValueError(f"sets=[] must name at least one data set; there are {', '.join(DATASETS)}")
         return self
-
-    def of_part(self, part: DataPart) -> "DataConfig":
-        """The settings of one data set of the mixture, as if it were the only one."""
-        own = {
-            "dataset": part.dataset,
-            "variant": part.variant,
-            "split_by": part.split_by,
-            "root": part.root if self.root is None else self.root / part.root,
-            "train_split": part.split,
-            "pseudo_clips": part.pseudo_clips,
-            "parts": (),
-        }
-        return self.model_copy(update=own)
-
-    def for_evaluation(self) -> "DataConfig":
-        """The settings of the data set that is evaluated: the first of a mixture, else the only one."""
-        return self.of_part(self.parts[0]) if self.parts else self
-
-
-def _only_for_refcoco(data: DataPart | DataConfig) -> None:
-    named = data.variant != "refcoco" or data.split_by or data.pseudo_clips
-    if named and data.dataset != "refcoco":
-        raise ValueError(f"variant, split_by and pseudo_clips are only read with dataset refcoco, not {data.dataset!r}")
 
 
 class LossConfig(ConfigNode):
@@ -381,7 +279,7 @@ class StageConfig(ConfigNode):
     """Passes over the training data."""
 
     max_steps: NonNegativeInt = 0
-    """End the stage after so many steps; 0: no limit. The schedule is stretched to what is really run."""
+    """End the stage after so many steps; 0: no limit. The schedule is computed for the steps that are really run."""
 
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()

@@ -20,21 +20,21 @@ class Origin:
     """Where a value was written.
 
     Attributes:
-        place: `file:line`, or `command line`.
-        key: the dotted key as it stands there.
+        location: `file:line`, or `command line`.
+        key: the dotted key as written there.
     """
 
-    place: str
+    location: str
     key: str
 
 
 @dataclass(frozen=True, slots=True)
 class YamlTree:
-    """What one file says.
+    """The content of one file.
 
     Attributes:
         values: plain nested dicts, lists and scalars.
-        origins: where each key and each entry of a list stands.
+        origins: of each key and each entry of a list.
     """
 
     values: dict[str, Any]
@@ -61,8 +61,8 @@ def read_tree(path: Path) -> YamlTree:
     if tree is None:
         return YamlTree({}, {})
     if not isinstance(tree, CommentedMap):
-        found = "a list" if isinstance(tree, list) else "a single value"
-        raise ValueError(f"{shown}:1: expected a mapping (key: value lines), got {found}")
+        actual = "a list" if isinstance(tree, list) else "a single value"
+        raise ValueError(f"{shown}:1: expected a mapping (key: value lines), got {actual}")
     return plain_tree(tree, shown)
 
 
@@ -81,15 +81,15 @@ def read_value(text: str) -> Any:
 def describe_yaml_error(shown: str, error: YAMLError) -> str:
     """One line for a syntax error or a duplicate key."""
     mark = error.problem_mark or error.context_mark if isinstance(error, MarkedYAMLError) else None
-    place = f"{shown}:{mark.line + 1}" if mark else shown
+    location = f"{shown}:{mark.line + 1}" if mark else shown
     text = describe_syntax(error)
     if duplicate := re.match(r'found duplicate key "(.*?)"', text):
-        return f"{place}: {duplicate[1]}: this key stands twice in its section"
-    return f"{place}: not YAML: {text}"
+        return f"{location}: {duplicate[1]}: this key stands twice in its section"
+    return f"{location}: not YAML: {text}"
 
 
 def describe_syntax(error: YAMLError) -> str:
-    """What ruamel says, without its excerpt of the source."""
+    """The message of ruamel, without its excerpt of the source."""
     if not isinstance(error, MarkedYAMLError):
         return " ".join(str(error).split())
     return "; ".join(part for part in (error.problem, error.context) if part) or "syntax error"
@@ -114,17 +114,17 @@ def plain_tree(tree: CommentedMap, shown: str) -> YamlTree:
 def line_of(node: CommentedMap | CommentedSeq, name: Any, otherwise: int) -> int:
     """Line of a key or item, counted from 1; `otherwise` for keys that came through a YAML merge (`<<`)."""
     try:
-        place = node.lc.key(name) if isinstance(node, CommentedMap) else node.lc.item(name)
+        position = node.lc.key(name) if isinstance(node, CommentedMap) else node.lc.item(name)
     except (KeyError, TypeError):
         return otherwise
-    return int(place[0]) + 1
+    return int(position[0]) + 1
 
 
 def plain_scalar(value: Any) -> Any:
     """Plain Python in place of ruamel's scalars, which remember how they were written."""
     if value is None:
         return None
-    if isinstance(value, date):  # nothing here is a date, but a name may look like one
+    if isinstance(value, date):  # no setting is a date, but a name may look like one
         return value.isoformat()
     if type(value).__name__ == "ScalarBoolean":
         return bool(value)

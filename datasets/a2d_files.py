@@ -1,4 +1,7 @@
-"""The files of A2D-Sentences: where they are, and what is in them."""
+"""The files of A2D-Sentences: where they are, and what is in them.
+
+Readers of lists leave out the lines that cannot be used, and add each of them to the `problems` that they are given.
+"""
 
 import csv
 import logging
@@ -8,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
-import torch
 from jaxtyping import Bool
-from torch import Tensor
 
+from datasets.problems import Problem
 from datasets.readers import require_size
 
 logger = logging.getLogger(__name__)
@@ -21,9 +22,25 @@ logger = logging.getLogger(__name__)
 SUBSETS = {"train": "0", "test": "1"}
 """Splits, and how the last column of videoset.csv calls them."""
 
+CLIP_FOLDERS = ("clips320H", "CLIPS320")
+"""Names under which the folder of clips is passed around."""
+
 _NUM_COLUMNS = 9
 _FRAMES_COLUMN, _SUBSET_COLUMN = 6, 8
+_LAYOUT = "the folder of the data set must hold Release/ and text_annotations/"
 _COPY = re.compile(r"\d+ \(copy\)")  # one such row is in the published file, and the published code drops it
+
+
+class ListedVideo(NamedTuple):
+    """A line of videoset.csv.
+
+    Attributes:
+        num_frames: of its clip.
+        subset: "0" or "1", see `SUBSETS`; empty where the line cannot be used.
+    """
+
+    num_frames: int
+    subset: str
 
 
 class Row(NamedTuple):
@@ -45,7 +62,6 @@ class A2DFiles:
     """Where the files are.
 
     Attributes:
-        root: folder of the data.
         videoset: list of all videos.
         clips: folder of the mp4 files.
         annotation: the sentences.
@@ -53,7 +69,6 @@ class A2DFiles:
         instances: folder of the h5 files.
     """
 
-    root: Path
     videoset: Path
     clips: Path
     annotation: Path
@@ -62,24 +77,25 @@ class A2DFiles:
 
     @classmethod
     def below(cls, root: Path) -> "A2DFiles":
-        """The published layout; clips may be in `clips320H` or `CLIPS320`."""
+        """The published layout.
+
+        Raises:
+            ValueError: a file or folder is not there; `missed` alone may be absent.
+        """
         release, texts = root / "Release", root / "text_annotations"
         files = cls(
-            root=root,
             videoset=release / "videoset.csv",
-            clips=next(
-                (release / n for n in ("clips320H", "CLIPS320") if (release / n).is_dir()), release / "clips320H"
-            ),
+            clips=clips_folder(root),
             annotation=texts / "a2d_annotation.txt",
             missed=texts / "a2d_missed_videos.txt",
             instances=texts / "a2d_annotation_with_instances",
         )
-        for path in (files.videoset, files.annotation, files.missed):
+        for path in (files.videoset, files.annotation):
             if not path.is_file():
-                raise ValueError(f"{path}: no such file; data.root must hold Release/ and text_annotations/")
+                raise ValueError(f"{path}: no such file; {_LAYOUT}")
         for path in (files.clips, files.instances):
             if not path.is_dir():
-                raise ValueError(f"{path}: no such folder; data.root must hold Release/ and text_annotations/")
+                raise ValueError(f"{path}: no such folder; {_LAYOUT}")
         return files
 
     def clip(self, video: str) -> Path:
@@ -111,76 +127,114 @@ class H5Masks:
 
     def read(
         self, positions: Sequence[int], *, size: tuple[int, int], objects: Sequence[int]
-    ) -> Bool[Tensor, "object time height width"]:
+    ) -> Bool[np.ndarray, "object time height width"]:
         """See `MaskReader`."""
-        masks = torch.zeros(len(objects), len(positions), *size, dtype=torch.bool)
-        for place, position in enumerate(positions):
-            found = read_masks(self.path(position))
-            for number, actor in enumerate(objects):
-                if actor in found:
-                    require_size(found[actor].shape, size, self.path(position))
-                    masks[number, place] = torch.from_numpy(found[actor])
+        masks = np.zeros((len(objects), len(positions), *size), dtype=bool)
+        for time, position in enumerate(positions):
+            mask_of = read_masks(self.path(position))
+            for index, actor in enumerate(objects):
+                if actor in mask_of:
+                    require_size(mask_of[actor].shape, size, self.path(position))
+                    masks[index, time] = mask_of[actor]
         return masks
 
 
-def read_videoset(path: Path) -> dict[str, tuple[int, str]]:
-    """Number of frames and subset ("0" or "1") of each video.
+def clips_folder(root: Path) -> Path:
+    """The folder of the mp4 files, whichever of its names it has."""
+    folders = [root / "Release" / name for name in CLIP_FOLDERS]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+def read_videoset(path: Path, problems: list[Problem]) -> dict[str, ListedVideo]:
+    """All videos of both splits. One whose line cannot be used belongs to none of them.
 
     Raises:
-        ValueError: a line is not as expected, or names a video again.
+        ValueError: the file cannot be read.
     """
-    videos: dict[str, tuple[int, str]] = {}
+    videos: dict[str, ListedVideo] = {}
     for number, row in _csv_rows(path):
-        if (
-            len(row) != _NUM_COLUMNS
-            or row[_SUBSET_COLUMN] not in SUBSETS.values()
-            or not row[_FRAMES_COLUMN].isdecimal()
-        ):
-            raise ValueError(
-                f"{path}:{number}: expected {_NUM_COLUMNS} columns, the number of frames in the seventh and 0 or 1 "
-                f"in the last, got {','.join(row)!r}"
+        is_usable = (
+            len(row) == _NUM_COLUMNS and row[_SUBSET_COLUMN] in SUBSETS.values() and row[_FRAMES_COLUMN].isdecimal()
+        )
+        if not is_usable:
+            detail = (
+                f"expected {_NUM_COLUMNS} columns, the number of frames in the seventh and 0 or 1 in the last, "
+                f"got {','.join(row)!r}"
             )
-        if row[0] in videos:
-            raise ValueError(f"{path}:{number}: video {row[0]} is listed twice")
-        videos[row[0]] = (int(row[_FRAMES_COLUMN]), row[_SUBSET_COLUMN])
+            problems.append(Problem("index", f"{path}:{number}", detail))
+            videos.setdefault(row[0], ListedVideo(0, ""))
+        elif row[0] in videos:
+            problems.append(Problem("index", f"{path}:{number}", f"video {row[0]} is listed twice"))
+        else:
+            videos[row[0]] = ListedVideo(int(row[_FRAMES_COLUMN]), row[_SUBSET_COLUMN])
     return videos
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, problems: list[Problem]) -> list[Row]:
     """The sentences in the order of the file, without rows of a copied instance ("1 (copy)").
 
     Raises:
-        ValueError: a line is not as expected, or repeats an actor.
+        ValueError: the file cannot be read, or has another header.
     """
     rows: dict[tuple[str, int], Row] = {}
     lines = _csv_rows(path)
     header = next(lines, (1, []))[1]
     if header != ["video_id", "instance_id", "query"]:
         raise ValueError(f"{path}:1: expected the header video_id,instance_id,query, got {','.join(header)!r}")
-    for number, cells in lines:
-        if len(cells) != len(Row._fields):
-            raise ValueError(f"{path}:{number}: expected video_id,instance_id,query, got {','.join(cells)!r}")
-        video, instance, query = cells
-        if _COPY.fullmatch(instance):
-            logger.info("%s:%d: instance %r of video %s is a copy and left out", path, number, instance, video)
-            continue
-        if not instance.isdecimal():
-            raise ValueError(f"{path}:{number}: instance_id={instance!r} must be a number")
-        if not query.strip():
-            raise ValueError(f"{path}:{number}: video {video}: the sentence is empty")
-        if (video, int(instance)) in rows:
-            raise ValueError(f"{path}:{number}: video {video} has two sentences about instance {instance}")
-        rows[video, int(instance)] = Row(video, int(instance), query)
+    for number, columns in lines:
+        try:
+            row = _parse_row(columns)
+            if row is None:
+                logger.info(
+                    "%s:%d: instance %r of video %s is a copy and left out", path, number, columns[1], columns[0]
+                )
+                continue
+            if (row.video, row.instance) in rows:
+                raise ValueError(f"video {row.video} has two sentences about instance {row.instance}")
+            rows[row.video, row.instance] = row
+        except ValueError as error:
+            problems.append(Problem("expressions", f"{path}:{number}", str(error)))
     return list(rows.values())
 
 
-def read_missed(path: Path) -> frozenset[str]:
-    """Names of the videos without sentences, one a line."""
-    return frozenset(_read_text(path).split())
+def _parse_row(columns: Sequence[str]) -> Row | None:
+    """A line of a2d_annotation.txt; None for a copied instance.
+
+    Raises:
+        ValueError: it is not as expected.
+    """
+    if len(columns) != len(Row._fields):
+        raise ValueError(f"expected video_id,instance_id,query, got {','.join(columns)!r}")
+    video, instance, query = columns
+    if _COPY.fullmatch(instance):
+        return None
+    if not instance.isdecimal():
+        raise ValueError(f"instance_id={instance!r} must be a number")
+    if not query.strip():
+        raise ValueError(f"video {video}: the sentence is empty")
+    return Row(video, int(instance), query)
+
+
+def read_missed(path: Path, problems: list[Problem]) -> frozenset[str] | None:
+    """Names of the videos without sentences, one a line; None where they cannot be read."""
+    try:
+        return frozenset(_read_text(path).split())
+    except ValueError as error:
+        problems.append(Problem("index", str(path), detail_of(error, path)))
+        return None
+
+
+def detail_of(error: ValueError, path: Path) -> str:
+    """What a message says about a file, without the path that it begins with."""
+    return str(error).removeprefix("video ").removeprefix(f"{path}: ")
 
 
 def read_instances(path: Path) -> tuple[int, ...]:
-    """Numbers of the actors in an annotation file."""
+    """Numbers of the actors in an annotation file.
+
+    Raises:
+        ValueError: the file is missing or unreadable.
+    """
     return tuple(_read_h5(path, "instance")["instance"].reshape(-1).astype(int).tolist())
 
 
@@ -200,6 +254,8 @@ def read_masks(path: Path) -> dict[int, Bool[np.ndarray, "height width"]]:
 
 
 def _read_h5(path: Path, *names: str) -> dict[str, np.ndarray]:
+    import h5py  # here, because configurations are read without it
+
     try:
         with h5py.File(path, "r") as file:
             return {name: np.asarray(file[name]) for name in names}
@@ -212,7 +268,7 @@ def _read_h5(path: Path, *names: str) -> dict[str, np.ndarray]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of each line that is not empty."""
+    """Number and columns of each line that is not empty."""
     lines = csv.reader(_read_text(path).splitlines())
     yield from ((lines.line_num, row) for row in lines if row)
 

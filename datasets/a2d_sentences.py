@@ -12,190 +12,233 @@ its actor; a clip has that frame in its middle.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from configs.schema import DataConfig
-from datasets.a2d_files import SUBSETS, A2DFiles, H5Masks, Row, read_instances, read_missed, read_rows, read_videoset
+from datasets.a2d_files import (
+    SUBSETS,
+    A2DFiles,
+    H5Masks,
+    ListedVideo,
+    Row,
+    clips_folder,
+    detail_of,
+    read_instances,
+    read_missed,
+    read_rows,
+    read_videoset,
+)
 from datasets.cache import cached, fingerprint
+from datasets.counts import Counts
+from datasets.definition import (
+    AnnotatedFrames,
+    DatasetDefinition,
+    DatasetSettings,
+    FoundDataset,
+    SplitContents,
+    SplitRequest,
+)
+from datasets.listing import FolderListing, has_windows_line_ends
+from datasets.problems import Problem
 from datasets.records import Expression, VideoRecord
-from loading.text import clean_sentence
-from media.video_seek import VideoFileFrames
 
 logger = logging.getLogger(__name__)
 
-INDEX_FORMAT = 1
+PUBLISHED = {
+    "a2d_sentences": {
+        "train": Counts(videos=3017, expressions=5359),  # 5,360 rows, one of them with the instance "1 (copy)"
+        "test": Counts(videos=737, expressions=1295),
+    }
+}
+
+INDEX_FORMAT = 2
 """Raise when the meaning of the kept index changes."""
 
 FRAMES_BEYOND_THE_END = 2
 """Annotated frames may be so far after the last frame of the clip, which is then taken, as published."""
 
 
-def open_split(data: DataConfig, root: Path, split: str, *, raw_sentences: bool) -> "A2DSentences":
-    """The split as configured; see `loading.loaders`."""
-    if data.sequences or data.expressions is not None:
-        raise ValueError("data.sequences and data.expressions are only read with data.dataset=ref_davis17")
-    if data.num_classes_from_categories:
-        raise ValueError("data.num_classes_from_categories: A2D-Sentences has no categories")
-    return A2DSentences(
-        root,
-        split,
-        lower_case=data.lower_case,
-        raw_sentences=raw_sentences,
-        cache=data.cache,
-        skip_damaged=data.on_error == "skip",
+class A2DSentencesSettings(DatasetSettings):
+    """A2D-Sentences."""
+
+    dataset: Literal["a2d_sentences"] = "a2d_sentences"
+    """Format of the data."""
+
+    eval_split: str = "test"
+    """Split that is evaluated; there are `train` and `test`."""
+
+
+def read(request: SplitRequest[A2DSentencesSettings]) -> SplitContents:
+    """One split; videos are sorted by name. An expression has the number of its actor, which is its object, too.
+
+    Videos whose clip cannot be read, and annotation files that cannot, are left out.
+
+    Raises:
+        ValueError: there is no such split, or a list or folder is missing.
+    """
+    if request.split not in SUBSETS:
+        raise ValueError(f"split {request.split!r} of A2D-Sentences: expected one of {', '.join(SUBSETS)}")
+    files = A2DFiles.below(request.root)
+    problems: list[Problem] = []
+    listed = read_videoset(files.videoset, problems)
+    rows: dict[str, list[Row]] = {}
+    for row in read_rows(files.annotation, problems):
+        rows.setdefault(row.video, []).append(row)
+    problems += _compare_lists(files, listed, rows, read_missed(files.missed, problems))
+    lengths = {
+        video: listed[video].num_frames
+        for video in sorted(rows.keys() & listed.keys())
+        if listed[video].subset == SUBSETS[request.split]
+    }
+    if not lengths:
+        detail = f"no video of split {request.split!r} has a sentence"
+        problems.append(Problem("index", str(files.videoset), detail))
+    key = _fingerprint(request, files, lengths)
+    index = _read_index(request, files, lengths, key)
+    videos = []
+    for video, content in index.items():
+        problems += [Problem(kind, f"{request.root}/{name}", detail) for kind, name, detail in content["problems"]]
+        if content["num_frames"] is not None:
+            videos.append(_record(files, video, rows[video], content))
+    problems += _unseen_actors(videos)
+    return SplitContents(tuple(videos), tuple(problems), key)
+
+
+def _compare_lists(
+    files: A2DFiles,
+    listed: Mapping[str, ListedVideo],
+    rows: Mapping[str, Sequence[Row]],
+    missed: frozenset[str] | None,
+) -> Iterator[Problem]:
+    """What the three lists of videos say differently; without `missed` only the other two."""
+    for video in sorted(rows.keys() - listed.keys()):
+        yield Problem("expressions", str(files.annotation), f"video {video} is not in {files.videoset}")
+    if missed is None:
+        return
+    for video in sorted(missed & rows.keys()):
+        yield Problem("index", str(files.missed), f"video {video} has sentences in {files.annotation}")
+    for video in sorted(listed.keys() - rows.keys() - missed):
+        yield Problem("surplus", f"video {video}", f"in {files.videoset}, but without a sentence")
+
+
+def _fingerprint(request: SplitRequest[A2DSentencesSettings], files: A2DFiles, lengths: Mapping[str, int]) -> str:
+    paths = [files.clip(video) for video in lengths]
+    for video in lengths:
+        paths += (files.instances / video).glob("*.h5")
+    return fingerprint([*paths, files.videoset, files.annotation], root=request.root, version=INDEX_FORMAT)
+
+
+def _read_index(
+    request: SplitRequest[A2DSentencesSettings], files: A2DFiles, lengths: Mapping[str, int], key: str
+) -> Mapping[str, Any]:
+    """What is in the clips and annotation files: read once, then kept until one of them changes."""
+
+    def make() -> dict[str, Any]:
+        logger.info("reading the frame counts and annotated frames of %d videos once", len(lengths))
+        with ThreadPoolExecutor() as threads:
+            contents = threads.map(lambda item: _examine(request.root, files, *item), lengths.items())
+            return dict(zip(lengths, contents, strict=True))
+
+    return cached(request.cache, f"a2d_sentences_{request.split}", key, make)
+
+
+def _examine(root: Path, files: A2DFiles, video: str, num_listed: int) -> dict[str, Any]:
+    """The files of one video, as JSON can hold it.
+
+    Args:
+        root: of the data set.
+        files: all of it.
+        video: name.
+        num_listed: frames that the clip has according to videoset.csv.
+
+    Returns:
+        `num_frames` of the clip, None where it cannot be read; `actors` in each annotated frame; `problems` as (kind,
+        path below `root`, detail).
+    """
+    # Here, because configurations are read without PyAV.
+    from media.video_seek import VideoFileFrames
+
+    problems: list[tuple[str, str, str]] = []
+    clip, folder = files.clip(video), files.instances / video
+    num_frames: int | None = None
+    try:
+        num_frames = VideoFileFrames(clip).num_frames
+    except ValueError as error:
+        kind = "unreadable" if clip.is_file() else "missing"
+        problems.append((kind, clip.relative_to(root).as_posix(), detail_of(error, clip)))
+    num_known = num_listed if num_frames is None else num_frames
+    actors: dict[str, list[int]] = {}
+    paths = sorted(folder.glob("*.h5"))
+    if not paths:
+        detail = f"no annotation file (*.h5) of video {video}"
+        problems.append(("unreadable", f"{folder.relative_to(root).as_posix()}/", detail))
+    for path in paths:
+        try:
+            if not (path.stem.isdecimal() and 1 <= int(path.stem) <= num_known + FRAMES_BEYOND_THE_END):
+                raise ValueError(f"frame {path.stem} is not one of the {num_known} of the clip")
+            actors[path.stem] = list(read_instances(path))
+        except ValueError as error:
+            problems.append(("unreadable", path.relative_to(root).as_posix(), detail_of(error, path)))
+    return {"num_frames": num_frames, "actors": actors, "problems": problems}
+
+
+def _record(files: A2DFiles, video: str, rows: Sequence[Row], content: Mapping[str, Any]) -> VideoRecord:
+    # Here, because configurations are read without PyAV.
+    from media.video_seek import VideoFileFrames
+
+    num_frames, actors = content["num_frames"], content["actors"]
+    # in descending order: where two files fall on the last frame, the one with its number is kept
+    stems = {min(int(stem), num_frames) - 1: stem for stem in sorted(actors, key=int, reverse=True)}
+    return VideoRecord(
+        name=video,
+        frame_names=tuple(f"{position + 1:05d}" for position in range(num_frames)),
+        frames=VideoFileFrames(files.clip(video)),
+        masks=H5Masks(files.instances / video, stems),
+        expressions=tuple(Expression(str(row.instance), row.query, (row.instance,)) for row in rows),
+        visible={
+            row.instance: frozenset(position for position, stem in stems.items() if row.instance in actors[stem])
+            for row in rows
+        },
+        annotated=frozenset(stems),
     )
 
 
-class A2DSentences:
-    """One split on disk. An expression is called by the number of its actor, which is its object, too.
-
-    Args:
-        root: folder of the data.
-        split: "train" or "test".
-        lower_case: lower-case the sentences.
-        raw_sentences: keep the sentences exactly as they stand in the file.
-        cache: folder for the list of annotated frames; None: in the user's cache folder.
-        skip_damaged: leave unreadable annotation files out, with a warning, instead of raising.
-
-    Attributes:
-        videos: sorted by name; with the frames that annotate each actor.
-        fingerprint: changes whenever a file does that the split is made of.
-
-    Raises:
-        ValueError: a file is missing, damaged or contradicts another.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        split: str,
-        *,
-        lower_case: bool = True,
-        raw_sentences: bool = False,
-        cache: Path | None = None,
-        skip_damaged: bool = False,
-    ) -> None:
-        if split not in SUBSETS:
-            raise ValueError(f"split {split!r} of A2D-Sentences: expected one of {', '.join(SUBSETS)}")
-        self.files = A2DFiles.below(root)
-        self._lower_case, self._raw_sentences = lower_case, raw_sentences
-        lengths = read_videoset(self.files.videoset)
-        rows: dict[str, list[Row]] = {}
-        for row in read_rows(self.files.annotation):
-            rows.setdefault(row.video, []).append(row)
-        missed = read_missed(self.files.missed)
-        self._check_videos(rows, lengths, missed)
-        names = sorted(video for video, (_, subset) in lengths.items() if subset == SUBSETS[split] and video in rows)
-        if not names:
-            raise ValueError(f"{self.files.videoset}: no video of split {split!r} has a sentence")
-        index = self._index(split, {video: lengths[video][0] for video in names}, cache)
-        self._report_damage(index, skip_damaged=skip_damaged)
-        self.videos = tuple(self._record(video, rows[video], index[video]) for video in names)
-        self._report_unseen(split)
-
-    def training_videos(self) -> tuple[VideoRecord, ...]:
-        """The videos; where an actor is visible is known anyway."""
-        return self.videos
-
-    def _check_videos(
-        self, rows: Mapping[str, Sequence[Row]], lengths: Mapping[str, object], missed: frozenset[str]
-    ) -> None:
-        unknown = sorted(set(rows) - set(lengths))
-        if unknown:
-            raise ValueError(f"{self.files.annotation}: {_some(unknown)} not in {self.files.videoset}")
-        both = sorted(missed & set(rows))
-        if both:
-            raise ValueError(f"{self.files.missed}: {_some(both)} have sentences in {self.files.annotation}")
-        silent = sorted(set(lengths) - set(rows) - missed)
-        if silent:
-            logger.warning("%s: %s have no sentence and are left out", self.files.videoset, _some(silent))
-
-    def _index(self, split: str, lengths: Mapping[str, int], cache: Path | None) -> Mapping[str, Any]:
-        """What is in the clips and annotation files: read once, then kept until one of them changes."""
-        files = [self.files.clip(video) for video in lengths]
-        for video in lengths:
-            files += (self.files.instances / video).glob("*.h5")
-        self.fingerprint = fingerprint(
-            [*files, self.files.videoset, self.files.annotation], root=self.files.root, version=INDEX_FORMAT
-        )
-
-        def make() -> dict[str, Any]:
-            logger.info("reading the frame counts and annotated frames of %d videos once", len(lengths))
-            with ThreadPoolExecutor() as threads:
-                found = threads.map(lambda item: self._look_into(*item), lengths.items())
-                return dict(zip(lengths, found, strict=True))
-
-        return cached(cache, f"a2d_sentences_{split}", self.fingerprint, make)
-
-    def _look_into(self, video: str, length: int) -> dict[str, Any]:
-        """Number of frames, the actors in each annotated one, and what is wrong with the files."""
-        folder = self.files.instances / video
-        content: dict[str, Any] = {"num_frames": length, "actors": {}, "clip_damage": "", "annotation_damage": []}
-        try:
-            content["num_frames"] = VideoFileFrames(self.files.clip(video)).num_frames
-        except ValueError as error:
-            content["clip_damage"] = str(error)
-        last = content["num_frames"] + FRAMES_BEYOND_THE_END
-        paths = sorted(folder.glob("*.h5"))
-        if not paths:
-            content["annotation_damage"].append(f"{folder}: no annotation file (*.h5) of video {video}")
-        for path in paths:
-            try:
-                if not (path.stem.isdecimal() and 1 <= int(path.stem) <= last):
-                    raise ValueError(f"{path}: frame {path.stem} is not one of the {content['num_frames']} of the clip")
-                content["actors"][path.stem] = list(read_instances(path))
-            except ValueError as error:
-                content["annotation_damage"].append(str(error))
-        return content
-
-    def _report_damage(self, index: Mapping[str, Any], *, skip_damaged: bool) -> None:
-        """Raises ValueError for annotation files that cannot be used, unless these shall be left out."""
-        for content in index.values():
-            if content["clip_damage"]:
-                # Reading its frames will fail, too, and data.on_error then decides what to do about it.
-                logger.warning("%s", content["clip_damage"])
-        damage = [problem for content in index.values() for problem in content["annotation_damage"]]
-        if damage and not skip_damaged:
-            more = f" (and {len(damage) - 1} more like this)" if len(damage) > 1 else ""
-            raise ValueError(f"{damage[0]}{more}; data.on_error=skip leaves such files out")
-        for problem in damage:
-            logger.warning("left out: %s", problem)
-
-    def _record(self, video: str, rows: Sequence[Row], content: Mapping[str, Any]) -> VideoRecord:
-        num_frames = content["num_frames"]
-        # in descending order: where two files fall on the last frame, the one with its number is kept
-        files = {min(int(stem), num_frames) - 1: stem for stem in sorted(content["actors"], key=int, reverse=True)}
-        visible = {
-            row.instance: frozenset(p for p, stem in files.items() if row.instance in content["actors"][stem])
-            for row in rows
-        }
-        return VideoRecord(
-            name=video,
-            frame_names=tuple(f"{position + 1:05d}" for position in range(num_frames)),
-            frames=VideoFileFrames(self.files.clip(video)),
-            masks=H5Masks(self.files.instances / video, files),
-            expressions=tuple(self._expression(row) for row in rows),
-            visible=visible,
-            annotated=frozenset(files),
-        )
-
-    def _expression(self, row: Row) -> Expression:
-        sentence = row.query if self._raw_sentences else clean_sentence(row.query, lower_case=self._lower_case)
-        return Expression(name=str(row.instance), sentence=sentence, object_ids=(row.instance,))
-
-    def _report_unseen(self, split: str) -> None:
-        unseen = [
-            f"{video.name} {expression.name}"
-            for video in self.videos
-            for expression in video.expressions
-            if not video.visible[expression.object_ids[0]]
-        ]
-        if unseen:
-            logger.warning("%s: no annotated frame shows the actors %s; no samples of them", split, _some(unseen))
+def _unseen_actors(videos: Sequence[VideoRecord]) -> Iterator[Problem]:
+    for video in videos:
+        for number in video.object_ids:
+            if not video.visible[number]:
+                yield Problem("unseen", f"video {video.name}, object {number}", "in no annotated frame")
 
 
-def _some(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+def _notes(
+    request: SplitRequest[A2DSentencesSettings], contents: SplitContents, listing: FolderListing
+) -> Iterator[Problem]:
+    files = A2DFiles.below(request.root)
+    for path in (files.videoset, files.annotation, files.missed):
+        if path.is_file() and has_windows_line_ends(path):
+            yield Problem("line_ends", str(path))
+    # what is wrong in the lists is among the problems of `contents`
+    clips = {f"{video}.mp4" for video in read_videoset(files.videoset, problems=[])}
+    yield from listing.surplus_entries(files.clips, clips, f"not in {files.videoset.name}")
+    described = {row.video for row in read_rows(files.annotation, problems=[])}
+    yield from listing.surplus_entries(files.instances, described, "no sentence is about it")
+
+
+def _find(root: Path) -> list[FoundDataset]:
+    lists = (root / "Release" / "videoset.csv", root / "text_annotations" / "a2d_annotation.txt")
+    is_here = any(path.is_file() for path in lists)
+    return [FoundDataset(A2DSentencesSettings(), tuple(SUBSETS))] if is_here else []
+
+
+A2D_SENTENCES = DatasetDefinition(
+    title="A2D-Sentences",
+    settings=A2DSentencesSettings,
+    read=read,
+    find=_find,
+    protocol=AnnotatedFrames(names_instances=True),
+    published=PUBLISHED,
+    notes=_notes,
+    shared_folders=lambda request: (clips_folder(request.root),),
+)

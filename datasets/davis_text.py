@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets.problems import Problem
+
 logger = logging.getLogger(__name__)
 
 TEXT_FILES = (
@@ -29,39 +31,44 @@ MISSPELT = {"clasic-car": "classic-car", "dog-scale": "dogs-scale", "motor-bike"
 _LINE = re.compile(r"(?P<video>\S+)\s+(?P<object>\d+)\s+(?P<sentence>.*)")
 
 
-def read_text_annotations(folder: Path, frames: Mapping[str, Sequence[str]], *, is_complete: bool) -> dict[str, Any]:
+def read_text_annotations(
+    folder: Path, frames: Mapping[str, Sequence[str]], *, is_complete: bool, problems: list[Problem]
+) -> dict[str, Any]:
     """The videos of a split, as a prepared `meta_expressions.json` describes them.
 
     Args:
         folder: with the four files.
         frames: names of the frames of each video of the split.
         is_complete: every object needs all four sentences (evaluation); otherwise missing ones leave a gap.
+        problems: takes lines that cannot be read and sentences that are missing.
 
     Raises:
-        ValueError: a file is missing, a line cannot be read, or a sentence that is needed is missing.
+        ValueError: a file is missing.
     """
-    slots = [_read_file(folder / name) for name in TEXT_FILES]
+    slots = [_read_file(folder / name, problems) for name in TEXT_FILES]
     videos: dict[str, Any] = {}
     for video, names in frames.items():
         # as strings, as published: an object 10 would come before 2
         objects = sorted({number for slot in slots for name, number in slot if name == video})
         if not objects:
-            raise ValueError(f"{folder}: no sentence about video {video}")
+            problems.append(Problem("expressions", str(folder), f"no sentence about video {video}"))
+            continue
         expressions = {}
-        for place, number in enumerate(objects):
+        for index, number in enumerate(objects):
             for k, slot in enumerate(slots):
                 sentence = slot.get((video, number))
                 if sentence is not None:
-                    expressions[str(len(slots) * place + k)] = {"exp": sentence, "obj_id": number}
+                    expressions[str(len(slots) * index + k)] = {"exp": sentence, "obj_id": number}
                 elif is_complete:
-                    raise ValueError(f"{folder / TEXT_FILES[k]}: no sentence about object {number} of video {video}")
+                    detail = f"no sentence about object {number} of video {video}"
+                    problems.append(Problem("expressions", str(folder / TEXT_FILES[k]), detail))
                 else:
                     logger.warning("%s: no sentence about object %s of video %s", TEXT_FILES[k], number, video)
         videos[video] = {"frames": list(names), "expressions": expressions}
     return videos
 
 
-def _read_file(path: Path) -> dict[tuple[str, str], str]:
+def _read_file(path: Path, problems: list[Problem]) -> dict[tuple[str, str], str]:
     """Sentences by video and object."""
     try:
         data = path.read_bytes()
@@ -78,9 +85,12 @@ def _read_file(path: Path) -> dict[tuple[str, str], str]:
             continue
         match = _LINE.fullmatch(line.strip())
         if match is None:
-            raise ValueError(f'{path}:{number}: expected <video> <object> "<sentence>", got {line!r}')
+            detail = f'expected <video> <object> "<sentence>", got {line!r}'
+            problems.append(Problem("expressions", f"{path}:{number}", detail))
+            continue
         key = MISSPELT.get(match["video"], match["video"]), match["object"]
         sentence = match["sentence"].removeprefix('"').removesuffix('"')
         if found.setdefault(key, sentence) != sentence:
-            logger.warning("%s:%d: a second sentence about object %s of video %s is left out", path, number, *key[::-1])
+            detail = f"a second sentence about object {key[1]} of video {key[0]} is left out"
+            problems.append(Problem("duplicates", f"{path}:{number}", detail))
     return found

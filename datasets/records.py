@@ -2,11 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
-
-import torch
-from jaxtyping import Bool, UInt8
-from torch import Tensor
 
 from datasets.readers import FrameReader, MaskReader
 
@@ -17,7 +12,7 @@ class Expression:
 
     Attributes:
         name: its identifier within the video.
-        sentence: cleaned, not empty.
+        sentence: exactly as it stands in the file; `loading.text` cleans it.
         object_ids: the objects that are meant, together: one in most data sets, several in MeViS; empty where that
             is secret. Their ids are what the mask reader of the video understands.
         kind: tag of the sentence, empty where the data has none.
@@ -31,24 +26,9 @@ class Expression:
     label: int = 0
 
 
-@runtime_checkable
-class ClipExpansion(Protocol):
-    """Turns a single annotated image into a clip (pseudo-videos of RefCOCO)."""
-
-    def __call__(
-        self,
-        frame: UInt8[Tensor, "1 3 height width"],
-        masks: Bool[Tensor, "target 1 height width"],
-        *,
-        num_frames: int,
-        generator: torch.Generator,
-    ) -> tuple[UInt8[Tensor, "time 3 height width"], Bool[Tensor, "target time height width"]]:
-        """Frames and masks of a clip of `num_frames` frames; all that is random about it comes from `generator`."""
-
-
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
-    """What is known about a video before any of its images is read.
+    """One video (or image) and the sentences about it.
 
     Attributes:
         name: of its folder or file; with the names of its expressions it identifies a sentence.
@@ -56,10 +36,15 @@ class VideoRecord:
         frames: reads the pixels.
         masks: reads the masks; None where there are none.
         expressions: in the order of the file.
-        visible: positions of the frames in which each object has a pixel; only filled in for training.
+        visible: positions of the frames in which each object has a pixel; only filled in for training, and where it
+            is known anyway.
         annotated: positions of the only frames with masks; None where all have some. A training sample is then a
             sentence and one such frame that shows its object, in the middle of its clip.
-        expand: makes a clip of the only frame of this record.
+        is_pseudo_clip: training makes a moving clip of the only frame (`loading.pseudo_clips`).
+        boxes_xywh_px: box of each object as the annotation has it (left, top, width, height); only for images that
+            are scored by boxes.
+        listed_objects: objects that an index file lists beside the expressions, so that one without a pixel is no
+            damage; None where no file does, and none is expected.
     """
 
     name: str
@@ -69,4 +54,11 @@ class VideoRecord:
     expressions: tuple[Expression, ...]
     visible: Mapping[int, frozenset[int]] = field(default_factory=dict)
     annotated: frozenset[int] | None = None
-    expand: ClipExpansion | None = None
+    is_pseudo_clip: bool = False
+    boxes_xywh_px: Mapping[int, tuple[float, float, float, float]] = field(default_factory=dict)
+    listed_objects: frozenset[int] | None = None
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """The objects that the expressions are about, ascending."""
+        return tuple(sorted({number for expression in self.expressions for number in expression.object_ids}))

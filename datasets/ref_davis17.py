@@ -9,152 +9,220 @@
 Expression 4 * o + k is what annotator slot k says about object o, objects in the order of their ids.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from configs.schema import DataConfig
+from datasets.counts import Counts
 from datasets.davis_text import read_text_annotations
+from datasets.definition import (
+    DatasetDefinition,
+    DatasetSettings,
+    FoundDataset,
+    MergedObjects,
+    SplitContents,
+    SplitRequest,
+)
+from datasets.listing import FolderListing, has_windows_line_ends
+from datasets.meta_expressions import (
+    Entry,
+    describe_videos,
+    expressions_file,
+    missing_folders,
+    pixel_value,
+    read_videos,
+    repeated_keys,
+    unclaimed_videos,
+    video_names,
+)
+from datasets.problems import Problem, any_stops
 from datasets.readers import ImageFrames, PngMasks
 from datasets.records import Expression, VideoRecord
-from datasets.ref_youtube_vos import read_videos
 from datasets.visibility import visible_objects
-from loading.text import clean_sentence
 from structures.object_maps import VOID_INDEX
 
-NUM_ANNOTATORS = 4
+SPLITS = ("train", "valid")
+PROTOCOL = MergedObjects(num_annotators=4)
+
+PUBLISHED = {
+    "ref_davis17": {
+        "train": Counts(videos=60, objects=144, expressions=576, frames=4209),
+        "valid": Counts(videos=30, objects=61, expressions=244, frames=1999),
+    }
+}
 
 
-def open_split(data: DataConfig, root: Path, split: str, *, raw_sentences: bool) -> "RefDavis17":
-    """The split as configured; see `loading.loaders`."""
-    if data.num_classes_from_categories:
-        raise ValueError("data.num_classes_from_categories: Ref-DAVIS17 has no categories")
-    return RefDavis17(
-        root,
-        split,
-        expressions=data.expressions,
-        sequences=data.sequences,
-        lower_case=data.lower_case,
-        raw_sentences=raw_sentences,
-        cache=data.cache,
+class RefDavis17Settings(DatasetSettings):
+    """Ref-DAVIS17."""
+
+    dataset: Literal["ref_davis17"] = "ref_davis17"
+    """Format of the data."""
+
+    expressions: Path | None = None
+    """File with the sentences, or folder with the original four, where it is not in its usual place below `root`."""
+
+    sequences: tuple[str, ...] = ()
+    """Only these videos; none: all."""
+
+    @property
+    def is_partial(self) -> bool:
+        """See `DatasetSettings`."""
+        return bool(self.sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class DavisFiles:
+    """Where the files of a split are.
+
+    Attributes:
+        frames: holds a folder of frames per video.
+        masks: holds a folder of masks per video.
+        expressions: the prepared file, or the folder with the original four.
+        list_of_videos: of the split; needed for the original files unless the split has a folder of its own.
+    """
+
+    frames: Path
+    masks: Path
+    expressions: Path
+    list_of_videos: Path
+
+
+def find_files(request: SplitRequest[RefDavis17Settings]) -> DavisFiles:
+    """The files of a split, in whichever layout is there.
+
+    Raises:
+        ValueError: neither layout is there.
+    """
+    root, split = request.root, request.split
+    prepared, texts = expressions_file(root, split), root / "davis_text_annotations"
+    usual = prepared if prepared.is_file() or not texts.is_dir() else texts
+    return DavisFiles(
+        frames=_first_folder(root / "JPEGImages" / "480p", root / split / "JPEGImages"),
+        masks=_first_folder(root / "Annotations" / "480p", root / split / "Annotations"),
+        expressions=request.settings.expressions or usual,
+        list_of_videos=_list_of_videos(root, split),
     )
 
 
-class RefDavis17:
-    """One split on disk. A sentence's kind is its annotator slot, `anno_0` to `anno_3`.
+def read(request: SplitRequest[RefDavis17Settings]) -> SplitContents:
+    """One split; videos are sorted by name. A sentence's kind is its annotator slot, `anno_0` to `anno_3`."""
+    files, wanted = find_files(request), request.settings.sequences
+    problems: list[Problem] = []
+    has_texts = files.expressions.is_dir()
+    described = _read_texts(request, files, problems) if has_texts else read_videos(files.expressions)
+    unknown = sorted(set(wanted) - set(described))
+    if unknown:
+        raise ValueError(f"sequences: {', '.join(unknown)} not in {files.expressions}")
+    described = {name: described[name] for name in sorted(wanted or described)}
+    hint = "; `sequences` names the videos to use"
+    problems += missing_folders(files.frames, list(described), hint)
+    if request.for_training:
+        problems += missing_folders(files.masks, list(described), "; a video without masks cannot be trained on")
 
-    Args:
-        root: folder of the data.
-        split: "valid" or "train".
-        expressions: file with the sentences, or folder with those of the annotators; None looks for them below `root`.
-        sequences: only these videos; empty for all in the file.
-        lower_case: lower-case the sentences.
-        raw_sentences: keep the sentences exactly as they stand in the file.
-        cache: folder for the list of where objects are visible; None keeps it beside the data.
+    def make_expression(video: str, name: str, entry: Entry) -> Expression:
+        object_id = pixel_value("obj_id", entry["obj_id"], largest=VOID_INDEX - 1)
+        return Expression(name, entry["exp"], (object_id,), kind=f"anno_{int(name) % PROTOCOL.num_annotators}")
 
-    Attributes:
-        videos: sorted by name.
-
-    Raises:
-        ValueError: a file or folder is missing or damaged, or a sentence is empty.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        split: str,
-        *,
-        expressions: Path | None = None,
-        sequences: Sequence[str] = (),
-        lower_case: bool = True,
-        raw_sentences: bool = False,
-        cache: Path | None = None,
-    ) -> None:
-        self._root, self._split, self._cache = root, split, cache
-        self._lower_case, self._raw_sentences = lower_case, raw_sentences
-        self._frames = _first_folder(root / "JPEGImages" / "480p", root / split / "JPEGImages")
-        self._masks = _first_folder(root / "Annotations" / "480p", root / split / "Annotations")
-        prepared = root / "meta_expressions" / split / "meta_expressions.json"
-        texts = root / "davis_text_annotations"
-        self._file = expressions or (prepared if prepared.is_file() or not texts.is_dir() else texts)
-        described = self._read_texts() if self._file.is_dir() else read_videos(self._file)
-        unknown = sorted(set(sequences) - set(described))
-        if unknown:
-            raise ValueError(f"data.sequences: {', '.join(unknown)} not in {self._file}")
-        names = sorted(set(sequences) or described)
-        missing = [name for name in names if not (self._frames / name).is_dir()]
-        if missing:
-            shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-            raise ValueError(
-                f"{self._frames}: folders of {len(missing)} videos are missing: {shown}; data.sequences=[...] names "
-                "the videos to use"
+    videos = []
+    for video in describe_videos(files.expressions, described, make_expression, problems):
+        frames = tuple(sorted(video.frames))
+        if request.split != "train" and len(described[video.name]["expressions"]) % PROTOCOL.num_annotators:
+            detail = (
+                f"video {video.name} has {len(described[video.name]['expressions'])} expressions; expected "
+                f"{PROTOCOL.num_annotators} per object"
             )
-        self.videos = tuple(self._record(name, described[name]) for name in names)
-
-    def training_videos(self) -> tuple[VideoRecord, ...]:
-        """The videos with the frames in which each object is visible."""
-        for video in self.videos:
-            if video.masks is None:
-                raise ValueError(
-                    f"{self._masks / video.name}: no such folder; a video without masks cannot be trained on"
-                )
+            problems.append(Problem("expressions", str(files.expressions), detail))
+        has_masks = (files.masks / video.name).is_dir()
+        videos.append(
+            VideoRecord(
+                name=video.name,
+                frame_names=frames,
+                frames=ImageFrames(files.frames / video.name, frames),
+                masks=PngMasks(files.masks / video.name, frames) if has_masks else None,
+                expressions=tuple(sorted(video.expressions, key=lambda expression: int(expression.name))),
+            )
+        )
+    if request.for_training and request.scan_masks and not any_stops(problems):
         visibility = visible_objects(
-            self._masks,
-            frames={video.name: video.frame_names for video in self.videos},
-            keep_in=self._root / f"visible_objects_{self._split}.json",
-            cache=self._cache,
+            files.masks,
+            frames={video.name: video.frame_names for video in videos},
+            keep_in=request.root / f"visible_objects_{request.split}.json",
+            cache=request.cache,
         )
-        return tuple(replace(video, visible=visibility[video.name]) for video in self.videos)
+        videos = [replace(video, visible=visibility[video.name]) for video in videos]
+    return SplitContents(tuple(videos), tuple(problems))
 
-    def _read_texts(self) -> dict[str, Any]:
-        """The sentences of the original files, for the videos of this split."""
-        listed = self._root / "ImageSets" / "2017" / f"{'val' if self._split == 'valid' else self._split}.txt"
-        if listed.is_file():
-            names = listed.read_text(encoding="utf-8-sig").split()
-        elif self._frames == self._root / self._split / "JPEGImages":
-            names = sorted(path.name for path in self._frames.iterdir() if path.is_dir())
-        else:
-            raise ValueError(f"{listed}: no such file; the original sentences do not say which videos are in a split")
-        frames = {name: sorted(path.stem for path in (self._frames / name).glob("*.jpg")) for name in names}
-        return read_text_annotations(self._file, frames, is_complete=self._split != "train")
 
-    def _record(self, video: str, content: Mapping[str, Any]) -> VideoRecord:
-        try:
-            frames = tuple(sorted(content["frames"]))
-            described = sorted(content["expressions"].items(), key=lambda item: int(item[0]))
-            expressions = tuple(self._expression(video, name, entry) for name, entry in described)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self._file}: video {video}: bad or missing entry ({error})") from None
-        is_complete = self._split == "train" or len(expressions) % NUM_ANNOTATORS == 0
-        if not frames or not expressions or not is_complete:
-            raise ValueError(
-                f"{self._file}: video {video} has {len(frames)} frames and {len(expressions)} expressions; expected at "
-                f"least one frame and {NUM_ANNOTATORS} expressions per object"
-            )
-        return VideoRecord(
-            name=video,
-            frame_names=frames,
-            frames=ImageFrames(self._frames / video, frames),
-            masks=PngMasks(self._masks / video, frames) if (self._masks / video).is_dir() else None,
-            expressions=expressions,
+def is_davis(root: Path) -> bool:
+    """Whether a folder holds DAVIS, in either layout."""
+    if all((root / kind / "480p").is_dir() for kind in ("JPEGImages", "Annotations")):
+        return True
+    return _has_split(root, "valid") and (root / "valid" / "Annotations" / "blackswan").is_dir()
+
+
+def _read_texts(
+    request: SplitRequest[RefDavis17Settings], files: DavisFiles, problems: list[Problem]
+) -> dict[str, Any]:
+    """The sentences of the original files, for the videos of this split."""
+    if files.list_of_videos.is_file():
+        names = files.list_of_videos.read_text(encoding="utf-8-sig").split()
+    elif files.frames == request.root / request.split / "JPEGImages":
+        names = sorted(path.name for path in files.frames.iterdir() if path.is_dir())
+    else:
+        raise ValueError(
+            f"{files.list_of_videos}: no such file; the original sentences do not say which videos are in a split"
         )
+    problems += missing_folders(files.frames, names)
+    frames = {name: sorted(path.stem for path in (files.frames / name).glob("*.jpg")) for name in names}
+    is_complete = request.split != "train"
+    described = read_text_annotations(files.expressions, frames, is_complete=is_complete, problems=problems)
+    return {video: content for video, content in described.items() if (files.frames / video).is_dir()}
 
-    def _expression(self, video: str, name: str, content: Mapping[str, Any]) -> Expression:
-        sentence = clean_sentence(content["exp"], lower_case=self._lower_case)
-        if not sentence:
-            raise ValueError(f"{self._file}: video {video}, expression {name}: the sentence is empty")
-        number = content["obj_id"]
-        if not (str(number).isdecimal() and 1 <= int(number) < VOID_INDEX):
-            raise ValueError(
-                f"{self._file}: video {video}, expression {name}: obj_id={number!r} must be a pixel value from 1 to 254"
-            )
-        return Expression(
-            name=name,
-            sentence=content["exp"] if self._raw_sentences else sentence,
-            object_ids=(int(number),),
-            kind=f"anno_{int(name) % NUM_ANNOTATORS}",
-        )
+
+def _notes(
+    request: SplitRequest[RefDavis17Settings], contents: SplitContents, listing: FolderListing
+) -> Iterator[Problem]:
+    files = find_files(request)
+    lists = sorted((request.root / "ImageSets").glob("*/*.txt"))
+    has_texts = files.expressions.is_dir()
+    for path in (*lists, *(sorted(files.expressions.glob("*.txt")) if has_texts else ())):
+        if has_windows_line_ends(path):
+            yield Problem("line_ends", str(path))
+    if not has_texts:
+        yield from repeated_keys(files.expressions)
+    known = {name for path in lists for name in path.read_text(encoding="utf-8", errors="replace").split()}
+    known |= {video.name for video in contents.videos} | video_names(files.expressions)
+    known.update(*(video_names(expressions_file(request.root, split)) for split in SPLITS))
+    yield from unclaimed_videos(listing, (files.frames, files.masks), known)
+
+
+def _meta_expressions(request: SplitRequest[RefDavis17Settings], contents: SplitContents) -> Mapping[str, Any]:
+    """The sentences as one prepared file."""
+    videos = {
+        video.name: {
+            "frames": list(video.frame_names),
+            "expressions": {e.name: {"exp": e.sentence, "obj_id": str(e.object_ids[0])} for e in video.expressions},
+        }
+        for video in contents.videos
+    }
+    return {f"ref_davis17_{request.split}_meta_expressions.json": {"videos": videos}}
+
+
+def _find(root: Path) -> list[FoundDataset]:
+    splits = tuple(split for split in SPLITS if _has_split(root, split))
+    return [FoundDataset(RefDavis17Settings(), splits)] if is_davis(root) else []
+
+
+def _has_split(root: Path, split: str) -> bool:
+    if expressions_file(root, split).is_file():
+        return True
+    has_list = _list_of_videos(root, split).is_file() or (root / split / "JPEGImages").is_dir()
+    return (root / "davis_text_annotations").is_dir() and has_list
+
+
+def _list_of_videos(root: Path, split: str) -> Path:
+    return root / "ImageSets" / "2017" / f"{'val' if split == 'valid' else split}.txt"
 
 
 def _first_folder(*candidates: Path) -> Path:
@@ -162,3 +230,15 @@ def _first_folder(*candidates: Path) -> Path:
         if folder.is_dir():
             return folder
     raise ValueError(f"no such folder: {' or '.join(map(str, candidates))}")
+
+
+REF_DAVIS17 = DatasetDefinition(
+    title="Ref-DAVIS17",
+    settings=RefDavis17Settings,
+    read=read,
+    find=_find,
+    protocol=PROTOCOL,
+    published=PUBLISHED,
+    notes=_notes,
+    derived_files=_meta_expressions,
+)

@@ -1,6 +1,6 @@
 """Ref-YouTube-VOS, and everything in its format (Referring Shapes).
 
-    ROOT/meta_expressions/<split>/meta_expressions.json   videos.<video>.{frames, expressions.<id>.{exp, obj_id, kind}}
+    ROOT/meta_expressions/<split>/meta_expressions.json   see `datasets.meta_expressions`; obj_id, and optionally kind
     ROOT/<split>/JPEGImages/<video>/<frame>.jpg
     ROOT/<split>/Annotations/<video>/<frame>.png          pixel value = object id
     ROOT/<split>/meta.json                                videos.<video>.objects.<id>.category
@@ -8,191 +8,180 @@
 The published `valid` file has no `obj_id` and contains the test videos, too.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from configs.schema import DataConfig
-from datasets.categories import CATEGORY_INDEX
+from datasets.counts import Counts
+from datasets.definition import (
+    DatasetDefinition,
+    DatasetSettings,
+    FoundDataset,
+    MaskPerSentence,
+    SplitContents,
+    SplitRequest,
+)
+from datasets.listing import FolderListing
+from datasets.meta_expressions import (
+    Entry,
+    describe_videos,
+    expressions_file,
+    missing_folders,
+    pixel_value,
+    read_videos,
+    repeated_keys,
+    unclaimed_videos,
+    video_names,
+)
+from datasets.problems import Problem, any_stops
 from datasets.readers import ImageFrames, PngMasks
 from datasets.records import Expression, VideoRecord
+from datasets.ref_davis17 import is_davis
 from datasets.visibility import FILE_NAME, visible_objects
-from loading.text import clean_sentence
+
+SPLITS = ("train", "valid", "test")
+LARGEST_ID = 255
+
+PUBLISHED = {
+    "ref_youtube_vos": {
+        "train": Counts(videos=3471, objects=6388, expressions=12913),
+        "valid": Counts(videos=202, expressions=834),
+        "test": Counts(videos=305, expressions=1262),
+    }
+}
+VALID_FILE = Counts(videos=507, objects=1063, expressions=2096)
+"""What the released `valid` file holds before the test videos are left out."""
+
+CATEGORIES = (
+    "airplane", "ape", "bear", "bike", "bird", "boat", "bucket", "bus", "camel", "cat", "cow", "crocodile", "deer",
+    "dog", "dolphin", "duck", "eagle", "earless_seal", "elephant", "fish", "fox", "frisbee", "frog", "giant_panda",
+    "giraffe", "hand", "hat", "hedgehog", "horse", "knife", "leopard", "lion", "lizard", "monkey", "motorbike",
+    "mouse", "others", "owl", "paddle", "parachute", "parrot", "penguin", "person", "plant", "rabbit", "raccoon",
+    "sedan", "shark", "sheep", "sign", "skateboard", "snail", "snake", "snowboard", "squirrel", "surfboard",
+    "tennis_racket", "tiger", "toilet", "train", "truck", "turtle", "umbrella", "whale", "zebra",
+)  # fmt: skip
+"""Those of YouTube-VOS in alphabetical order, as the published table has them; the index of a name is its class."""
 
 
-def open_split(data: DataConfig, root: Path, split: str, *, raw_sentences: bool) -> "RefYoutubeVos":
-    """The split as configured; see `loading.loaders`."""
-    if data.sequences or data.expressions is not None:
-        raise ValueError("data.sequences and data.expressions are only read with data.dataset=ref_davis17")
-    return RefYoutubeVos(
-        root,
-        split,
-        lower_case=data.lower_case,
-        raw_sentences=raw_sentences,
-        label_categories=data.num_classes_from_categories,
-        cache=data.cache,
+class RefYoutubeVosSettings(DatasetSettings):
+    """Ref-YouTube-VOS, or Referring Shapes."""
+
+    dataset: Literal["ref_youtube_vos"] = "ref_youtube_vos"
+    """Format of the data."""
+
+    label_categories: bool = False
+    """Label objects with the 65 categories of YouTube-VOS (`model.num_classes=65`) instead of one class."""
+
+
+def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
+    """One split; videos are sorted by name, and valid videos that are also test videos are left out."""
+    folder, file = request.root / request.split, expressions_file(request.root, request.split)
+    described = read_videos(file)
+    if request.split == "valid":
+        test_file = expressions_file(request.root, "test")
+        test_videos = read_videos(test_file) if test_file.exists() else {}
+        described = {video: content for video, content in described.items() if video not in test_videos}
+    categories = _read_categories(folder / "meta.json", needed=request.settings.label_categories)
+    problems = list(missing_folders(folder / "JPEGImages", sorted(described)))
+
+    def make_expression(video: str, name: str, entry: Entry) -> Expression:
+        number = entry.get("obj_id")
+        if number is None:
+            if request.for_training:
+                raise ValueError("has no obj_id; this split cannot be trained on")
+            return Expression(name, entry["exp"], kind=str(entry.get("kind", "")))
+        object_id = pixel_value("obj_id", number, largest=LARGEST_ID)
+        label = 0
+        if request.settings.label_categories:
+            category = categories.get(video, {}).get(object_id)
+            if category not in CATEGORIES:
+                raise ValueError(
+                    f"object {object_id} has the category {category!r} in {folder / 'meta.json'}; expected one of the "
+                    f"{len(CATEGORIES)} of YouTube-VOS"
+                )
+            label = CATEGORIES.index(category)
+        return Expression(name, entry["exp"], (object_id,), str(entry.get("kind", "")), label)
+
+    videos = []
+    for video in describe_videos(file, dict(sorted(described.items())), make_expression, problems):
+        frames = tuple(sorted(video.frames))
+        has_masks = any(expression.object_ids for expression in video.expressions)
+        videos.append(
+            VideoRecord(
+                name=video.name,
+                frame_names=frames,
+                frames=ImageFrames(folder / "JPEGImages" / video.name, frames),
+                masks=PngMasks(folder / "Annotations" / video.name, frames) if has_masks else None,
+                expressions=video.expressions,
+                listed_objects=frozenset(categories.get(video.name, {})),
+            )
+        )
+    if request.for_training and request.scan_masks and not any_stops(problems):
+        videos = list(_with_visibility(request, videos, problems))
+    return SplitContents(tuple(videos), tuple(problems))
+
+
+def _with_visibility(
+    request: SplitRequest[RefYoutubeVosSettings], videos: list[VideoRecord], problems: list[Problem]
+) -> Iterator[VideoRecord]:
+    folder = request.root / request.split
+    visibility = visible_objects(
+        folder / "Annotations",
+        frames={video.name: video.frame_names for video in videos},
+        keep_in=folder / FILE_NAME,
+        cache=request.cache,
     )
+    for video in videos:
+        visible = visibility[video.name]
+        known = visible.keys() | (video.listed_objects or frozenset())
+        for expression in video.expressions:
+            for number in set(expression.object_ids) - known:
+                detail = (
+                    f"video {video.name}, expression {expression.name}: object {number} is in no mask of the video "
+                    f"(objects there: {sorted(known)})"
+                )
+                problems.append(Problem("objects", str(expressions_file(request.root, request.split)), detail))
+        yield replace(video, visible=visible)
 
 
-class RefYoutubeVos:
-    """One split on disk. The index files are read here, once; images are read by whoever needs them.
-
-    Args:
-        root: folder of the data.
-        split: "train", "valid" or "test".
-        lower_case: lower-case the sentences.
-        raw_sentences: keep the sentences exactly as they stand in the file.
-        label_categories: label objects with the 65 categories instead of class 0.
-        cache: folder for the list of where objects are visible; None keeps it beside the data.
-
-    Attributes:
-        videos: sorted by name; valid videos that are also test videos are left out.
-
-    Raises:
-        ValueError: a file or folder is missing or damaged, or a sentence is empty.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        split: str,
-        *,
-        lower_case: bool = True,
-        raw_sentences: bool = False,
-        label_categories: bool = False,
-        cache: Path | None = None,
-    ) -> None:
-        self.root = root
-        self._cache = cache
-        self.folder = root / split
-        self._expressions_file = root / "meta_expressions" / split / "meta_expressions.json"
-        self._lower_case, self._raw_sentences = lower_case, raw_sentences
-        described = read_videos(self._expressions_file)
-        if split == "valid":
-            test_file = root / "meta_expressions" / "test" / "meta_expressions.json"
-            test_videos = read_videos(test_file) if test_file.exists() else {}
-            described = {video: content for video, content in described.items() if video not in test_videos}
-        self._require_folders(described)
-        meta_file = self.folder / "meta.json"
-        self._categories = None
-        if label_categories or meta_file.exists():
-            self._categories = _read_categories(meta_file)
-        self._label_categories = label_categories
-        self.videos = tuple(self._record(video, described[video]) for video in sorted(described))
-
-    def training_videos(self) -> tuple[VideoRecord, ...]:
-        """The videos with what training needs: the object of each sentence and where it is visible.
-
-        Raises:
-            ValueError: a sentence has no object, or one that is in no mask and not in meta.json; a mask is unreadable.
-        """
-        visibility = visible_objects(
-            self.folder / "Annotations",
-            frames={video.name: video.frame_names for video in self.videos},
-            keep_in=self.folder / FILE_NAME,
-            cache=self._cache,
-        )
-        for video in self.videos:
-            known = set(visibility[video.name]) | self._objects_in_meta(video.name)
-            for expression in video.expressions:
-                if not expression.object_ids:
-                    raise ValueError(
-                        f"{self._expressions_file}: video {video.name}, expression {expression.name} has no obj_id; "
-                        "this split cannot be trained on"
-                    )
-                if not known.issuperset(expression.object_ids):
-                    raise ValueError(
-                        f"{self._expressions_file}: video {video.name}, expression {expression.name}: object "
-                        f"{expression.object_ids[0]} is in no mask of the video (objects there: {sorted(known)})"
-                    )
-        return tuple(replace(video, visible=visibility[video.name]) for video in self.videos)
-
-    def _require_folders(self, described: Mapping[str, Any]) -> None:
-        frames = self.folder / "JPEGImages"
-        if not frames.is_dir():
-            raise ValueError(f"{frames}: no such folder")
-        present = {path.name for path in frames.iterdir()}
-        missing = sorted(set(described) - present)
-        if missing:
-            shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-            raise ValueError(f"{frames}: folders of {len(missing)} videos are missing: {shown}")
-
-    def _record(self, video: str, content: Mapping[str, Any]) -> VideoRecord:
-        try:
-            frames, described = tuple(sorted(content["frames"])), content["expressions"]
-            expressions = tuple(self._expression(video, name, described[name]) for name in described)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{self._expressions_file}: video {video}: bad or missing entry ({error})") from None
-        if not frames or not expressions:
-            raise ValueError(f"{self._expressions_file}: video {video} has no frames or no expressions")
-        has_masks = any(expression.object_ids for expression in expressions)
-        return VideoRecord(
-            name=video,
-            frame_names=frames,
-            frames=ImageFrames(self.folder / "JPEGImages" / video, frames),
-            masks=PngMasks(self.folder / "Annotations" / video, frames) if has_masks else None,
-            expressions=expressions,
-        )
-
-    def _expression(self, video: str, name: str, content: Mapping[str, Any]) -> Expression:
-        sentence = clean_sentence(content["exp"], lower_case=self._lower_case)
-        if not sentence:
-            raise ValueError(f"{self._expressions_file}: video {video}, expression {name}: the sentence is empty")
-        number = content.get("obj_id")
-        if number is not None and not (str(number).isdecimal() and 1 <= int(number) <= 255):
-            raise ValueError(
-                f"{self._expressions_file}: video {video}, expression {name}: obj_id={number!r} must be a pixel value "
-                "from 1 to 255"
-            )
-        object_id = None if number is None else int(number)
-        return Expression(
-            name=name,
-            sentence=content["exp"] if self._raw_sentences else sentence,
-            object_ids=() if object_id is None else (object_id,),
-            kind=str(content.get("kind", "")),
-            label=self._label(video, object_id),
-        )
-
-    def _label(self, video: str, object_id: int | None) -> int:
-        if not self._label_categories or object_id is None or self._categories is None:
-            return 0
-        category = self._categories.get(video, {}).get(object_id)
-        if category not in CATEGORY_INDEX:
-            raise ValueError(
-                f"{self.folder / 'meta.json'}: video {video}, object {object_id}: category {category!r} is none of the "
-                f"{len(CATEGORY_INDEX)} of YouTube-VOS"
-            )
-        return CATEGORY_INDEX[category]
-
-    def _objects_in_meta(self, video: str) -> set[int]:
-        return set() if self._categories is None else set(self._categories.get(video, {}))
-
-
-def read_videos(path: Path) -> dict[str, Any]:
-    """What a file of expressions (or meta.json) says about each video.
-
-    Raises:
-        ValueError: the file is missing or damaged, or has no `videos`.
-    """
-    try:
-        videos = json.loads(path.read_bytes())["videos"]
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ValueError(f"{path}: not a readable JSON file with `videos` ({error!r})") from None
-    if not isinstance(videos, dict):
-        raise ValueError(f"{path}: `videos` must be a mapping, not {type(videos).__name__}")
-    return videos
-
-
-def _read_categories(path: Path) -> dict[str, dict[int, str]]:
-    """Category of each object of each video."""
+def _read_categories(path: Path, *, needed: bool) -> Mapping[str, Mapping[int, str]]:
+    """Category of each object of each video; nothing where the file is missing and nobody needs it."""
+    if not needed and not path.exists():
+        return {}
     try:
         return {
             video: {int(number): item.get("category", "") for number, item in content["objects"].items()}
             for video, content in read_videos(path).items()
         }
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path}: bad or missing entry ({error})") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: bad or missing entry ({error!r})") from None
+
+
+def _notes(
+    request: SplitRequest[RefYoutubeVosSettings], contents: SplitContents, listing: FolderListing
+) -> Iterator[Problem]:
+    file = expressions_file(request.root, request.split)
+    yield from repeated_keys(file)
+    folder, videos = request.root / request.split, video_names(file)
+    yield from unclaimed_videos(listing, (folder / "JPEGImages", folder / "Annotations"), videos)
+    test_file = expressions_file(request.root, "test")
+    if request.split == "valid" and not test_file.is_file() and len(videos) == VALID_FILE.videos:
+        yield Problem("counts", str(test_file), "no such file; without it the test videos are taken for valid ones")
+
+
+def _find(root: Path) -> list[FoundDataset]:
+    splits = tuple(s for s in SPLITS if expressions_file(root, s).is_file() or (root / s / "JPEGImages").is_dir())
+    is_here = (root / "meta_expressions").is_dir() and any((root / s / "JPEGImages").is_dir() for s in SPLITS)
+    return [FoundDataset(RefYoutubeVosSettings(), splits)] if is_here and not is_davis(root) else []
+
+
+REF_YOUTUBE_VOS = DatasetDefinition(
+    title="Ref-YouTube-VOS",
+    settings=RefYoutubeVosSettings,
+    read=read,
+    find=_find,
+    protocol=MaskPerSentence(),
+    published=PUBLISHED,
+    notes=_notes,
+)

@@ -10,13 +10,13 @@ from datasets.records import Expression, VideoRecord
 
 
 def sample_id(video: str, frame_name: str, instance: str | None) -> str:
-    """How the published files call a sample: v_<video>_f_<frame>_i_<instance>, the last part only in A2D."""
+    """Identifier of a sample in the published files: v_<video>_f_<frame>_i_<instance>, the last part only in A2D."""
     sample = f"v_{video}_f_{int(frame_name)}"
     return sample if instance is None else f"{sample}_i_{instance}"
 
 
 def annotated_samples(video: VideoRecord) -> Iterator[tuple[int, list[Expression]]]:
-    """Position of each annotated frame, and the sentences about what it shows."""
+    """Position of each annotated frame, and the sentences about objects that it shows."""
     for position in sorted(video.annotated or ()):
         shown = [e for e in video.expressions if any(position in video.visible.get(n, ()) for n in e.object_ids)]
         if shown:
@@ -42,7 +42,7 @@ def coco_ground_truth(videos: Sequence[VideoRecord], *, names_instances: bool) -
                 raise ValueError(f"video {video.name} has no masks")
             for expression in expressions:
                 masks = video.masks.read((position,), size=size, objects=expression.object_ids)
-                mask = coco_mask.encode(np.asfortranarray(masks.any(dim=0)[0].numpy(), dtype=np.uint8))
+                mask = coco_mask.encode(np.asfortranarray(masks[:, 0].any(axis=0), dtype=np.uint8))
                 image = sample_id(video.name, video.frame_names[position], expression.name if names_instances else None)
                 images.append({"id": image, "height": size[0], "width": size[1]})
                 annotations.append(

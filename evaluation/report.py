@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
 
-from metrics.overlap import PRECISION_THRESHOLDS, OverlapMeter, OverlapScores
-from metrics.region_boundary import FrameStatistics, boundary_accuracy, frame_statistics, region_similarity
+from metrics.region_boundary import FrameStatistics, frame_statistics, region_and_boundary
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +17,10 @@ class EntryScore:
     Attributes:
         video: its name.
         expression: identifier of the sentence, or number of the object, within the video.
-        sentence: what was asked; empty where several sentences were merged before scoring.
+        sentence: as the model read it; empty where several sentences were merged before scoring.
         group: kind of the sentence, or the annotator; empty where the data has none.
         region: J over the frames.
         boundary: F over the frames.
-        overlap: pixels in both annotation and mask, and in either; only for benchmarks that are scored by them.
     """
 
     video: str
@@ -31,7 +29,6 @@ class EntryScore:
     group: str
     region: FrameStatistics
     boundary: FrameStatistics
-    overlap: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +51,9 @@ class GroupScore:
         return (self.region.mean + self.boundary.mean) / 2
 
 
+@runtime_checkable
 class Report(Protocol):
-    """What an evaluation found, whatever the measure."""
+    """Results of an evaluation, for any measure."""
 
     @property
     def num_videos(self) -> int:
@@ -67,7 +65,7 @@ class Report(Protocol):
 
     @property
     def legend(self) -> str:
-        """What the numbers of the table are."""
+        """Explanation of the numbers of the table."""
 
     @property
     def main_score(self) -> float | None:
@@ -85,13 +83,13 @@ class Report(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EvalReport:
-    """What an evaluation of whole videos found.
+    """Results of an evaluation of whole videos.
 
     Attributes:
         num_videos: evaluated videos.
         num_sentences: sentences about them.
         entries: one per scored sentence or object; empty where the masks are secret.
-        baselines: J that guessing reaches, by group ("all" for all entries) and name of the guess.
+        baselines: J of guessing, by group ("all" for all entries) and name of the guess.
     """
 
     legend: ClassVar[str] = "J, F and J&F in percent."
@@ -117,22 +115,13 @@ class EvalReport:
         names = sorted({entry.group for entry in self.entries} - {""})
         return {name: _average([entry for entry in self.entries if entry.group == name]) for name in names}
 
-    @property
-    def overlap(self) -> OverlapScores | None:
-        """Overall and mean IoU and the precision at thresholds; None where the benchmark is not scored by them."""
-        meter = OverlapMeter()
-        for entry in self.entries:
-            if entry.overlap is not None:
-                meter.add(*map(float, entry.overlap))
-        return meter.compute() if meter.unions else None
-
     def scores(self) -> dict[str, float]:
-        """The main numbers under short names: "J&F", "J", "F", "J&F/<group>"; "oIoU", "mIoU", "P@0.5" and so on."""
+        """The main numbers under short names: "J&F", "J", "F", "J&F/<group>"."""
         if self.overall is None:
             return {}
         means = {"J&F": self.overall.mean, "J": self.overall.region.mean, "F": self.overall.boundary.mean}
         groups = {f"J&F/{name}": score.mean for name, score in self.groups.items()}
-        return means | groups | _named_overlap(self.overlap)
+        return means | groups
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -141,7 +130,6 @@ class EvalReport:
             "num_sentences": self.num_sentences,
             "overall": None if self.overall is None else _named(self.overall),
             "groups": {name: _named(score) for name, score in self.groups.items()},
-            "overlap": _named_overlap(self.overlap),
             "baselines_J": {group: dict(guesses) for group, guesses in self.baselines.items()},
             "entries": [
                 {
@@ -164,38 +152,21 @@ class EvalReport:
             known = self.baselines.get(name, {})
             numbers = [score.mean, score.region.mean, score.boundary.mean, *(known.get(guess) for guess in guesses)]
             rows.append([name, str(score.count), *("" if x is None else f"{100 * x:.1f}" for x in numbers)])
-        overlap = _named_overlap(self.overlap)
-        if not overlap:
-            return _table(rows)
-        second = [list(overlap), ["---:"] * len(overlap), [f"{100 * x:.1f}" for x in overlap.values()]]
-        return f"{_table(rows)}\n{_table(second)}"
+        return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def score_sentence(
     annotation: Bool[np.ndarray, "time height width"], prediction: Bool[np.ndarray, "time height width"]
 ) -> tuple[FrameStatistics, FrameStatistics]:
     """J and F over all frames of one sentence."""
-    region = frame_statistics(region_similarity(annotation, prediction))
-    return region, frame_statistics(boundary_accuracy(annotation, prediction))
+    region, boundary = region_and_boundary(annotation, prediction)
+    return frame_statistics(region), frame_statistics(boundary)
 
 
 def _average(entries: Sequence[EntryScore]) -> GroupScore:
     region = np.mean([entry.region for entry in entries], axis=0).tolist()
     boundary = np.mean([entry.boundary for entry in entries], axis=0).tolist()
     return GroupScore(len(entries), FrameStatistics(*region), FrameStatistics(*boundary))
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _named_overlap(scores: OverlapScores | None) -> dict[str, float]:
-    if scores is None:
-        return {}
-    precision = {
-        f"P@{threshold}": value for threshold, value in zip(PRECISION_THRESHOLDS, scores.precision_at, strict=True)
-    }
-    return {"oIoU": scores.overall_iou, "mIoU": scores.mean_iou, **precision}
 
 
 def _named(score: GroupScore) -> dict[str, float | int]:

@@ -11,16 +11,16 @@ from structures.clips import ByteClips
 from structures.samples import ClipTarget, SkippedSample, VideoBatch, VideoSample
 
 
-def collate(found: Sequence[VideoSample | SkippedSample]) -> VideoBatch:
-    """Pads clips and masks to the largest of the batch and lines up the sentences, clip by clip.
+def collate(items: Sequence[VideoSample | SkippedSample]) -> VideoBatch:
+    """Pads clips and masks to the largest of the batch, and concatenates the sentences clip by clip.
 
     Args:
-        found: at least one sample, and notes about others that could not be read.
+        items: at least one sample, and those that could not be read.
 
     Raises:
         ValueError: without samples, or if only some samples have targets or an annotated frame.
     """
-    samples = [item for item in found if isinstance(item, VideoSample)]
+    samples = [item for item in items if isinstance(item, VideoSample)]
     if not samples:
         raise ValueError("samples=[]: a batch needs at least one")
     counts = [len(sample.sentences) for sample in samples]
@@ -31,7 +31,7 @@ def collate(found: Sequence[VideoSample | SkippedSample]) -> VideoBatch:
         targets=_collate_targets(samples),
         meta=tuple(meta for sample in samples for meta in sample.meta),
         annotated_frame=_collate_annotated_frames(samples),
-        skipped=tuple(item for item in found if isinstance(item, SkippedSample)),
+        skipped=tuple(item for item in items if isinstance(item, SkippedSample)),
     )
 
 

@@ -1,82 +1,112 @@
-"""From the configuration to something to iterate over.
+"""Builds the training loader and the evaluation data set of a configuration.
 
-A data set is a module `datasets/<name>.py` with a function `open_split` (see `OpenSplit`), and `<name>` among the
-choices of `data.dataset` in configs/schema.py. Nothing else knows about it. `open_split` returns a `VideoSource`: an
-object with `videos`, a tuple of `VideoRecord`, and `training_videos()`, the same with `visible` filled in. Records
-bring readers for their pixels, see `datasets/readers.py`; `ClipDataset` and `EvalDataset` do the rest: windows,
-sentences, resizing, flips, targets. Names of videos and expressions together identify a sentence.
+`datasets.table` says what data sets there are; here their records become training clips and videos to evaluate. Names
+of videos and expressions together identify a sentence.
 """
 
-import importlib
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, cast, get_args, runtime_checkable
+from typing import cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from configs.schema import DataConfig
+from datasets.definition import DatasetSettings, SplitContents, SplitRequest
+from datasets.problems import require_usable
 from datasets.records import VideoRecord
+from datasets.table import definition_of
 from loading.clips import ClipDataset
 from loading.collate import collate
 from loading.sampling import EpochSampler
+from loading.text import clean_sentence
 from loading.videos import EvalDataset
 from structures.samples import VideoBatch
 
-
-@runtime_checkable
-class VideoSource(Protocol):
-    """One split of a data set on disk. Its index files are read when it is opened, once; pixels are not."""
-
-    videos: tuple[VideoRecord, ...]
-
-    def training_videos(self) -> tuple[VideoRecord, ...]:
-        """The videos with what training needs: the objects of each sentence and where they are visible."""
+logger = logging.getLogger(__name__)
 
 
-@runtime_checkable
-class OpenSplit(Protocol):
-    """What a format's module calls `open_split`."""
-
-    def __call__(self, data: DataConfig, root: Path, split: str, *, raw_sentences: bool) -> VideoSource:
-        """Opens a split.
-
-        Args:
-            data: settings; those that the format does not know raise a ValueError where they are set.
-            root: an existing folder.
-            split: name as in `data.train_split` and `data.eval_split`.
-            raw_sentences: keep the sentences exactly as they stand in the file (evaluation).
-        """
-
-
-DATASETS = get_args(DataConfig.model_fields["dataset"].annotation)
-"""Formats by their name in the configuration; `datasets/<name>.py` is imported when it is asked for."""
-
-
-def open_split(data: DataConfig, split: str, *, raw_sentences: bool = False) -> VideoSource:
-    """Opens a split of the configured data set.
+def split_request(data: DataConfig, settings: DatasetSettings, split: str, *, for_training: bool) -> SplitRequest:
+    """What to read of one of the configured data sets.
 
     Raises:
-        ValueError: a setting, file or folder is wrong; the message says which.
+        ValueError: `data.root` is not set, or the folder is not there.
     """
     if data.root is None:
         raise ValueError("data.root is not set: give data.root=FOLDER on the command line or set SOC_DATA_ROOT")
-    root = Path(data.root).expanduser()
+    root = (Path(data.root) / settings.root).expanduser()
     if not root.is_dir():
-        raise ValueError(f"data.root={root}: no such folder")
-    opener: OpenSplit = importlib.import_module(f"datasets.{data.dataset}").open_split
-    return opener(data, root, split, raw_sentences=raw_sentences)
+        raise ValueError(f"data.root={data.root}: no such folder{'' if root == data.root else f' as {root}'}")
+    return SplitRequest(settings, root, split, for_training=for_training, cache=data.cache)
+
+
+def read_split(data: DataConfig, settings: DatasetSettings, split: str, *, for_training: bool) -> SplitContents:
+    """One split of one of the configured data sets, if it has no problem that forbids its use.
+
+    Raises:
+        ValueError: a setting, file or folder is wrong; the message names it.
+    """
+    request = split_request(data, settings, split, for_training=for_training)
+    contents = definition_of(settings).read(request)
+    # A score is over all samples or it is none: only training may leave damaged files out.
+    require_usable(contents.problems, skip_damaged=for_training and data.on_error == "skip")
+    if not contents.videos:
+        raise ValueError(f"{request.root}: split {split!r} of {settings.label} is empty")
+    return contents
+
+
+def clean_sentences(
+    videos: Sequence[VideoRecord], settings: DatasetSettings, *, for_training: bool
+) -> tuple[VideoRecord, ...]:
+    """The videos with cleaned sentences, as the model reads them; no other code changes sentences, but a flip."""
+    if settings.eval_as_written and not for_training:
+        return tuple(videos)
+    return tuple(
+        replace(
+            video,
+            expressions=tuple(
+                replace(e, sentence=clean_sentence(e.sentence, lower_case=settings.lower_case))
+                for e in video.expressions
+            ),
+        )
+        for video in videos
+    )
+
+
+def training_videos(data: DataConfig) -> tuple[VideoRecord, ...]:
+    """The training splits of all data sets, one after the other, as published.
+
+    In a mixture the name of its data set stands before that of a video, because sets share images and so names.
+
+    Raises:
+        ValueError: a data set cannot be used, or has no training split.
+    """
+    videos: list[VideoRecord] = []
+    for index, settings in enumerate(data.sets):
+        definition = definition_of(settings)
+        if not definition.can_train:
+            raise ValueError(f"data.sets.{index}: {definition.title} is for evaluation only")
+        try:
+            contents = read_split(data, settings, settings.train_split, for_training=True)
+        except ValueError as error:
+            raise ValueError(f"data.sets.{index}: {error}" if len(data.sets) > 1 else str(error)) from None
+        own = clean_sentences(contents.videos, settings, for_training=True)
+        if len(data.sets) > 1:
+            own = tuple(replace(video, name=f"{settings.label}/{video.name}") for video in own)
+        videos += own * settings.repeat
+    return tuple(videos)
 
 
 def build_train_loader(data: DataConfig, *, seed: int, rank: int = 0, world_size: int = 1) -> DataLoader[VideoBatch]:
     """Batches of training clips for one of `world_size` processes.
 
-    Call `loader.sampler.set_epoch(epoch)` before each pass. What a pass yields follows from seed and epoch alone: it
-    does not depend on the number of workers, nor on the state of any global generator.
+    Call `loader.sampler.set_epoch(epoch)` before each pass. Its samples depend on seed and epoch alone, not
+    on the number of workers, nor on the state of any global generator.
     """
-    source = open_split(data, data.train_split)
     clips = ClipDataset(
-        _keep_kinds(source.training_videos(), data.kinds),
+        _of_kinds(training_videos(data), data.kinds),
         num_frames=data.num_frames,
         frame_sampling=data.frame_sampling,
         supervised_frames=data.supervised_frames,
@@ -87,7 +117,7 @@ def build_train_loader(data: DataConfig, *, seed: int, rank: int = 0, world_size
         seed=seed,
         skips_errors=data.on_error == "skip",
     )
-    # collate turns VideoSample into VideoBatch, which the type of DataLoader cannot say
+    # collate turns VideoSample into VideoBatch, which the type of DataLoader cannot express
     return DataLoader(
         cast("Dataset[VideoBatch]", clips),
         batch_size=data.batch_size,
@@ -102,7 +132,15 @@ def build_train_loader(data: DataConfig, *, seed: int, rank: int = 0, world_size
     )
 
 
-def _keep_kinds(videos: tuple[VideoRecord, ...], kinds: tuple[str, ...]) -> tuple[VideoRecord, ...]:
+def build_eval_dataset(data: DataConfig) -> EvalDataset:
+    """The videos of the evaluation split of the first data set; only `max_eval_videos` of them if that is set."""
+    settings = data.sets[0]
+    contents = read_split(data, settings, settings.eval_split, for_training=False)
+    videos = clean_sentences(contents.videos, settings, for_training=False)
+    return EvalDataset(videos, max_videos=data.max_eval_videos)
+
+
+def _of_kinds(videos: tuple[VideoRecord, ...], kinds: tuple[str, ...]) -> tuple[VideoRecord, ...]:
     """The videos with only the sentences of these kinds, without those that have none left; all if none is named."""
     if not kinds:
         return videos
@@ -112,13 +150,6 @@ def _keep_kinds(videos: tuple[VideoRecord, ...], kinds: tuple[str, ...]) -> tupl
         raise ValueError(f"data.kinds: no sentence is tagged {', '.join(unknown)}; the data has {sorted(present)}")
     kept = (replace(v, expressions=tuple(e for e in v.expressions if e.kind in kinds)) for v in videos)
     return tuple(video for video in kept if video.expressions)
-
-
-def build_eval_dataset(data: DataConfig) -> EvalDataset:
-    """The videos of the evaluation split, sorted by name; the first `max_eval_videos` of them if that is set."""
-    data = data.for_evaluation()
-    source = open_split(data, data.eval_split, raw_sentences=data.eval_raw_sentences)
-    return EvalDataset(source.videos, max_videos=data.max_eval_videos)
 
 
 def _start_worker(worker: int) -> None:

@@ -1,4 +1,4 @@
-"""Pseudo-clips: an annotated image moves as if a camera had moved before it.
+"""Pseudo-clips: an annotated image becomes a clip, as if the camera moved.
 
 One frame is the image itself; each other frame is a copy, changed in brightness, seen in perspective, shifted, turned,
 and sometimes blurred as by motion; then the frames are shuffled. Masks move along, so an object may leave the picture.
@@ -21,12 +21,12 @@ from torchvision.transforms.v2 import functional
 from loading.sampling import random_index
 
 MAX_CORNER_SHIFT = 0.25
-"""Limit of the perspective's normal draws, as a share of the picture; beyond, the picture could fold over."""
+"""Limit of the normal samples of the perspective, as a share of the picture; larger ones could turn it inside out."""
 
 
 @dataclass(frozen=True, slots=True)
 class PseudoClips:
-    """Turns an image with masks into a clip; see `ClipExpansion`.
+    """Turns an image with masks into a clip; used by `loading.clips` for records with `is_pseudo_clip`.
 
     Attributes:
         brightness: largest change of all channels, in grey levels of 255.
@@ -52,7 +52,14 @@ class PseudoClips:
         num_frames: int,
         generator: torch.Generator,
     ) -> tuple[UInt8[Tensor, "time 3 height width"], Bool[Tensor, "target time height width"]]:
-        """Frames and masks of `num_frames` frames, one of which is the image itself."""
+        """Frames and masks of a clip in a random order.
+
+        Args:
+            frame: the image.
+            masks: of its objects.
+            num_frames: of the clip; one of them is the image itself.
+            generator: of everything random.
+        """
         frames, moved = [frame[0]], [masks[:, 0]]
         for _ in range(num_frames - 1):
             copy, masks_of_copy = self._moved_copy(frame[0], masks[:, 0], generator)
@@ -70,7 +77,7 @@ class PseudoClips:
         height, width = image.shape[-2:]
         image = add_brightness(image, _uniform(self.brightness, generator))
         # One warp for perspective and affine part together: pixels are interpolated once.
-        warp = self._draw_perspective(height, width, generator) @ self._draw_affine(height, width, generator)
+        warp = self._random_perspective(height, width, generator) @ self._random_affine(height, width, generator)
         coefficients = (warp / warp[2, 2]).ravel()[:8].tolist()
         image = functional.perspective(
             tv_tensors.Image(image),
@@ -88,16 +95,16 @@ class PseudoClips:
             image = motion_blur(image, length=length, angle_degrees=angle)
         return image, masks.view(torch.bool)
 
-    def _draw_perspective(self, height: int, width: int, generator: torch.Generator) -> Float64[np.ndarray, "3 3"]:
-        """From a pixel of the new picture to where it comes from: a quadrilateral inside the picture fills it."""
+    def _random_perspective(self, height: int, width: int, generator: torch.Generator) -> Float64[np.ndarray, "3 3"]:
+        """Maps pixels of the new picture to pixels of the image: a random quadrilateral of it fills the new picture."""
         inwards = (self.perspective * torch.randn(4, 2, generator=generator)).abs().clamp(max=MAX_CORNER_SHIFT).numpy()
         corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float32)
         towards_middle = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]], dtype=np.float32)
         quadrilateral = corners + towards_middle * inwards * np.array([width, height], dtype=np.float32)
         return cv2.getPerspectiveTransform(corners, quadrilateral.astype(np.float32))
 
-    def _draw_affine(self, height: int, width: int, generator: torch.Generator) -> Float64[np.ndarray, "3 3"]:
-        """From a pixel of the new picture to where it comes from: turned about the middle, then shifted."""
+    def _random_affine(self, height: int, width: int, generator: torch.Generator) -> Float64[np.ndarray, "3 3"]:
+        """Maps pixels of the new picture to pixels of the image: rotated about the centre, then shifted."""
         angle = math.radians(_uniform(self.rotation_degrees, generator))
         shift_x, shift_y = (_uniform(self.shift, generator) * side for side in (width, height))
         cos, sin = math.cos(angle), math.sin(angle)

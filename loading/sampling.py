@@ -1,4 +1,4 @@
-"""Which frames make a clip, and in which order clips are visited."""
+"""Which frames make a clip, and in which order the samples of an epoch come."""
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
@@ -10,8 +10,8 @@ from torch.utils.data import Sampler
 Item = TypeVar("Item")
 
 
-class Visit(NamedTuple):
-    """One look at one sample: all that is random about it follows from these two numbers and the seed."""
+class SampleKey(NamedTuple):
+    """A sample in an epoch: with the seed, these two numbers determine everything random about it."""
 
     sample: int
     epoch: int
@@ -36,16 +36,16 @@ def consecutive_windows(length: int, num_frames: int) -> tuple[tuple[int, ...], 
     return tuple(window_at(start, length=length, num_frames=num_frames) for start in starts)
 
 
-def centred_window(position: int, length: int, num_frames: int, *, place: int | None = None) -> tuple[int, ...]:
-    """A window with `position` at `place`, else at `num_frames` // 2; first and last frame repeat at the ends."""
-    start = position - (num_frames // 2 if place is None else place)
+def centred_window(position: int, length: int, num_frames: int, *, index: int | None = None) -> tuple[int, ...]:
+    """A window with `position` at `index`, else at `num_frames` // 2; first and last frame repeat at the ends."""
+    start = position - (num_frames // 2 if index is None else index)
     return tuple(min(max(i, 0), length - 1) for i in range(start, start + num_frames))
 
 
 def random_window(
     length: int, num_frames: int, *, visible: Collection[int], generator: torch.Generator
 ) -> tuple[int, ...]:
-    """A window with a random start, drawn from those that contain at least one of the `visible` positions."""
+    """A window with a random start, one of those that contain at least one of the `visible` positions."""
     starts = [
         start
         for start in range(max(length - num_frames, 0) + 1)
@@ -61,36 +61,36 @@ def random_index(count: int, generator: torch.Generator) -> int:
     return int(torch.randint(count, (), generator=generator))
 
 
-def draw(items: Sequence[Item], count: int, generator: torch.Generator) -> list[Item]:
+def sample_without_replacement(items: Sequence[Item], count: int, generator: torch.Generator) -> list[Item]:
     """Up to `count` different items in random order, all equally likely."""
     order = torch.randperm(len(items), generator=generator)[:count]
     return [items[i] for i in order.tolist()]
 
 
-def visit_generator(seed: int, visit: Visit) -> torch.Generator:
-    """A generator of its own for each visit: results do not depend on workers, processes or a resumed run."""
-    digest = hashlib.blake2b(f"{seed}/{visit.epoch}/{visit.sample}".encode(), digest_size=7).digest()
+def sample_generator(seed: int, key: SampleKey) -> torch.Generator:
+    """A generator for each sample and epoch: results do not depend on workers, processes or a resumed run."""
+    digest = hashlib.blake2b(f"{seed}/{key.epoch}/{key.sample}".encode(), digest_size=7).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest))
 
 
-class EpochSampler(Sampler[Visit]):
+class EpochSampler(Sampler[SampleKey]):
     """The share of one process of a shuffled pass over the data; works with and without several processes.
 
-    All processes get equally many visits: where the samples do not divide evenly, the first ones come twice.
+    All processes get equally many samples: where they do not divide evenly, the first ones come twice.
 
     Args:
         num_samples: length of the data.
         seed: of the order; the epoch is mixed in.
         rank: this process.
         world_size: number of processes.
-        shuffle: False visits the samples in order.
+        shuffle: False keeps the samples in order.
     """
 
     def __init__(
         self, num_samples: int, *, seed: int = 0, rank: int = 0, world_size: int = 1, shuffle: bool = True
     ) -> None:
         if num_samples < 1:
-            raise ValueError(f"num_samples={num_samples}: there is nothing to visit")
+            raise ValueError(f"num_samples={num_samples}: there is nothing to sample")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank={rank} must lie in [0, world_size={world_size})")
         self.num_samples = num_samples
@@ -107,11 +107,11 @@ class EpochSampler(Sampler[Visit]):
     def __len__(self) -> int:
         return (self.num_samples + self.world_size - 1) // self.world_size
 
-    def __iter__(self) -> Iterator[Visit]:
+    def __iter__(self) -> Iterator[SampleKey]:
         if self.shuffle:
-            generator = visit_generator(self.seed, Visit(sample=-1, epoch=self.epoch))
+            generator = sample_generator(self.seed, SampleKey(sample=-1, epoch=self.epoch))
             order = torch.randperm(self.num_samples, generator=generator).tolist()
         else:
             order = list(range(self.num_samples))
         for i in range(self.rank, len(self) * self.world_size, self.world_size):
-            yield Visit(sample=order[i % self.num_samples], epoch=self.epoch)
+            yield SampleKey(sample=order[i % self.num_samples], epoch=self.epoch)

@@ -9,10 +9,10 @@ logger = logging.getLogger(__name__)
 
 
 class SkipCount:
-    """The skipped samples of one epoch, as far as this process has come.
+    """The skipped samples of one epoch, of this process.
 
     Args:
-        num_samples: that this process visits in the epoch.
+        num_samples: of this process in the epoch.
         max_share: of them may be skipped.
     """
 
@@ -25,7 +25,7 @@ class SkipCount:
         """Lists the skipped samples of a batch in the log.
 
         Raises:
-            ValueError: they are too many by now.
+            ValueError: the share of skipped samples is now above `max_share`.
         """
         for sample in skipped:
             logger.warning(

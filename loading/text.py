@@ -1,4 +1,4 @@
-"""Sentences: cleaning, and what a left-right flip of the picture does to them."""
+"""Sentences: cleaning, and exchange of left and right for a mirrored picture."""
 
 import re
 
@@ -16,7 +16,7 @@ def clean_sentence(sentence: str, *, lower_case: bool) -> str:
 
 
 def swap_left_right(sentence: str) -> str:
-    """What the sentence has to say about the mirrored picture; upper and lower case are kept.
+    """The sentence for the mirrored picture; upper and lower case are kept.
 
     Words in which "left" or "right" is only a part ("bright", "upright", "cleft") stay as they are; the published
     code replaces plain substrings.

@@ -1,7 +1,7 @@
-"""What happens to a clip between the decoder and the batch: resize and flip. Normalising is left to the device.
+"""Transforms of a clip between decoding and batching: resize and flip. Frames are normalised on the device.
 
 Each transform maps an `AnnotatedClip` to a new one. Frames, masks and boxes are tv_tensors, so torchvision
-does the geometry; sentences travel with them, because a flip changes what they have to say.
+does the geometry; sentences are part of the clip, because a flip exchanges left and right in them.
 """
 
 from dataclasses import dataclass, replace
@@ -19,12 +19,12 @@ from structures.boxes import mask_extents_xyxy
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedClip:
-    """A decoded clip on its way to becoming a sample.
+    """A decoded clip with masks, boxes and sentences.
 
     Attributes:
         frames: RGB in [0, 255], a tv_tensors.Video.
-        masks: 1 on what is meant, else 0, a tv_tensors.Mask; of every frame, or of the only annotated one.
-        boxes_xyxy_px: tv_tensors.BoundingBoxes of `masks`, target by target; meaningless where not visible.
+        masks: 1 on the referred objects, else 0, a tv_tensors.Mask; of every frame, or of the only annotated one.
+        boxes_xyxy_px: tv_tensors.BoundingBoxes of `masks`, target by target; undefined where not visible.
         sentences: at least one.
     """
 
@@ -111,7 +111,7 @@ def resize_frames(
 
 
 def _resize_frames(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """On bytes, as the published code does with Pillow: the same where sizes divide, else now and then a level off."""
-    # With the channels of a pixel side by side this is four times as fast; the reader's frames are so already.
+    """On bytes, as the published code does with Pillow: equal where sizes divide, else a few values differ by 1."""
+    # Four times as fast with channels last; frames of the readers have this memory format already.
     bytes_side_by_side = frames.contiguous(memory_format=torch.channels_last)
     return functional.resize(bytes_side_by_side, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)

@@ -4,66 +4,65 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
+import numpy as np
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.readers import ObjectMapReader
-from datasets.records import VideoRecord
+from datasets.records import Expression, VideoRecord
+from loading.clips import as_clip
 
 
 @dataclass(frozen=True)
 class EvalVideo:
-    """A whole video to evaluate; its images are read only when asked for, a window at a time.
+    """A whole video to evaluate; its object maps and frame size are cached.
 
     Attributes:
-        video: its name.
-        frame_names: what files written for its frames are called.
-        sentences: all sentences about it.
-        expressions: their identifiers.
-        kinds: their tags, empty where the data has none.
-        object_ids: the objects that each sentence means; None where that is secret.
-        original_size: (height, width) of the frames on disk, in pixels.
-        record: where all this comes from.
+        record: of the video; its expressions have the sentences that the model reads.
     """
 
-    video: str
-    frame_names: tuple[str, ...]
-    sentences: tuple[str, ...]
-    expressions: tuple[str, ...]
-    kinds: tuple[str, ...]
-    object_ids: tuple[tuple[int, ...], ...] | None
-    original_size: tuple[int, int]
     record: VideoRecord
+
+    @cached_property
+    def original_size(self) -> tuple[int, int]:
+        """(height, width) of the frames on disk, in pixels."""
+        return self.record.frames.size()
 
     def load_frames(self, start: int = 0, stop: int | None = None) -> UInt8[Tensor, "time 3 height width"]:
         """RGB frames [start, stop) in [0, 255]; to the end without `stop`."""
-        positions = range(len(self.frame_names))[start:stop]
+        positions = range(len(self.record.frame_names))[start:stop]
         if not positions:
-            raise ValueError(f"frames [{start}, {stop}) of video {self.video}: it has {len(self.frame_names)}")
-        return self.record.frames.read(positions)
+            raise ValueError(
+                f"frames [{start}, {stop}) of video {self.record.name}: it has {len(self.record.frame_names)}"
+            )
+        return as_clip(self.record.frames.read(positions))
 
-    def load_masks(self, object_ids: Sequence[int]) -> Bool[Tensor, "time height width"] | None:
-        """Where any of the objects is in every frame; None where the masks are secret.
+    def load_masks(
+        self, expression: Expression, positions: Sequence[int] | None = None
+    ) -> Bool[np.ndarray, "time height width"] | None:
+        """The union of the masks of an expression's objects; None where masks or objects are secret.
 
-        Object maps of the video stay in memory as long as this object does.
+        Args:
+            expression: of this video.
+            positions: of the frames; None: of all.
         """
-        if self.record.masks is None:
+        masks = self.record.masks
+        if masks is None or not expression.object_ids:
             return None
-        if self.object_maps is not None:
-            masks = [self.object_maps == number for number in object_ids]
-            return torch.stack(masks).any(dim=0) if len(masks) > 1 else masks[0]
-        positions = range(len(self.frame_names))
-        return self.record.masks.read(positions, size=self.original_size, objects=tuple(object_ids)).any(dim=0)
+        if positions is None and self.object_maps is not None:
+            return np.logical_or.reduce([self.object_maps == number for number in expression.object_ids])
+        positions = range(len(self.record.frame_names)) if positions is None else positions
+        masks_of_objects = masks.read(positions, size=self.original_size, objects=expression.object_ids)
+        return np.logical_or.reduce(masks_of_objects)
 
     @cached_property
-    def object_maps(self) -> UInt8[Tensor, "time height width"] | None:
+    def object_maps(self) -> UInt8[np.ndarray, "time height width"] | None:
         """Object ids at each pixel of every frame; None where the masks are secret or may overlap."""
         masks = self.record.masks
         if not isinstance(masks, ObjectMapReader):
             return None
-        return masks.read_map(range(len(self.frame_names)), size=self.original_size)
+        return masks.read_map(range(len(self.record.frame_names)), size=self.original_size)
 
 
 class EvalDataset(Dataset[EvalVideo]):
@@ -76,6 +75,10 @@ class EvalDataset(Dataset[EvalVideo]):
 
     def __init__(self, videos: Sequence[VideoRecord], *, max_videos: int = 0) -> None:
         self.videos = tuple(videos[:max_videos] if max_videos else videos)
+        for record in self.videos:
+            has_object = [bool(expression.object_ids) for expression in record.expressions]
+            if any(has_object) and not all(has_object):
+                raise ValueError(f"video {record.name}: some expressions have an object, others do not")
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -84,17 +87,4 @@ class EvalDataset(Dataset[EvalVideo]):
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> EvalVideo:
-        record = self.videos[index]
-        ids = tuple(expression.object_ids for expression in record.expressions)
-        if any(ids) and not all(ids):
-            raise ValueError(f"video {record.name}: some expressions have an object, others do not")
-        return EvalVideo(
-            video=record.name,
-            frame_names=record.frame_names,
-            sentences=tuple(expression.sentence for expression in record.expressions),
-            expressions=tuple(expression.name for expression in record.expressions),
-            kinds=tuple(expression.kind for expression in record.expressions),
-            object_ids=ids if any(ids) else None,
-            original_size=record.frames.size(),
-            record=record,
-        )
+        return EvalVideo(self.videos[index])

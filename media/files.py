@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and output folders that do not mix two runs."""
+"""Files that are complete or absent, and output folders that hold one run each."""
 
 import json
 import secrets
@@ -10,10 +10,10 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it when the block ends well and deleted when it does not.
+    """A temporary name in the folder of `path`, renamed to it when the block succeeds and deleted when it fails.
 
-    The suffix is kept, because some writers choose the format by it. The name is one of its own each time, because
-    processes of several machines may write the same file.
+    The suffix is kept, because some writers choose the format by it. The name is random, because processes of
+    several machines may write the same file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
@@ -25,13 +25,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file at once."""
+    """Writes a text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 2) -> None:
-    """Writes a JSON file at once, indented unless `indent` is None, with a newline at its end."""
+    """Writes a JSON file atomically, indented unless `indent` is None, with a newline at its end."""
     write_text(path, json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
 
 
@@ -40,19 +40,19 @@ def claim_output(folder: Path, *, markers: tuple[str, ...], overwrite: bool, hin
 
     Args:
         folder: where the results will go.
-        markers: files or folders whose presence means that an earlier run wrote here.
-        overwrite: go on all the same.
-        hint: what else the user may do, for the message.
+        markers: files or folders that an earlier run would have written.
+        overwrite: accept a folder with results.
+        hint: another way out for the user, added to the message.
 
     Raises:
         ValueError: if the folder holds one of the markers, or is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={folder} is a file, expected a folder")
-    found = [marker for marker in markers if (folder / marker).exists()]
-    if found and not overwrite:
+    existing = [marker for marker in markers if (folder / marker).exists()]
+    if existing and not overwrite:
         raise ValueError(
-            f"output_dir={folder} already holds {', '.join(found)} of an earlier run; "
+            f"output_dir={folder} already holds {', '.join(existing)} of an earlier run; "
             f"name another output_dir, or set overwrite=true to replace them{hint}"
         )
     folder.mkdir(parents=True, exist_ok=True)

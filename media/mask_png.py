@@ -21,7 +21,7 @@ def davis_palette() -> tuple[int, ...]:
     palette: list[int] = []
     for index in range(NUM_COLOURS):
         for channel in range(3):
-            bits = ((index >> (channel + 3 * place) & 1) << (7 - place) for place in range(3))
+            bits = ((index >> (channel + 3 * j) & 1) << (7 - j) for j in range(3))
             palette.append(sum(bits))
     return tuple(palette)
 
@@ -30,7 +30,7 @@ DAVIS_PALETTE = davis_palette()
 
 
 def read_index_png(path: str | Path) -> UInt8[np.ndarray, "height width"]:
-    """Object ids of a mask image, as stored: palette colours are not looked at.
+    """Object ids of a mask image, as stored: palette colours are ignored.
 
     Args:
         path: a PNG of mode "P" (palette), "L" (grey) or "1" (black and white, read as 0 and 1).

@@ -1,4 +1,4 @@
-"""Pictures for people: every object in its colour, its sentence below with a chip of that colour."""
+"""Overlays: every object tinted in its colour, its sentence below beside a square of that colour."""
 
 import colorsys
 import math
@@ -21,7 +21,7 @@ FIRST_COLOURS: tuple[Colour, ...] = (
     (240, 120, 190),
 )
 MIN_WIDTH = 480
-"""Narrower frames are enlarged by a whole factor, or the sentences could not be read."""
+"""Narrower frames are enlarged by an integer factor, so that the sentences are legible."""
 
 STRENGTH = 0.5
 BACKGROUND: Colour = (24, 24, 24)
@@ -29,7 +29,7 @@ TEXT: Colour = (240, 240, 240)
 
 
 def object_colour(index: int) -> Colour:
-    """A bright colour for each object; the first eight are easy to tell apart."""
+    """A bright colour for each object; the first eight are easy to distinguish."""
     if index < len(FIRST_COLOURS):
         return FIRST_COLOURS[index]
     hue = (index * (math.sqrt(5) - 1) / 2) % 1
@@ -50,7 +50,7 @@ def blend_masks(
 
 
 class Overlay:
-    """Draws frames of one size with the same sentences.
+    """Renders frames of one size with the same sentences.
 
     Args:
         sentences: one per object.
@@ -61,9 +61,9 @@ class Overlay:
     def __init__(self, sentences: Sequence[str], *, height: int, width: int) -> None:
         self.scale = max(1, math.ceil(MIN_WIDTH / width))
         self.height, self.width = height, width
-        self._caption = draw_caption(sentences, width=width * self.scale)
+        self._caption = render_caption(sentences, width=width * self.scale)
 
-    def draw(
+    def render(
         self, frame: UInt8[np.ndarray, "height width 3"], masks: Sequence[Bool[np.ndarray, "height width"]]
     ) -> UInt8[np.ndarray, "overlay_height overlay_width 3"]:
         """The tinted frame above the sentences."""
@@ -75,19 +75,19 @@ class Overlay:
         return np.concatenate([blend_masks(picture, enlarged), self._caption])
 
 
-def draw_caption(sentences: Sequence[str], *, width: int) -> UInt8[np.ndarray, "caption_height width 3"]:
-    """A strip with one paragraph per sentence, each behind a chip in the colour of its object."""
+def render_caption(sentences: Sequence[str], *, width: int) -> UInt8[np.ndarray, "caption_height width 3"]:
+    """A strip with one paragraph per sentence, each beside a square in the colour of its object."""
     size = max(14, min(28, width // 32))
     font = ImageFont.load_default(size)
-    margin, chip, line_height = size // 2, size, round(1.4 * size)
-    left = margin + chip + margin
+    margin, square, line_height = size // 2, size, round(1.4 * size)
+    left = margin + square + margin
     paragraphs = [wrap_text(sentence, width=width - left - margin, length_of=font.getlength) for sentence in sentences]
     height = 2 * margin + line_height * sum(map(len, paragraphs))
     strip = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(strip)
     y = margin
     for index, lines in enumerate(paragraphs):
-        draw.rectangle((margin, y + 2, margin + chip, y + 2 + chip), fill=object_colour(index))
+        draw.rectangle((margin, y + 2, margin + square, y + 2 + square), fill=object_colour(index))
         for line in lines:
             draw.text((left, y), line, font=font, fill=TEXT)
             y += line_height

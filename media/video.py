@@ -1,4 +1,4 @@
-"""Videos in and out: a file or a folder of frames, read frame by frame; overlay videos, written whole or not at all."""
+"""Videos in and out: a file or folder of frames, read frame by frame; overlay videos, written atomically."""
 
 import logging
 import re
@@ -45,7 +45,7 @@ class Frame:
 
 @runtime_checkable
 class FrameSource(Protocol):
-    """Something that yields frames of one size, in order, as often as it is asked to."""
+    """Yields frames of one size, in order; may be iterated several times."""
 
     @property
     def fps(self) -> float:
@@ -107,7 +107,7 @@ class FrameFolder:
 
 
 class VideoFile:
-    """A video file, decoded from start to end; what a player shows, so rotation by the container is applied.
+    """A video file, decoded from start to end; the rotation that the container asks for is applied, as players do.
 
     Raises:
         ValueError: if the file is no video.
@@ -122,8 +122,8 @@ class VideoFile:
     def frames(self, step: int = 1) -> Iterator[Frame]:
         """See `FrameSource`.
 
-        Frames are counted as they are decoded, because time stamps of real files have gaps and repeats. A file that
-        breaks off yields what comes before the damage, with a warning.
+        Frames are counted as they are decoded, because time stamps of real files have gaps and repeats. A truncated
+        file yields the frames before the damage, with a warning.
         """
         index, size = 0, None
         with open_video_stream(self.path) as (container, stream):
@@ -159,7 +159,7 @@ class VideoWriter:
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
 
     def finish(self) -> None:
-        """Writes what the encoder still holds."""
+        """Flushes the encoder."""
         if self._stream is not None:
             self._container.mux(self._stream.encode(None))
 
@@ -173,7 +173,7 @@ class VideoWriter:
 
 @contextmanager
 def write_video(path: Path, *, fps: float) -> Iterator[VideoWriter]:
-    """A writer for an .mp4 file, which appears when the block ends well."""
+    """A writer for an .mp4 file, which appears when the block succeeds."""
     options = {"movflags": "+faststart"}
     with atomic_path(path) as temporary, av.open(str(temporary), "w", options=options) as container:
         writer = VideoWriter(container, fps)

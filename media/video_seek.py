@@ -1,4 +1,4 @@
-"""Frames of a video file by their number, decoded from the nearest key frame on, to the pixel as if from the start.
+"""Frames of a video file by their number, decoded from the nearest key frame; equal to decoding from the start.
 
 Frames are counted in the order in which they are shown. Their time stamps are read from the packets, which costs no
 decoding; then a window needs the packets from its key frame to its last frame, and of those before the window only
@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING
 
 import av.error
 import numpy as np
-import torch
 from jaxtyping import UInt8
-from torch import Tensor
 
 from media.video_stream import open_video_stream, rgb_pixels
 
@@ -36,10 +34,10 @@ Pixels = UInt8[np.ndarray, "_ _ 3"]
 
 @dataclass(frozen=True, slots=True)
 class FrameIndex:
-    """Where the frames of a file are.
+    """Time stamps of the frames of a file.
 
     Attributes:
-        num_frames: that are shown.
+        num_frames: that a player would show.
         shown: time stamp of each of them, ascending, in units of the stream; empty where they cannot be trusted.
         keys: (time stamp, decoding time stamp) of the frames from which decoding can start, ascending.
     """
@@ -74,21 +72,20 @@ class VideoFileFrames:
 
     def size(self) -> tuple[int, int]:
         """See `FrameReader`."""
-        height, width = self.read((0,)).shape[-2:]
+        _, height, width, _ = self.read((0,)).shape
         return height, width
 
-    def read(self, positions: Sequence[int]) -> UInt8[Tensor, "time 3 height width"]:
+    def read(self, positions: Sequence[int]) -> UInt8[np.ndarray, "time height width 3"]:
         """See `FrameReader`; a position outside the video is an error, too."""
         index = self._index()
         wanted = sorted(set(positions))
         if not wanted or wanted[0] < 0 or wanted[-1] >= index.num_frames:
             raise ValueError(f"video {self.file}: positions {list(positions)} must lie in [0, {index.num_frames})")
-        found = self._decode_stamped(index, wanted) if index.shown else self._decode_counted(wanted)
-        missing = [position for position in wanted if position not in found]
+        frames = self._decode_stamped(index, wanted) if index.shown else self._decode_counted(wanted)
+        missing = [position for position in wanted if position not in frames]
         if missing:
             raise ValueError(f"video {self.file}: frames {missing} of {index.num_frames} cannot be decoded")
-        frames = torch.from_numpy(np.stack([found[position] for position in positions]))
-        return frames.permute(0, 3, 1, 2).contiguous()  # (time, 3, height, width)
+        return np.stack([frames[position] for position in positions])
 
     def _index(self) -> FrameIndex:
         try:
@@ -102,14 +99,14 @@ class VideoFileFrames:
         position_at = {index.shown[position]: position for position in wanted}
         first = min(position_at)
         key = bisect.bisect_right(index.keys, first, key=lambda stamps: stamps[0]) - 1
-        found: dict[int, Pixels] = {}
+        frames: dict[int, Pixels] = {}
         try:
-            found = self._decode_from(index.keys[key] if key > 0 else None, position_at, skip=True)
+            frames = self._decode_from(index.keys[key] if key > 0 else None, position_at, skip=True)
         except av.error.FFmpegError:
-            found = {}
-        if len(found) == len(wanted):
-            return found
-        # A key frame that later frames look back across, or references that were left out although they matter.
+            frames = {}
+        if len(frames) == len(wanted):
+            return frames
+        # Later frames may refer to frames before the key frame, or to frames that were skipped.
         try:
             return self._decode_from(None, position_at, skip=False)
         except av.error.FFmpegError as error:
@@ -125,7 +122,7 @@ class VideoFileFrames:
             position_at: position of the frame at each wanted time stamp.
             skip: leave out frames before the window that no other frame refers to.
         """
-        found: dict[int, Pixels] = {}
+        frames: dict[int, Pixels] = {}
         with open_video_stream(self.file, num_threads=1) as (container, stream):
             if key is not None:
                 container.seek(key[1], stream=stream, backward=True)
@@ -137,26 +134,26 @@ class VideoFileFrames:
                     stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
                 for decoded in packet.decode():
                     if decoded.pts in position_at and not decoded.is_corrupt:
-                        found[position_at[decoded.pts]] = _pixels(decoded, stream)
-                if len(found) == len(position_at):
+                        frames[position_at[decoded.pts]] = _pixels(decoded, stream)
+                if len(frames) == len(position_at):
                     break
-        return found
+        return frames
 
     def _decode_counted(self, wanted: Sequence[int]) -> dict[int, Pixels]:
         """Counts frames from the start."""
-        needed, found = set(wanted), {}
+        needed, frames = set(wanted), {}
         with open_video_stream(self.file, num_threads=1) as (container, stream):
             for position, decoded in enumerate(_decoded(self.file, container, stream)):
                 if position in needed:
-                    found[position] = _pixels(decoded, stream)
+                    frames[position] = _pixels(decoded, stream)
                 if position == wanted[-1]:
                     break
-        return found
+        return frames
 
 
 @lru_cache(maxsize=16384)
 def _read_index(path: Path, size: int, modified: int) -> FrameIndex:
-    """The index of a file; read anew when size or time of its last change differ."""
+    """The index of a file; `size` and `modified` are part of the key of the cache."""
     with open_video_stream(path, num_threads=1) as (container, stream):
         if any(entry.pos + entry.size > size for entry in stream.index_entries):
             raise ValueError(f"video {path}: the file breaks off at {size} bytes, its own index goes on beyond")
@@ -177,7 +174,7 @@ def _read_index(path: Path, size: int, modified: int) -> FrameIndex:
 
 
 def forget_indices() -> None:
-    """Makes the next look at every file the first one."""
+    """Empties the cache of indices."""
     _read_index.cache_clear()
 
 

@@ -1,4 +1,4 @@
-"""Video files through PyAV: what prediction, which reads from start to end, and training, which seeks, share."""
+"""Video files through PyAV: shared by prediction, which reads from start to end, and training, which seeks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 def open_video_stream(
     path: Path, *, num_threads: int = 0
 ) -> "Iterator[tuple[av.container.InputContainer, av.VideoStream]]":
-    """The file and its first picture track.
+    """The file and its first video stream.
 
     Args:
         path: of the file.

@@ -1,4 +1,4 @@
-"""Masks as rows of bits: 64 pixels a word, so that counting and dilating them costs almost nothing.
+"""Masks as rows of bits: 64 pixels per word, so that counting and dilation are fast.
 
 A mask becomes an array [height, num_words] of unsigned 64-bit integers. Bit i of word j is pixel 64 j + i of the row.
 Rows are shifted sideways as one long string of bits; zero bits between them keep neighbours apart.
@@ -15,7 +15,7 @@ WORD = np.dtype("<u8")  # little-endian, so that bytes of `packbits` keep their 
 
 
 GROUP_WORDS = 8192
-"""Masks are dilated together up to this many words: few calls for small masks, no cache misses for large ones."""
+"""Masks are dilated in groups of up to this many words: fewer calls for small masks, fewer cache misses for large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def dilate(bits: UInt64[np.ndarray, "mask height words"], radius: int) -> UInt64
     """All pixels within a disk (x^2 + y^2 <= radius^2) round a pixel of the mask.
 
     The disk is a stack of horizontal bars, one for each vertical distance, and grows wider towards its centre: each bar
-    is made from the one before. Only the part of the image where masks have pixels is looked at. Padding bits at the
+    is made from the one before. Only the part of the image where masks have pixels is processed. Padding bits at the
     end of a row may be set in the result.
 
     Args:

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 CATEGORY = 1
-"""All objects are of one category: what counts is which object is found, not what it is called."""
+"""All objects have the same category: only their masks and boxes are compared."""
 
 
 class CocoStatistics(NamedTuple):
@@ -66,7 +66,6 @@ class CocoMeter:
         annotation: Bool[np.ndarray, "height width"],
         predictions: Bool[np.ndarray, "query height width"],
         scores: Float[np.ndarray, " query"],
-        areas_px: Float[np.ndarray, " query"] | None = None,
     ) -> None:
         """Add a sample whose masks are compared.
 
@@ -74,17 +73,15 @@ class CocoMeter:
             annotation: of the object.
             predictions: any number, in any order.
             scores: higher is better.
-            areas_px: by which predictions are sorted into small, medium and large; None: of their masks.
         """
         self._require("segm")
         true = _encode(annotation)
         self.annotations.append({"segmentation": true, "area": float(coco_mask.area(true))})
         encoded = [_encode(mask) for mask in predictions]
-        areas = [float(coco_mask.area(mask)) for mask in encoded] if areas_px is None else areas_px.tolist()
         self.predictions.append(
             [
-                {"segmentation": mask, "area": area, "score": score}
-                for mask, area, score in zip(encoded, areas, scores.tolist(), strict=True)
+                {"segmentation": mask, "area": float(coco_mask.area(mask)), "score": score}
+                for mask, score in zip(encoded, scores.tolist(), strict=True)
             ]
         )
 

@@ -21,7 +21,7 @@ REFEXP_RANKS = (1, 5, 10)
 
 @dataclass(frozen=True, slots=True)
 class OverlapScores:
-    """How well the chosen predictions cover the annotation.
+    """Overlap of the chosen predictions with the annotation.
 
     Attributes:
         precision_at: share of samples whose IoU is strictly greater than each of `PRECISION_THRESHOLDS`.

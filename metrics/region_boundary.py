@@ -32,7 +32,7 @@ RECALL_THRESHOLD = 0.5
 NUM_DECAY_BINS = 4
 
 CHUNK_PIXELS = 2**18
-"""Frames are handled together up to this many pixels; only speed depends on it."""
+"""Frames are processed in chunks of up to this many pixels; only speed depends on it."""
 
 
 class FrameStatistics(NamedTuple):
@@ -114,50 +114,28 @@ class DavisScores:
         return {"global": overall, "per_object": per_object}
 
 
-def region_similarity(
+def region_and_boundary(
     annotation: Bool[np.ndarray, "time height width"],
     prediction: Bool[np.ndarray, "time height width"],
     void: Bool[np.ndarray, "time height width"] | None = None,
-) -> Float64[np.ndarray, " time"]:
-    """J of each frame: intersection over union; 1 where both masks are empty.
+) -> tuple[Float64[np.ndarray, " time"], Float64[np.ndarray, " time"]]:
+    """J and F of each frame of one object.
+
+    J is intersection over union, 1 where both masks are empty; F the harmonic mean of the shares of either outline
+    that lie near the other.
 
     Args:
-        annotation: of one object.
-        prediction: of the same object.
-        void: True where pixels do not count.
-    """
-    _require_equal_shapes(annotation=annotation, prediction=prediction, void=void)
-    union = annotation | prediction
-    intersection = annotation & prediction
-    if void is not None:
-        union &= ~void
-        intersection &= ~void
-    return _jaccard(np.count_nonzero(intersection, axis=(1, 2)), np.count_nonzero(union, axis=(1, 2)))
-
-
-def boundary_accuracy(
-    annotation: Bool[np.ndarray, "time height width"],
-    prediction: Bool[np.ndarray, "time height width"],
-    void: Bool[np.ndarray, "time height width"] | None = None,
-) -> Float64[np.ndarray, " time"]:
-    """F of each frame: harmonic mean of the shares of either outline that lie near the other.
-
-    Args:
-        annotation: of one object.
+        annotation: of the object.
         prediction: of the same object.
         void: True where pixels are background in both masks.
     """
     _require_equal_shapes(annotation=annotation, prediction=prediction, void=void)
-    height, width = annotation.shape[1:]
-    scores = np.empty(len(annotation))
+    region, boundary = np.empty(len(annotation)), np.empty(len(annotation))
     for frames in _chunks(annotation):
-        pair = np.stack([annotation[frames], prediction[frames]])
-        if void is not None:
-            pair &= ~void[frames]
-        bits = BitMasks.from_masks(pair, boundary_radius(height, width))
-        matched, lengths = count(bits.outlines & bits.near_outlines[::-1]), bits.outline_lengths
-        scores[frames] = _f_measure(matched[0], matched[1], lengths[0], lengths[1])
-    return scores
+        ignored = None if void is None else void[frames]
+        true, predicted = _bits(annotation[frames], ignored), _bits(prediction[frames], ignored)
+        region[frames], boundary[frames] = _compare(true, predicted)
+    return region, boundary
 
 
 def boundary_radius(height: int, width: int) -> int:
@@ -249,13 +227,13 @@ def score_unsupervised(
             f"{sequence.name}: the prediction holds object id {num_predicted}; the unsupervised protocol admits ids "
             f"up to {MAX_PROPOSALS}"
         )
-    num_predicted = max(num_predicted, num_objects)  # what was not predicted counts as empty
+    num_predicted = max(num_predicted, num_objects)  # a missing prediction counts as an empty mask
     region = np.empty((num_predicted, num_objects, len(sequence.annotation)))
     boundary = np.empty_like(region)
     for frames in _chunks(sequence.annotation):
         true_ids = sequence.annotation[frames]
         true = _object_bits(true_ids, num_objects)
-        predicted = _object_bits(sequence.prediction[frames] * (true_ids != VOID_INDEX), num_predicted)
+        predicted = _object_bits(sequence.prediction[frames], num_predicted, true_ids == VOID_INDEX)
         for proposal in range(num_predicted):
             one = slice(proposal, proposal + 1)
             region[proposal, :, frames], boundary[proposal, :, frames] = _compare(true, predicted, one)
@@ -273,21 +251,32 @@ def _num_objects(sequence: SequenceMasks) -> int:
 
 
 def _chunks(masks: Shaped[np.ndarray, "time height width"]) -> Iterator[slice]:
-    """Consecutive frames that are worth handling together: many small ones, or one large one."""
+    """Slices of consecutive frames to process together: many small frames, or one large one."""
     num_frames = max(1, CHUNK_PIXELS // max(1, masks[:1].size))
     return (slice(first, first + num_frames) for first in range(0, len(masks), num_frames))
 
 
-def _object_bits(ids: UInt8[np.ndarray, "time height width"], num_objects: int) -> BitMasks:
+def _object_bits(
+    ids: UInt8[np.ndarray, "time height width"],
+    num_objects: int,
+    void: Bool[np.ndarray, "time height width"] | None = None,
+) -> BitMasks:
     """Masks of objects 1, 2, ...; axes object, time."""
-    masks = ids == np.arange(1, num_objects + 1, dtype=np.uint8)[:, None, None, None]
-    return BitMasks.from_masks(masks, boundary_radius(*ids.shape[1:]))
+    return _bits(ids == np.arange(1, num_objects + 1, dtype=np.uint8)[:, None, None, None], void)
+
+
+def _bits(
+    masks: Bool[np.ndarray, "*masks height width"], void: Bool[np.ndarray, "time height width"] | None
+) -> BitMasks:
+    """Masks without their void pixels, with outlines."""
+    height, width = masks.shape[-2:]
+    return BitMasks.from_masks(masks if void is None else masks & ~void, boundary_radius(height, width))
 
 
 def _compare(
     true: BitMasks, predicted: BitMasks, which: slice = slice(None)
-) -> tuple[Float64[np.ndarray, "object time"], Float64[np.ndarray, "object time"]]:
-    """J and F between annotated objects and predicted ones (`which`: as many, or one for all)."""
+) -> tuple[Float64[np.ndarray, "*masks"], Float64[np.ndarray, "*masks"]]:
+    """J and F between annotated masks and predicted ones (`which`: as many, or one for all)."""
     intersection = count(true.pixels & predicted.pixels[which])
     region = _jaccard(intersection, true.areas + predicted.areas[which] - intersection)
     boundary = _f_measure(

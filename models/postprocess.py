@@ -1,24 +1,65 @@
-"""From the model's answer to masks at the size of the frames on disk.
+"""From the model's output to masks: the one way that evaluation, validation, prediction and the parity fixtures go.
 
-`segment_best_query` and `segment_all_queries` cut the padding off and resize twice, as the published evaluation
-loops do; `segment_at_original_size` resizes the logits once, as the published inference scripts do.
-A probability above one half is a logit above zero, so no sigmoid is taken where only that matters.
+`best_queries` serves whole videos: one query per sentence and clip, whose logits are resized once, as the published
+inference scripts do. `all_queries` (A2D, JHMDB) and `ranked_detections` (RefCOCO) serve single frames: padding is cut
+off and masks are resized twice, as the published evaluation loops do. A probability above one half is a logit above
+zero, so no sigmoid is taken where only that matters.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from models.outputs import LayerOutput
 from structures.boxes import cxcywh_to_xyxy
-from structures.predictions import Detections, FrameCandidates, VideoSegmentation
+from structures.predictions import Detections, FrameCandidates
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipPrediction:
+    """The best query for one sentence about one clip, on the CPU.
+
+    Attributes:
+        mask_logits: before the sigmoid, at stride 4 of the resized frames.
+        boxes_xyxy_norm: left, top, right and bottom as shares of the frame, as the model predicts them.
+        frame_scores: probability in each frame that the query shows the referred object (best class).
+        query_scores: of every query, for the whole clip.
+        query: the one with the highest score.
+    """
+
+    mask_logits: Float[Tensor, "time height4 width4"]
+    boxes_xyxy_norm: Float[Tensor, "time 4"]
+    frame_scores: Float[Tensor, " time"]
+    query_scores: Float[Tensor, " query"]
+    query: int
+
+    @property
+    def score(self) -> float:
+        """Of the best query, for the whole clip."""
+        return float(self.query_scores[self.query])
+
+    def logits_at(self, size: Size) -> Float[Tensor, "time height width"]:
+        """Mask logits at (height, width), resized once.
+
+        A stride-4 map of a frame whose sides are not multiples of 4 covers slightly more than the frame; the published
+        scripts do not correct for that, nor do we.
+        """
+        return resize_logits(self.mask_logits, size)
+
+    def masks_at(self, size: Size, *, logit_threshold: float = 0.0) -> Bool[Tensor, "time height width"]:
+        """Masks at (height, width), a frame at a time, so that only one is held as numbers."""
+        masks = torch.empty(len(self.mask_logits), *size, dtype=torch.bool)
+        for frame, logits in enumerate(self.mask_logits):
+            masks[frame] = resize_logits(logits[None], size)[0] > logit_threshold
+        return masks
 
 
 def trajectory_scores(class_logits: Float[Tensor, "batch time query num_classes"]) -> Float[Tensor, "batch query"]:
@@ -26,35 +67,24 @@ def trajectory_scores(class_logits: Float[Tensor, "batch time query num_classes"
     return class_logits.sigmoid().mean(dim=1).amax(dim=-1)
 
 
-def choose_query(class_logits: Float[Tensor, "batch time query num_classes"]) -> Int[Tensor, " batch"]:
-    """The query that answers for the whole clip."""
-    return trajectory_scores(class_logits).argmax(dim=-1)
+def best_queries(layer: LayerOutput) -> tuple[ClipPrediction, ...]:
+    """For each sample the query with the highest score over the whole clip."""
+    scores = trajectory_scores(layer.class_logits)
+    queries = scores.argmax(dim=-1)
+    sample = torch.arange(len(queries), device=queries.device)
+    masks = layer.mask_logits[sample, :, queries].float().cpu()
+    boxes = cxcywh_to_xyxy(layer.boxes_cxcywh_norm[sample, :, queries].float()).cpu()
+    frame_scores = layer.class_logits[sample, :, queries].float().sigmoid().amax(dim=-1).cpu()
+    return tuple(
+        ClipPrediction(masks[i].clone(), boxes[i], frame_scores[i], query_scores, query)
+        for i, (query_scores, query) in enumerate(zip(scores.float().cpu(), queries.tolist(), strict=True))
+    )
 
 
-def resize_logits(mask_logits: Float[Tensor, "mask height4 width4"], size: Size) -> Float[Tensor, "mask height width"]:
-    """Mask logits at another size, bilinearly."""
-    return functional.interpolate(mask_logits[None], size=size, mode="bilinear", align_corners=False)[0]
-
-
-def resize_to_original(
-    masks: Bool[Tensor, "mask padded_height padded_width"], *, unpadded: Size, original: Size
-) -> Bool[Tensor, "mask height width"]:
-    """Cut the padding off and resize to the frames on disk, without values between True and False."""
-    height, width = unpadded
-    cropped = masks[None, :, :height, :width].to(torch.uint8)
-    return functional.interpolate(cropped, size=original, mode="nearest")[0].bool()
-
-
-def boxes_to_pixels(boxes_cxcywh_norm: Float[Tensor, "*shape 4"], original: Size) -> Float[Tensor, "*shape 4"]:
-    """Left, top, right and bottom in pixels of a frame of the given size."""
-    height, width = original
-    return cxcywh_to_xyxy(boxes_cxcywh_norm) * boxes_cxcywh_norm.new_tensor([width, height, width, height])
-
-
-def segment_all_queries(
+def all_queries(
     layer: LayerOutput, *, padded: Size, unpadded: Sequence[Size], original: Sequence[Size]
 ) -> tuple[FrameCandidates, ...]:
-    """The masks of all queries in the one annotated frame of each sample, unranked (A2D, JHMDB).
+    """The masks of all queries in the one annotated frame of each sample, unranked, on the CPU (A2D, JHMDB).
 
     Args:
         layer: predictions for a single frame per sample.
@@ -62,65 +92,74 @@ def segment_all_queries(
         unpadded: size of each sample's frames before padding.
         original: size of each sample's frames on disk.
     """
-    if layer.mask_logits.shape[1] != 1:
-        raise ValueError(f"expected predictions for the annotated frame alone, got {layer.mask_logits.shape[1]} frames")
-    scores = layer.class_logits[:, 0, :, 0].sigmoid()
+    _require_single_frames(layer)
+    scores = layer.class_logits[:, 0, :, 0].sigmoid().cpu()
     return tuple(
-        FrameCandidates(
-            masks=resize_to_original(resize_logits(logits[0], padded) > 0, unpadded=size, original=size_on_disk),
-            scores=score,
-        )
+        FrameCandidates(masks_at_original(logits[0], padded=padded, unpadded=size, original=size_on_disk), score)
         for logits, score, size, size_on_disk in zip(layer.mask_logits, scores, unpadded, original, strict=True)
     )
 
 
-def segment_best_query(
-    layer: LayerOutput, *, padded: Size, unpadded: Sequence[Size], original: Sequence[Size]
-) -> tuple[VideoSegmentation, ...]:
-    """The masks of the best query of each sample, as the training loop evaluates Ref-YouTube-VOS.
+def ranked_detections(
+    layer: LayerOutput, *, unpadded: Sequence[Size], original: Sequence[Size]
+) -> tuple[Detections, ...]:
+    """The queries of each image, best first, as detections, on the CPU (RefCOCO).
+
+    Masks are enlarged by exactly 4, whatever the size of the padded batch, as published.
 
     Args:
-        layer: predictions for whole clips.
-        padded: size of the batch of frames that the model saw.
-        unpadded: size of each sample's frames before padding.
-        original: size of each sample's frames on disk.
+        layer: predictions for a single frame per sample.
+        unpadded: size of each sample's image before padding.
+        original: size of each sample's image on disk.
     """
-    scores = trajectory_scores(layer.class_logits)
-    queries = scores.argmax(dim=-1).tolist()
-    return tuple(
-        VideoSegmentation(
-            masks=resize_to_original(
-                resize_logits(layer.mask_logits[i, :, query], padded) > 0, unpadded=unpadded[i], original=original[i]
-            ),
-            boxes_xyxy_px=boxes_to_pixels(layer.boxes_cxcywh_norm[i, :, query], original[i]),
-            scores=scores[i],
-            query=query,
+    _require_single_frames(layer)
+    num_queries, height4, width4 = layer.mask_logits.shape[2:]
+    num_classes = layer.class_logits.shape[-1]
+    probability = rearrange(layer.class_logits.sigmoid(), "b 1 q k -> b (q k)")
+    scores, ranked = probability.topk(num_queries, dim=-1)
+    queries = ranked.div(num_classes, rounding_mode="floor")
+    detections = []
+    for i, query in enumerate(queries):
+        height, width = original[i]
+        boxes = cxcywh_to_xyxy(layer.boxes_cxcywh_norm[i, 0, query])
+        detections.append(
+            Detections(
+                masks=masks_at_original(
+                    layer.mask_logits[i, 0, query],
+                    padded=(4 * height4, 4 * width4),
+                    unpadded=unpadded[i],
+                    original=original[i],
+                ),
+                boxes_xyxy_px=(boxes * boxes.new_tensor([width, height, width, height])).cpu(),
+                scores=scores[i].cpu(),
+                labels=torch.ones_like(query).cpu(),
+            )
         )
-        for i, query in enumerate(queries)
-    )
+    return tuple(detections)
 
 
-def segment_at_original_size(layer: LayerOutput, *, original: Sequence[Size]) -> tuple[VideoSegmentation, ...]:
-    """The masks of the best query of each sample, resized once, as the published inference does.
+def resize_logits(mask_logits: Float[Tensor, "mask height4 width4"], size: Size) -> Float[Tensor, "mask height width"]:
+    """Mask logits at another size, bilinearly."""
+    return functional.interpolate(mask_logits[None], size=size, mode="bilinear", align_corners=False)[0]
 
-    A stride-4 map of a frame whose sides are not multiples of 4 covers slightly more than the frame; the published
-    scripts do not correct for that, nor do we.
+
+def masks_at_original(
+    mask_logits: Float[Tensor, "mask height4 width4"], *, padded: Size, unpadded: Size, original: Size
+) -> Bool[Tensor, "mask height width"]:
+    """Masks at the size of the frame on disk, on the CPU: enlarged to the padded frame, cut off, resized once more.
+
+    The second time without values between True and False.
 
     Args:
-        layer: predictions for whole clips, not padded.
-        original: size of each sample's frames on disk.
+        mask_logits: at stride 4 of the padded frame.
+        padded: size of the frame that the model saw.
+        unpadded: its size before padding.
+        original: size on disk.
     """
-    scores = trajectory_scores(layer.class_logits)
-    queries = scores.argmax(dim=-1).tolist()
-    return tuple(
-        VideoSegmentation(
-            masks=resize_logits(layer.mask_logits[i, :, query], original[i]) > 0,
-            boxes_xyxy_px=boxes_to_pixels(layer.boxes_cxcywh_norm[i, :, query], original[i]),
-            scores=scores[i],
-            query=query,
-        )
-        for i, query in enumerate(queries)
-    )
+    height, width = unpadded
+    masks = resize_logits(mask_logits, padded) > 0
+    cropped = masks[None, :, :height, :width].to(torch.uint8)
+    return functional.interpolate(cropped, size=original, mode="nearest")[0].bool().cpu()
 
 
 def merge_objects(mask_logits: Sequence[Float[Tensor, "time height width"]]) -> UInt8[Tensor, "time height width"]:
@@ -144,32 +183,6 @@ def merge_objects(mask_logits: Sequence[Float[Tensor, "time height width"]]) -> 
     return index_map
 
 
-def detect(layer: LayerOutput, *, unpadded: Sequence[Size], original: Sequence[Size]) -> tuple[Detections, ...]:
-    """The queries of each image, best first, as detections (RefCOCO).
-
-    Masks are enlarged by exactly 4, whatever the size of the padded batch, as published.
-
-    Args:
-        layer: predictions for a single frame per sample.
-        unpadded: size of each sample's image before padding.
-        original: size of each sample's image on disk.
-    """
+def _require_single_frames(layer: LayerOutput) -> None:
     if layer.mask_logits.shape[1] != 1:
-        raise ValueError(f"expected predictions for single images, got {layer.mask_logits.shape[1]} frames")
-    num_queries, height4, width4 = layer.mask_logits.shape[2:]
-    num_classes = layer.class_logits.shape[-1]
-    probability = rearrange(layer.class_logits.sigmoid(), "b 1 q k -> b (q k)")
-    scores, ranked = probability.topk(num_queries, dim=-1)
-    queries = ranked.div(num_classes, rounding_mode="floor")
-    detections = []
-    for i, query in enumerate(queries):
-        enlarged = resize_logits(layer.mask_logits[i, 0, query], (4 * height4, 4 * width4))
-        detections.append(
-            Detections(
-                masks=resize_to_original(enlarged > 0, unpadded=unpadded[i], original=original[i]),
-                boxes_xyxy_px=boxes_to_pixels(layer.boxes_cxcywh_norm[i, 0, query], original[i]),
-                scores=scores[i],
-                labels=torch.ones_like(query),
-            )
-        )
-    return tuple(detections)
+        raise ValueError(f"expected predictions for single frames, got clips of {layer.mask_logits.shape[1]} frames")

@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 [[ $# -ge 2 ]] || { printf 'usage: bash scripts/overfit_davis.sh DAVIS EXPRESSIONS [key=value ...]\n' >&2; exit 2; }
 start=${SOC_QUICKSTART_DIR:-runs/quickstart}
-common=(--config configs/overfit_davis.yaml "data.root=$1" "data.expressions=$2"
+common=(--config configs/overfit_davis.yaml "data.root=$1" "data.sets.0.expressions=$2"
     "model.text_encoder.path=$start/data/text_encoder")
 shift 2
 

@@ -1,1 +1,1 @@
-"""The typed things that travel between data, model, criterion and metrics. Imports nothing of the project."""
+"""The types that are passed between data, model, criterion and metrics. Imports nothing of the project."""

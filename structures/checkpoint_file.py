@@ -1,4 +1,4 @@
-"""Checkpoint files as they lie on disk: the only place that calls `torch.load`."""
+"""Reading checkpoint files: the only module that calls `torch.load`."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Keys below which training programs put the tensors: ours, the published SOC's, and that of Kinetics Video-Swin files.
+# Keys of the state dict in checkpoints of this code, of the published SOC, and of Kinetics Video-Swin files.
 STATE_DICT_KEYS = ("model", "model_state_dict", "state_dict")
 
 
@@ -27,7 +27,7 @@ def read_checkpoint_file(path: Path) -> Any:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by name, whatever they are wrapped in.
+    """The tensors of a checkpoint file by name, below any of `STATE_DICT_KEYS`, or at the top.
 
     Raises:
         ValueError: as `read_checkpoint_file`, and if the file holds no tensors by name.

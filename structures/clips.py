@@ -1,4 +1,4 @@
-"""Batches of clips, padded to one shape: as bytes on their way to the device, as numbers there."""
+"""Batches of clips, padded to one shape: as bytes for the transfer to the device, as floats for the model."""
 
 from dataclasses import dataclass, replace
 
@@ -35,7 +35,7 @@ class PaddedClips:
 
 @dataclass(frozen=True, slots=True)
 class ByteClips:
-    """What becomes `PaddedClips`: a quarter of the bytes to hand over between processes and to the device.
+    """`PaddedClips` before normalisation: a quarter of the bytes to transfer between processes and to the device.
 
     Attributes:
         frames: RGB in [0, 255]; 0 in the padding.
@@ -60,7 +60,7 @@ class ByteClips:
         return replace(self, frames=self.frames.pin_memory(), is_padding=self.is_padding.pin_memory())
 
     def normalised(self) -> PaddedClips:
-        """What the model sees, on the device where the clips are; padding is 0 there, too."""
+        """The input of the model, on the device of the clips; padding is 0."""
         frames = normalise(self.frames).masked_fill_(self.is_padding[:, :, None], 0)  # (b, t, 1, h, w)
         return PaddedClips(frames, self.is_padding, self.sizes_px)
 
@@ -73,7 +73,7 @@ def one_clip(frames: UInt8[Tensor, "time 3 height width"]) -> ByteClips:
 
 
 def normalise(frames: UInt8[Tensor, "*shape 3 height width"]) -> Float[Tensor, "*shape 3 height width"]:
-    """RGB in [0, 255] to what the encoders were trained on: ImageNet mean 0 and deviation 1."""
+    """RGB in [0, 255], normalised by ImageNet mean and deviation, as the encoders were trained."""
     mean = torch.tensor(IMAGENET_MEAN, device=frames.device)[:, None, None]
     deviation = torch.tensor(IMAGENET_STD, device=frames.device)[:, None, None]
     return frames.float().div_(255).sub_(mean).div_(deviation)

@@ -12,7 +12,7 @@ class ParameterGroup:
     Attributes:
         name: in the log.
         parameters: in the order of the model, by which the states of an optimiser are stored.
-        is_hidden_matrix: of each parameter, whether it is a matrix between hidden layers, which Muon is made for.
+        is_hidden_matrix: of each parameter, whether it is a matrix between hidden layers, as Muon requires.
         lr: peak learning rate.
     """
 

@@ -1,4 +1,4 @@
-"""What post-processing yields and metrics, submissions and drawings read."""
+"""Results of post-processing, which metrics and submissions read."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class FrameCandidates:
-    """Every query's answer for one frame, for benchmarks that rank them all (A2D, JHMDB).
+    """Every query in one frame, for benchmarks that rank them all (A2D, JHMDB).
 
     Attributes:
         masks: at the size of the frame on disk.
@@ -17,23 +17,6 @@ class FrameCandidates:
 
     masks: Bool[Tensor, "query height width"]
     scores: Float[Tensor, " query"]
-
-
-@dataclass(frozen=True, slots=True)
-class VideoSegmentation:
-    """The answer to one sentence about one clip.
-
-    Attributes:
-        masks: at the size of the frames on disk.
-        boxes_xyxy_px: left, top, right, bottom in pixels of those frames, as the model predicts them.
-        scores: of every query, for the whole clip.
-        query: the one that was chosen.
-    """
-
-    masks: Bool[Tensor, "time height width"]
-    boxes_xyxy_px: Float[Tensor, "time 4"]
-    scores: Float[Tensor, " query"]
-    query: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a dataset yields (`VideoSample`) and what the loop receives (`VideoBatch`).
+"""Samples of a data set (`VideoSample`) and batches of the training loop (`VideoBatch`).
 
 A sample is one clip with one or more sentences about it: the visual encoder does not depend on the
 sentence, so sentences about the same clip share its cost.
@@ -15,35 +15,29 @@ from structures.clips import ByteClips
 
 @dataclass(frozen=True, slots=True)
 class SentenceMeta:
-    """Where a sentence and its clip come from.
+    """Origin of a sentence and its clip.
 
     Attributes:
-        video: name of the video's folder.
+        video: its name.
         expression: identifier of the sentence within its video.
-        kind: tag of the sentence ("appearance", "motion", ...); empty where the data has none.
-        frame_names: stems of the frames of the clip, in order.
-        original_size: (height, width) of the frames on disk, in pixels.
-        object_ids: the referred objects in the mask files; empty when they are unknown.
+        frame_names: of the frames of the clip, in order.
     """
 
     video: str
     expression: str
-    kind: str
     frame_names: tuple[str, ...]
-    original_size: tuple[int, int]
-    object_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ClipTarget:
-    """What the model should find for one sentence; frames as in the clip (or its annotated frame).
+    """The target for one sentence; frames as in the clip (or its annotated frame).
 
     Attributes:
         masks: of every annotated instance; all False where it is not visible.
         boxes_cxcywh_norm: centre, width and height divided by the unpadded frame; zeros where not visible.
         is_visible: True where the instance has at least one pixel.
         labels: class index of each instance (0 where the data has no classes).
-        referred: which of the instances the sentence means.
+        referred: index of the instance that the sentence refers to.
     """
 
     masks: Bool[Tensor, "object time height width"]
@@ -118,7 +112,7 @@ class VideoBatch:
         targets: one per sentence, masks padded to the shape of `clips`; None without annotation.
         meta: one per sentence.
         annotated_frame: per clip, the only frame that is segmented; None when all frames are.
-        skipped: samples that belong here but could not be read.
+        skipped: samples of this batch that could not be read.
     """
 
     clips: ByteClips

@@ -7,16 +7,23 @@ from tools.check_data import main
 
 
 def check(capsys, *arguments):
-    """Exit code, and name -> detail of the problems of each kind; counts aside, which tiny data never fulfil."""
+    """Exit code, and name -> detail of the problems of each kind; counts aside, which tiny data never fulfil.
+
+    Different details of one name, of one split or several, are joined by a newline. Nothing is said twice.
+    """
     code = main([*map(str, arguments), "--json"])
-    found = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert printed.out, printed.err
+    found = json.loads(printed.out)
     assert code == int(found["fails"])
-    problems = defaultdict(dict)
+    details = defaultdict(lambda: defaultdict(dict))
     for split in found["splits"]:
-        for problem in split["problems"]:
-            if problem["kind"] != "counts":
-                problems[problem["kind"]][problem["name"]] = problem["detail"]
-    return code, dict(problems)
+        said = [(problem["kind"], problem["name"], problem["detail"]) for problem in split["problems"]]
+        assert len(said) == len(set(said)), "a problem is reported twice"
+        for kind, name, detail in said:
+            if kind != "counts":
+                details[kind][name][detail] = True
+    return code, {kind: {name: "\n".join(lines) for name, lines in names.items()} for kind, names in details.items()}
 
 
 def check_folder(capsys, folder, *arguments):

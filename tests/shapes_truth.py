@@ -1,4 +1,4 @@
-"""The generator's own account of Referring Shapes in some layout, to hold what a loader returns against."""
+"""The ground truth of Referring Shapes in some layout, against which tests compare what a loader returns."""
 
 import json
 from functools import cached_property
@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tools.shapes.clip import draw_clip
-from tools.shapes.scene import make_stage
+from tools.shapes.clip import generate_clip
+from tools.shapes.scene import make_canvas
 from tools.shapes.writer import DEFAULT_LAYOUT, LAYOUTS
 
 
@@ -18,14 +18,14 @@ class TruthOfVideo:
     Attributes:
         name: of the video.
         frame_names: in order.
-        said: its sentences, as dicts of the fields of `tools.shapes.writers.base.Said`.
+        expressions: its sentences, as dicts of the fields of `tools.shapes.writers.base.ExpressionTruth`.
         object_ids: (time, height, width).
     """
 
     def __init__(self, root: Path, split: str, name: str, content: dict) -> None:
         self.name = name
         self.frame_names = tuple(content["frames"])
-        self.said = content["expressions"]
+        self.expressions = content["expressions"]
         arrays = np.load(root / "truth" / split / f"{name}.npz")
         self.object_ids = arrays["object_ids"]
         self._boxes, self._is_visible = arrays["boxes_xyxy_px"], arrays["is_visible"]
@@ -35,15 +35,15 @@ class TruthOfVideo:
 
     @cached_property
     def frames(self) -> torch.Tensor:
-        """The frames as drawn, before any file was written: (time, 3, height, width) in [0, 255]."""
+        """The frames as rendered, before any file was written: (time, 3, height, width) in [0, 255]."""
         options = self._options
-        layout = LAYOUTS[options.get("format", DEFAULT_LAYOUT)]
-        clip = draw_clip(
+        writer = LAYOUTS[options.get("format", DEFAULT_LAYOUT)]
+        clip = generate_clip(
             self._split,
             self._content["index"],
             seed=options["seed"],
-            stage=make_stage(tuple(options["size"]), options["num_frames"]),
-            is_usable=layout.is_usable,
+            canvas=make_canvas(tuple(options["size"]), options["num_frames"]),
+            is_usable=writer.is_usable,
         )
         return torch.from_numpy(clip.frames[self._content["positions"]]).movedim(-1, 1)
 
@@ -52,7 +52,7 @@ class TruthOfVideo:
         return torch.from_numpy(np.isin(self.object_ids, objects))
 
     def is_visible(self, objects) -> torch.Tensor:
-        """In which frames any of the objects is."""
+        """True for the frames in which any of the objects is visible."""
         return torch.from_numpy(self._is_visible[[i - 1 for i in objects]].any(axis=0))
 
     def boxes(self, objects) -> torch.Tensor:
@@ -65,6 +65,6 @@ class TruthOfVideo:
 
 
 def read_truth(root: Path, split: str) -> dict[str, TruthOfVideo]:
-    """All videos of one of the generator's splits, by name."""
+    """All videos of a generated split, by name."""
     videos = json.loads((root / "truth" / f"{split}.json").read_text())["videos"]
     return {name: TruthOfVideo(root, split, name, content) for name, content in videos.items()}

@@ -2,16 +2,27 @@ import json
 import logging
 import os
 
+import h5py
 import numpy as np
 import pytest
 
 from configs.schema import DataConfig
 from datasets import a2d_sentences
-from datasets.a2d_files import read_rows, read_videoset
-from datasets.a2d_sentences import A2DSentences
-from loading.loaders import build_train_loader, open_split
+from datasets.a2d_files import ListedVideo, read_rows, read_videoset
+from datasets.a2d_sentences import A2D_SENTENCES, PUBLISHED, A2DSentencesSettings
+from datasets.definition import AnnotatedFrames, SplitRequest
+from datasets.listing import FolderListing
+from datasets.problems import Problem
+from loading.loaders import build_eval_dataset, build_train_loader, read_split
+from tests.data_settings import data_config
 from tests.tiny_a2d import HEIGHT, WIDTH, actor_mask, write_h5, write_tiny_a2d
 from tests.video_files import read_whole_video
+
+ROWS, MISSED, VIDEOSET = (
+    "text_annotations/a2d_annotation.txt",
+    "text_annotations/a2d_missed_videos.txt",
+    "Release/videoset.csv",
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +35,32 @@ def own_root(tmp_path):
     return write_tiny_a2d(tmp_path / "a2d")
 
 
+def request_for(root, split, cache):
+    return SplitRequest(A2DSentencesSettings(), root, split, cache=cache)
+
+
+def read(root, split, cache):
+    return A2D_SENTENCES.read(request_for(root, split, cache))
+
+
+def sound_videos(root, split, cache):
+    contents = read(root, split, cache)
+    assert contents.problems == ()
+    return contents.videos
+
+
 def settings(root, tmp_path, **changes):
-    values = {"dataset": "a2d_sentences", "root": root, "eval_split": "test", "cache": tmp_path / "cache"}
-    return DataConfig.model_validate(values | changes)
+    return data_config("a2d_sentences", **({"root": root, "cache": tmp_path / "cache"} | changes))
+
+
+def problems_of(root, split, cache):
+    """(Kind, message without the root) of each problem."""
+    return [(p.kind, str(p).replace(f"{root}/", "")) for p in read(root, split, cache).problems]
 
 
 def test_videos_sentences_and_annotated_frames_are_those_of_the_files(root, tmp_path):
-    train, test = A2DSentences(root, "train", cache=tmp_path), A2DSentences(root, "test", cache=tmp_path)
-    a, b = train.videos
-    (t,) = test.videos
+    a, b = sound_videos(root, "train", tmp_path)
+    (t,) = sound_videos(root, "test", tmp_path)
     assert [(v.name, len(v.frame_names), v.annotated) for v in (a, b, t)] == [
         ("a", 3, {1}),
         ("b", 20, {0, 14}),
@@ -42,29 +70,43 @@ def test_videos_sentences_and_annotated_frames_are_those_of_the_files(root, tmp_
     assert t.visible == {0: {0, 11}, 2: {0, 5}}
     assert [e.sentence for e in (*a.expressions, *b.expressions)] == [
         "a dog, running",
-        "a man on the left",
+        "A man  on the Left ",
         "another man",
-    ]
+    ], "as they stand in the file"
     assert [(e.name, e.object_ids, e.sentence) for e in t.expressions] == [
         ("0", (0,), "a cat"),
         ("2", (2,), "the café's bird"),
     ]
-    assert A2DSentences(root, "train", raw_sentences=True, cache=tmp_path).videos[1].expressions[0].sentence == (
-        "A man  on the Left "
-    )
     assert (b.frame_names[0], b.frame_names[-1]) == ("00001", "00020")
 
 
 def test_masks_are_turned_and_absent_actors_have_none(root, tmp_path):
-    (video,) = A2DSentences(root, "test", cache=tmp_path).videos
+    (video,) = sound_videos(root, "test", tmp_path)
     assert video.frames.size() == (HEIGHT, WIDTH)
-    masks = video.masks.read((0, 5), size=(HEIGHT, WIDTH), objects=(2, 0)).numpy()
+    masks = video.masks.read((0, 5), size=(HEIGHT, WIDTH), objects=(2, 0))
     assert np.array_equal(masks[0], [actor_mask(2, 1), actor_mask(2, 6)])
     assert np.array_equal(masks[1], [actor_mask(0, 1), np.zeros((HEIGHT, WIDTH))])
     with pytest.raises(ValueError, match="frame 2 is not annotated"):
         video.masks.read((1,), size=(HEIGHT, WIDTH), objects=(0,))
     with pytest.raises(ValueError, match=r"00001\.h5: mask of"):
         video.masks.read((0,), size=(WIDTH, HEIGHT), objects=(0,))
+
+
+def test_an_annotation_file_that_contradicts_itself_is_named(own_root, tmp_path):
+    (video,) = sound_videos(own_root, "test", tmp_path)
+    with h5py.File(video.masks.path(0), "r+") as file:
+        masks = file["reMask"][()]
+        del file["reMask"]
+        file["reMask"] = masks[[0, 1, 1]]
+    with pytest.raises(ValueError, match=r"00001\.h5: reMask of shape \(3, 64, 48\) for 2 instances"):
+        video.masks.read((0,), size=(HEIGHT, WIDTH), objects=(0,))
+    with h5py.File(video.masks.path(0), "r+") as file:
+        del file["reMask"]
+    with pytest.raises(ValueError, match=r"00001\.h5: the annotation file is incomplete \(.*reMask"):
+        video.masks.read((0,), size=(HEIGHT, WIDTH), objects=(0,))
+    video.masks.path(0).unlink()
+    with pytest.raises(ValueError, match=r"00001\.h5: no such annotation file"):
+        video.masks.read((0,), size=(HEIGHT, WIDTH), objects=(0,))
 
 
 def test_a_training_clip_has_its_annotated_frame_in_the_middle(root, tmp_path):
@@ -80,7 +122,7 @@ def test_a_training_clip_has_its_annotated_frame_in_the_middle(root, tmp_path):
     window = tuple(f"{number:05d}" for number in range(11, 19))
     batch = samples["b", "1", window]
     whole = read_whole_video(root / "Release" / "clips320H" / "b.mp4")
-    assert np.array_equal(batch.clips.frames[0].numpy(), whole[10:18])
+    assert np.array_equal(batch.clips.frames[0].numpy(), whole[10:18].transpose(0, 3, 1, 2))
     assert batch.annotated_frame.tolist() == [4]
     assert np.array_equal(batch.targets[0].masks[0].numpy(), [actor_mask(1, 15)])
     clamped = next(frames for video, _, frames in samples if video == "a")
@@ -89,29 +131,71 @@ def test_a_training_clip_has_its_annotated_frame_in_the_middle(root, tmp_path):
 
 def test_the_other_name_of_the_clips_folder_is_found(tmp_path):
     root = write_tiny_a2d(tmp_path / "data", clips="CLIPS320")
-    assert A2DSentences(root, "test", cache=tmp_path).videos[0].frames.num_frames == 12
+    request = request_for(root, "test", tmp_path)
+    contents = A2D_SENTENCES.read(request)
+    assert contents.videos[0].frames.num_frames == 12
+    assert list(A2D_SENTENCES.shared_folders(request)) == [root / "Release" / "CLIPS320"]
+    assert list(A2D_SENTENCES.notes(request, contents, FolderListing())) == []
 
 
-def test_files_are_looked_into_once_and_again_when_one_has_changed(own_root, tmp_path, monkeypatch, caplog):
+def test_sentences_are_cleaned_for_training_and_evaluation_unless_asked_otherwise(root, tmp_path):
+    data = settings(root, tmp_path, num_workers=0, short_side=HEIGHT, long_side=WIDTH, flip_probability=0.0)
+    in_training = {text for batch in build_train_loader(data, seed=0) for text in batch.sentences}
+    assert in_training == {"a man on the left", "another man", "a dog, running"}
+    evaluated = settings(root, tmp_path, eval_split="train")
+    as_written = settings(root, tmp_path, eval_split="train", eval_as_written=True)
+    for data, sentence in ((evaluated, "a man on the left"), (as_written, "A man  on the Left ")):
+        assert [v.record.name for v in build_eval_dataset(data)] == ["a", "b"]
+        assert build_eval_dataset(data)[1].record.expressions[0].sentence == sentence
+
+
+def test_the_test_split_is_evaluated_by_default(root, tmp_path):
+    assert [video.record.name for video in build_eval_dataset(settings(root, tmp_path))] == ["t"]
+    assert A2D_SENTENCES.protocol == AnnotatedFrames(names_instances=True)
+    assert A2D_SENTENCES.can_train
+
+
+def test_files_are_examined_once_and_again_when_one_has_changed(own_root, tmp_path, monkeypatch, caplog):
     cache = tmp_path / "cache"
-    A2DSentences(own_root, "test", cache=cache)
-    looked = []
+    first = read(own_root, "test", cache)
+    examined = []
     real = a2d_sentences.read_instances
-    monkeypatch.setattr(a2d_sentences, "read_instances", lambda path: looked.append(path.name) or real(path))
-    A2DSentences(own_root, "test", cache=cache)
-    assert not looked
+    monkeypatch.setattr(a2d_sentences, "read_instances", lambda path: examined.append(path.name) or real(path))
+    assert read(own_root, "test", cache) == first
+    assert not examined
     folder = own_root / "text_annotations" / "a2d_annotation_with_instances" / "t"
     write_h5(folder / "00003.h5", (0,), [actor_mask(0, 3)])
     with caplog.at_level(logging.INFO):
-        (video,) = A2DSentences(own_root, "test", cache=cache).videos
+        changed = read(own_root, "test", cache)
     assert "a2d_sentences_test.json is stale" in caplog.text
-    assert len(looked) == 4
-    assert video.visible[0] == {0, 2, 11}
+    assert len(examined) == 4
+    assert changed.videos[0].visible[0] == {0, 2, 11}
+    assert changed.fingerprint != first.fingerprint
     content = json.loads((cache / "a2d_sentences_test.json").read_text())
     (cache / "a2d_sentences_test.json").write_text(json.dumps(content)[:-5])
-    A2DSentences(own_root, "test", cache=cache)
-    assert len(looked) == 8
+    assert read(own_root, "test", cache) == changed
+    assert len(examined) == 8
     assert not list(own_root.rglob("*.json"))
+
+
+def test_the_fingerprint_changes_with_lists_clips_and_annotations_but_not_with_the_folder(own_root, tmp_path):
+    annotation = "text_annotations/a2d_annotation_with_instances/t/00006.h5"
+    prints = [read(own_root, "test", tmp_path).fingerprint]
+    for name in (ROWS, VIDEOSET, "Release/clips320H/t.mp4", annotation):
+        os.utime(own_root / name, ns=(0, 0))
+        prints.append(read(own_root, "test", tmp_path).fingerprint)
+    assert len(set(prints)) == 5
+    os.utime(own_root / "Release" / "clips320H" / "a.mp4", ns=(0, 0))  # of the other split
+    moved = own_root.rename(tmp_path / "moved")
+    assert read(moved, "test", tmp_path).fingerprint == prints[-1]
+
+
+def test_frames_are_counted_in_the_clip_and_not_in_the_list(own_root, tmp_path):
+    edit(own_root / VIDEOSET, ",12,3,1\n", ",20,3,1\n")
+    folder = own_root / "text_annotations" / "a2d_annotation_with_instances" / "t"
+    (folder / "00012.h5").rename(folder / "00018.h5")
+    (problem,) = read(own_root, "test", tmp_path).problems
+    assert problem == Problem("unreadable", str(folder / "00018.h5"), "frame 00018 is not one of the 12 of the clip")
 
 
 @pytest.mark.parametrize("kind", ["h5", "mp4"])
@@ -122,27 +206,71 @@ def test_a_truncated_file_is_named_or_left_out_as_configured(own_root, tmp_path,
         path = own_root / "Release" / "clips320H" / "b.mp4"
     os.truncate(path, path.stat().st_size // 2)
     data = settings(own_root, tmp_path, num_workers=0, short_side=HEIGHT, long_side=WIDTH)
-    with pytest.raises(ValueError, match=path.name):
-        list(build_train_loader(data, seed=0))
+    with pytest.raises(ValueError, match=rf"{path}: .*; data\.on_error=skip leaves such files out"):
+        build_train_loader(data, seed=0)
     relaxed = data.model_copy(update={"on_error": "skip"})
     for _ in range(2):  # the second time the list of annotated frames comes from the cache
         caplog.clear()
-        videos = {meta.video for batch in build_train_loader(relaxed, seed=0) for meta in batch.meta}
-        assert "a" in videos
-        assert path.name in caplog.text
+        samples = {
+            (m.video, m.expression, m.frame_names[4]) for b in build_train_loader(relaxed, seed=0) for m in b.meta
+        }
+        of_b = {("b", "0", "00001")} if kind == "h5" else set()
+        assert samples == {("a", "0", "00002")} | of_b
+        assert f"left out: {path}: " in caplog.text
     with pytest.raises(ValueError, match=path.name):
-        list(build_train_loader(data, seed=0))
+        build_train_loader(data, seed=0)
+
+
+def test_all_that_is_missing_or_damaged_is_named_at_once_also_from_the_cache(own_root, tmp_path):
+    clips = own_root / "Release" / "clips320H"
+    annotations = own_root / "text_annotations" / "a2d_annotation_with_instances"
+    (clips / "a.mp4").unlink()
+    (annotations / "a" / "00002.h5").write_bytes(b"")
+    (annotations / "b" / "00000.h5").write_bytes((annotations / "b" / "00001.h5").read_bytes())
+    (annotations / "b" / "00001.h5").rename(annotations / "b" / "x.h5")
+    os.truncate(annotations / "b" / "00015.h5", 100)
+    for _ in range(2):
+        contents = read(own_root, "train", tmp_path / "cache")
+        assert [(p.kind, p.name) for p in contents.problems] == [
+            ("missing", str(clips / "a.mp4")),
+            ("unreadable", str(annotations / "a" / "00002.h5")),
+            ("unreadable", str(annotations / "b" / "00000.h5")),
+            ("unreadable", str(annotations / "b" / "00015.h5")),
+            ("unreadable", str(annotations / "b" / "x.h5")),
+            ("unseen", "video b, object 0"),
+            ("unseen", "video b, object 1"),
+        ]
+        details = [problem.detail for problem in contents.problems]
+        assert details[0] == "no such file"
+        assert details[1].startswith("not a readable annotation file (")
+        assert details[2] == "frame 00000 is not one of the 20 of the clip"
+        assert details[4] == "frame x is not one of the 20 of the clip"
+        assert details[5] == "in no annotated frame"
+        assert [(v.name, v.annotated, len(v.expressions)) for v in contents.videos] == [("b", frozenset(), 2)]
+    moved = own_root.rename(tmp_path / "elsewhere")
+    assert read(moved, "train", tmp_path / "cache").problems[0].name == str(moved / "Release" / "clips320H" / "a.mp4")
 
 
 def test_an_annotated_frame_just_after_the_end_is_taken_as_the_last(own_root, tmp_path):
     folder = own_root / "text_annotations" / "a2d_annotation_with_instances" / "t"
     (folder / "00012.h5").rename(folder / "00013.h5")
-    (video,) = A2DSentences(own_root, "test", cache=tmp_path).videos
+    (video,) = sound_videos(own_root, "test", tmp_path)
     assert video.annotated == {0, 5, 11}
     assert video.masks.path(11).name == "00013.h5"
-    (folder / "00013.h5").rename(folder / "00015.h5")
-    with pytest.raises(ValueError, match=r"00015\.h5: frame 00015 is not one of the 12 of the clip"):
-        A2DSentences(own_root, "test", cache=tmp_path)
+    (folder / "00013.h5").rename(folder / "00014.h5")
+    (video,) = sound_videos(own_root, "test", tmp_path)
+    assert video.masks.path(11).name == "00014.h5"
+    write_h5(folder / "00012.h5", (2,), [actor_mask(2, 12)])
+    (video,) = sound_videos(own_root, "test", tmp_path)
+    assert video.masks.path(11).name == "00012.h5", "the file with the number of the last frame"
+    assert video.visible == {0: {0}, 2: {0, 5, 11}}
+    (folder / "00014.h5").rename(folder / "00015.h5")
+    assert problems_of(own_root, "test", tmp_path) == [
+        (
+            "unreadable",
+            "text_annotations/a2d_annotation_with_instances/t/00015.h5: frame 00015 is not one of the 12 of the clip",
+        )
+    ]
 
 
 def edit(path, old, new):
@@ -152,46 +280,167 @@ def edit(path, old, new):
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new", "message"),
+    ("name", "old", "new", "expected"),
     [
-        ("text_annotations/a2d_annotation.txt", "t,2,", "t,x,", r"txt:7: instance_id='x' must be a number"),
-        ("text_annotations/a2d_annotation.txt", "t,2,", "t,0,", r"txt:7: video t has two sentences about instance 0"),
-        ("text_annotations/a2d_annotation.txt", "t,0,a cat", "t,0, ", r"txt:6: video t: the sentence is empty"),
-        ("text_annotations/a2d_annotation.txt", "t,0,a cat", "t,a cat", r"txt:6: expected video_id,instance_id,query"),
-        ("text_annotations/a2d_annotation.txt", "video_id,", "video,", r"txt:1: expected the header"),
-        ("text_annotations/a2d_annotation.txt", "t,0,", "u,0,", r"txt: u not in .*videoset\.csv"),
-        ("text_annotations/a2d_missed_videos.txt", "m", "t", r"missed_videos\.txt: t have sentences"),
-        ("Release/videoset.csv", ",3,1\n", ",3,2\n", r"videoset\.csv:3: expected 9 columns"),
-        ("Release/videoset.csv", "m,13", "t,13", r"videoset\.csv:4: video t is listed twice"),
+        (ROWS, "t,2,", "t,x,", [("expressions", f"{ROWS}:7: instance_id='x' must be a number")]),
+        (ROWS, "t,2,", "t,0,", [("expressions", f"{ROWS}:7: video t has two sentences about instance 0")]),
+        (ROWS, "t,0,a cat", "t,0, ", [("expressions", f"{ROWS}:6: video t: the sentence is empty")]),
+        (
+            ROWS,
+            "t,0,a cat",
+            "t,a cat",
+            [("expressions", f"{ROWS}:6: expected video_id,instance_id,query, got 't,a cat'")],
+        ),
+        (ROWS, "t,0,", "u,0,", [("expressions", f"{ROWS}: video u is not in {VIDEOSET}")]),
+        (
+            MISSED,
+            "m",
+            "t",
+            [
+                ("index", f"{MISSED}: video t has sentences in {ROWS}"),
+                ("surplus", f"video m: in {VIDEOSET}, but without a sentence"),
+            ],
+        ),
+        (
+            VIDEOSET,
+            ",3,1\n",
+            ",3,2\n",
+            [
+                (
+                    "index",
+                    f"{VIDEOSET}:3: expected 9 columns, the number of frames in the seventh and 0 or 1 in the last, "
+                    f"got 't,13,0:00:00,0:00:01,{HEIGHT},{WIDTH},12,3,2'",
+                ),
+                ("index", f"{VIDEOSET}: no video of split 'test' has a sentence"),
+            ],
+        ),
+        (VIDEOSET, "m,13", "t,13", [("index", f"{VIDEOSET}:4: video t is listed twice")]),
     ],
 )
-def test_what_is_wrong_in_a_list_is_said_with_its_line(own_root, tmp_path, name, old, new, message):
+def test_what_is_wrong_in_a_list_is_said_with_its_line(own_root, tmp_path, name, old, new, expected):
     edit(own_root / name, old, new)
-    with pytest.raises(ValueError, match=message):
-        A2DSentences(own_root, "test", cache=tmp_path)
+    assert problems_of(own_root, "test", tmp_path) == expected
+    data = settings(own_root, tmp_path)
+    with pytest.raises(ValueError) as caught:
+        read_split(data, data.sets[0], "test", for_training=False)
+    assert str(caught.value).replace(f"{own_root}/", "").startswith(expected[0][1])
+
+
+def test_bad_lines_of_all_lists_are_named_together_and_the_others_are_read(own_root, tmp_path):
+    edit(own_root / ROWS, "t,2,", "t,x,")
+    edit(own_root / ROWS, "b,0,A man  on the Left ", "b,0,")
+    edit(own_root / VIDEOSET, ",3,1,0\n", ",3,one,1,0\n")
+    edit(own_root / MISSED, "m\n", "m\nb\n")
+    expected = [
+        ("index", f"{VIDEOSET}:2: expected 9 columns"),
+        ("expressions", f"{ROWS}:2: video b: the sentence is empty"),
+        ("expressions", f"{ROWS}:7: instance_id='x' must be a number"),
+        ("index", f"{MISSED}: video b has sentences in {ROWS}"),
+    ]
+    for split in ("train", "test"):
+        problems = problems_of(own_root, split, tmp_path)
+        assert [(kind, message.partition(", the number")[0]) for kind, message in problems] == expected
+    names = [[e.name for e in read(own_root, split, tmp_path).videos[0].expressions] for split in ("train", "test")]
+    assert names == [["1"], ["0"]]
+
+
+def test_without_the_list_of_missed_videos_the_others_are_read(own_root, tmp_path):
+    (own_root / MISSED).unlink()
+    (problem,) = read(own_root, "test", tmp_path).problems
+    assert (problem.kind, problem.name) == ("index", str(own_root / MISSED))
+    assert problem.detail.startswith("not a readable text file (")
+    assert [video.name for video in read(own_root, "test", tmp_path).videos] == ["t"]
+
+
+def test_a_list_of_sentences_with_another_header_cannot_be_read(own_root, tmp_path):
+    edit(own_root / ROWS, "video_id,", "video,")
+    with pytest.raises(ValueError, match=r"txt:1: expected the header video_id,instance_id,query, got 'video,inst"):
+        read(own_root, "test", tmp_path)
 
 
 def test_lists_with_windows_line_ends_and_byte_order_mark_read_the_same(root, tmp_path):
-    text = (root / "text_annotations" / "a2d_annotation.txt").read_text(encoding="utf-8")
+    text = (root / ROWS).read_text(encoding="utf-8")
     (tmp_path / "rows.txt").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
-    assert read_rows(tmp_path / "rows.txt") == read_rows(root / "text_annotations" / "a2d_annotation.txt")
-    table = (root / "Release" / "videoset.csv").read_text()
+    problems = []
+    assert read_rows(tmp_path / "rows.txt", problems) == read_rows(root / ROWS, problems)
+    table = (root / VIDEOSET).read_text()
     (tmp_path / "set.csv").write_text(table.replace("\n", "\r\n"), newline="")
-    assert read_videoset(tmp_path / "set.csv") == read_videoset(root / "Release" / "videoset.csv")
+    videos = read_videoset(tmp_path / "set.csv", problems)
+    assert videos == read_videoset(root / VIDEOSET, problems)
+    assert videos["t"] == ListedVideo(num_frames=12, subset="1")
+    assert problems == []
 
 
 def test_missing_files_and_wrong_settings_are_named(own_root, tmp_path, caplog):
+    def open_split(split, **changes):
+        data = settings(own_root, tmp_path, **changes)
+        return read_split(data, data.sets[0], split, for_training=split == "train")
+
     with pytest.raises(ValueError, match="split 'valid' of A2D-Sentences: expected one of train, test"):
-        open_split(settings(own_root, tmp_path), "valid")
-    with pytest.raises(ValueError, match=r"data\.sequences"):
-        open_split(settings(own_root, tmp_path, sequences=("t",)), "test")
+        open_split("valid")
+    with pytest.raises(ValueError, match=r"sets\.0\.a2d_sentences\.sequences\n  Extra inputs are not permitted"):
+        DataConfig.model_validate({"sets": ({"dataset": "a2d_sentences", "sequences": ("t",)},)})
     annotations = own_root / "text_annotations" / "a2d_annotation_with_instances"
     (annotations / "a" / "00002.h5").unlink()
-    with pytest.raises(ValueError, match=r"no annotation file \(\*\.h5\) of video a"):
-        open_split(settings(own_root, tmp_path), "train")
-    first = open_split(settings(own_root, tmp_path, on_error="skip"), "train").videos[0]
-    assert not first.annotated
-    assert "train: no annotated frame shows the actors a 0" in caplog.text
-    (own_root / "Release" / "videoset.csv").unlink()
-    with pytest.raises(ValueError, match=r"videoset\.csv: no such file; data\.root must hold Release/"):
-        open_split(settings(own_root, tmp_path), "test")
+    with pytest.raises(ValueError, match=rf"{annotations}/a/: no annotation file \(\*\.h5\) of video a; data\.on_err"):
+        open_split("train")
+    first = open_split("train", on_error="skip").videos[0]
+    assert (first.name, first.annotated, first.visible) == ("a", frozenset(), {0: frozenset()})
+    assert f"left out: {annotations}/a/: no annotation file (*.h5) of video a" in caplog.text
+    assert "video a, object 0: in no annotated frame" in caplog.text
+    annotations.rename(annotations.with_name("other"))
+    with pytest.raises(ValueError, match=r"a2d_annotation_with_instances: no such folder; the folder of the data set"):
+        open_split("test")
+    (own_root / VIDEOSET).unlink()
+    with pytest.raises(ValueError, match=r"videoset\.csv: no such file; the folder of the data set must hold Release/"):
+        open_split("test")
+
+
+def test_an_actor_that_no_frame_annotates_is_a_note_and_has_no_sample(own_root, tmp_path):
+    with (own_root / ROWS).open("a", encoding="utf-8") as file:
+        file.write("b,7,a man who is not there\n")
+    contents = read(own_root, "train", tmp_path)
+    assert contents.problems == (Problem("unseen", "video b, object 7", "in no annotated frame"),)
+    assert not contents.problems[0].stops
+    assert contents.videos[1].visible[7] == frozenset()
+
+
+def test_surplus_files_and_windows_line_ends_are_notes(own_root, tmp_path):
+    request = request_for(own_root, "test", tmp_path)
+    assert list(A2D_SENTENCES.notes(request, A2D_SENTENCES.read(request), FolderListing())) == []
+    (own_root / "Release" / "clips320H" / "other.mp4").touch()
+    other = own_root / "text_annotations" / "a2d_annotation_with_instances" / "m"
+    other.mkdir()
+    for name in (ROWS, MISSED, VIDEOSET):
+        path = own_root / name
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    contents = A2D_SENTENCES.read(request)
+    assert contents.problems == ()
+    assert list(A2D_SENTENCES.notes(request, contents, FolderListing())) == [
+        Problem("line_ends", str(own_root / VIDEOSET)),
+        Problem("line_ends", str(own_root / ROWS)),
+        Problem("line_ends", str(own_root / MISSED)),
+        Problem("surplus", str(own_root / "Release" / "clips320H" / "other.mp4"), "not in videoset.csv"),
+        Problem("surplus", str(other), "no sentence is about it"),
+    ]
+
+
+def test_it_is_recognised_by_either_list(own_root, tmp_path):
+    (found,) = A2D_SENTENCES.find(own_root)
+    assert (found.settings, found.splits) == (A2DSentencesSettings(), ("train", "test"))
+    (own_root / VIDEOSET).unlink()
+    assert A2D_SENTENCES.find(own_root) == [found]
+    (own_root / ROWS).unlink()
+    assert A2D_SENTENCES.find(own_root) == []
+    assert A2D_SENTENCES.find(tmp_path) == []
+
+
+def test_the_splits_add_up_to_the_published_lists():
+    splits = PUBLISHED["a2d_sentences"].values()
+    assert sum(counts.expressions for counts in splits) == 6655 - 1, "one row cannot be used"
+    assert sum(counts.videos for counts in splits) == 3782 - 28, "28 videos have no sentence"
+
+
+def test_counts_are_those_of_the_videos(root, tmp_path):
+    counts = A2D_SENTENCES.count(sound_videos(root, "train", tmp_path))
+    assert counts.as_dict() == {"videos": 2, "objects": 3, "expressions": 3, "frames": 23}

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.problems import KINDS
 from media.mask_png import write_index_png
 from tests.checking import check, check_folder, truncate
 from tests.tiny_clips import change_expressions
 from tests.tiny_davis import write_tiny_davis
 from tests.tiny_ref_youtube_vos import HEIGHT, WIDTH, write_expressions, write_tiny_data
 from tools.check_data import main
-from tools.checks.report import KINDS
 
 
 @pytest.fixture
@@ -52,6 +52,8 @@ def test_truncated_images_and_masks_are_named(root, capsys):
         "train/Annotations/short/00005.png",
         "valid/JPEGImages/v_a/00000.jpg",
     }
+    detail = problems["unreadable"]["train/JPEGImages/long/00010.jpg"]
+    assert detail == "not a readable image (Image is incomplete or truncated)", "without a path of another machine"
 
 
 def test_missing_files_are_named_once_and_whole_folders_as_such(root, capsys):
@@ -60,13 +62,20 @@ def test_missing_files_are_named_once_and_whole_folders_as_such(root, capsys):
     shutil.rmtree(root / "valid/JPEGImages/v_b")
     code, problems = check_folder(capsys, root)
     assert code == 1
-    assert set(problems) == {"missing", "loader"}
-    assert "v_b" in "".join(problems["loader"])
-    assert problems["missing"] == {
-        "train/JPEGImages/long/00015.jpg": "",
-        "train/Annotations/long/00020.png": "",
-        "valid/JPEGImages/v_b/": "no such folder; 5 files expected in it",
+    assert problems == {
+        "missing": {
+            "train/JPEGImages/long/00015.jpg": "",
+            "train/Annotations/long/00020.png": "",
+            "valid/JPEGImages/v_b/": "no such folder of video v_b",
+        }
     }
+
+
+def test_of_a_missing_folder_of_masks_only_its_name_is_given(root, capsys):
+    shutil.rmtree(root / "train/Annotations/long")
+    code, problems = check_folder(capsys, root)
+    assert code == 1
+    assert problems == {"missing": {"train/Annotations/long/": "no such folder; 10 files expected in it"}}
 
 
 def test_surplus_files_and_folders_are_notes(root, capsys):
@@ -98,6 +107,8 @@ def test_a_mask_in_colours_is_unreadable(root, capsys):
     Image.new("RGB", (WIDTH, HEIGHT)).save(root / "train/Annotations/long/00005.png")
     code, problems = check_folder(capsys, root)
     assert code == 1
+    assert set(problems) == {"unreadable"}
+    assert set(problems["unreadable"]) == {"train/Annotations/long/00005.png"}
     assert "RGB" in problems["unreadable"]["train/Annotations/long/00005.png"]
 
 
@@ -111,7 +122,7 @@ def test_an_object_without_pixels_stops_training_unless_meta_json_knows_it(root,
     (root / "train/meta.json").write_text(json.dumps(meta))
     code, problems = check_folder(capsys, root)
     assert code == 0
-    assert set(problems) == {"unseen"}
+    assert problems == {"unseen": {"video short, object 7": "no pixel in any mask (expressions 1)"}}
 
 
 def test_a_sample_says_nothing_about_objects_that_it_may_have_missed(root, capsys):
@@ -133,12 +144,40 @@ def test_empty_sentences_are_all_listed(root, capsys):
 
     change_expressions(root, "train", empty)
     truncate(root / "train/JPEGImages/long/00010.jpg")
-    code = main(["--all", "--root", str(root)])
-    printed = capsys.readouterr().out
+    code, problems = check_folder(capsys, root)
     assert code == 1
-    assert "video long, expression 0" in printed
-    assert "video short, expression 2" in printed
-    assert "train/JPEGImages/long/00010.jpg: not a readable image" in printed, "the rest is looked at all the same"
+    file = "meta_expressions/train/meta_expressions.json"
+    assert set(problems) == {"expressions", "unreadable"}, "the rest is looked at all the same"
+    assert problems["expressions"] == {
+        file: "video long, expression 0: the sentence is empty\nvideo short, expression 2: the sentence is empty"
+    }
+    assert set(problems["unreadable"]) == {"train/JPEGImages/long/00010.jpg"}
+    assert main(["--all", "--root", str(root)]) == 1
+    printed = capsys.readouterr().out
+    assert f"{file}: video long, expression 0: the sentence is empty" in printed
+    assert "train/JPEGImages/long/00010.jpg: not a readable image" in printed
+
+
+def test_what_cannot_be_trained_on_is_found_without_reading_the_masks(root, capsys):
+    change_expressions(root, "train", lambda videos: videos["long"]["expressions"]["1"].pop("obj_id"))
+    change_expressions(root, "valid", lambda videos: [e.pop("obj_id") for e in videos["v_a"]["expressions"].values()])
+    code, problems = check_folder(capsys, root, "--sample", "1")
+    assert code == 1
+    assert problems == {
+        "expressions": {
+            "meta_expressions/train/meta_expressions.json": (
+                "video long, expression 1: has no obj_id; this split cannot be trained on"
+            )
+        }
+    }, "the valid split does not need it"
+    assert not list(root.rglob("visible_objects*.json")), "where objects are visible is for the training to find out"
+
+
+def test_videos_of_which_only_some_expressions_have_objects_cannot_be_evaluated(root, capsys):
+    change_expressions(root, "valid", lambda videos: videos["v_a"]["expressions"]["1"].pop("obj_id"))
+    code, problems = check_folder(capsys, root)
+    assert code == 1
+    assert problems == {"index": {"video v_a": "some expressions have an object, others do not"}}
 
 
 def test_duplicated_ids_are_noticed(root, capsys):
@@ -148,6 +187,8 @@ def test_duplicated_ids_are_noticed(root, capsys):
     path.write_text(text.replace('"2": {', '"1": {'))
     code, problems = check_folder(capsys, root)
     assert code == 0
+    assert set(problems) == {"duplicates"}
+    assert set(problems["duplicates"]) == {"meta_expressions/train/meta_expressions.json"}
     assert "'1'" in problems["duplicates"]["meta_expressions/train/meta_expressions.json"]
 
 
@@ -155,7 +196,23 @@ def test_damaged_index_files_are_named(root, capsys):
     truncate(root / "meta_expressions/train/meta_expressions.json")
     code, problems = check_folder(capsys, root)
     assert code == 1
-    assert "meta_expressions/train/meta_expressions.json: not a readable JSON" in "".join(problems["loader"])
+    assert set(problems) == {"index"}
+    assert set(problems["index"]) == {"meta_expressions/train/meta_expressions.json"}
+    assert "not a readable JSON" in problems["index"]["meta_expressions/train/meta_expressions.json"]
+
+
+def test_a_split_without_videos_is_an_error(root, capsys):
+    write_expressions(root, "valid", {})
+    code, problems = check_folder(capsys, root)
+    assert code == 1
+    assert problems == {
+        "index": {"split valid": "it is empty"},
+        "surplus": {
+            f"valid/{kind}/{video}": "no sentence is about it"
+            for kind in ("JPEGImages", "Annotations")
+            for video in ("v_a", "v_b")
+        },
+    }
 
 
 def test_windows_line_ends_in_json_do_no_harm(root, capsys):
@@ -170,6 +227,7 @@ def test_test_videos_in_the_valid_file_are_neither_counted_nor_surplus(root, cap
     shutil.copytree(root / "valid/JPEGImages/v_a", root / "test/JPEGImages/v_a")
     code, problems = check_folder(capsys, root)
     assert code == 0
+    assert set(problems) == {"surplus"}
     assert set(problems["surplus"]) == {
         f"test/JPEGImages/v_a/{name}.jpg" for name in ("00005", "00010", "00015", "00020")
     }
@@ -183,28 +241,56 @@ def test_test_videos_in_the_valid_file_are_neither_counted_nor_surplus(root, cap
 def test_a_folder_of_davis_is_recognised(davis, capsys):
     code, problems = check_folder(capsys, davis)
     assert code == 1, "the tiny data has sentences about a video that is not there"
-    assert problems["missing"] == {
-        "JPEGImages/480p/absent/": "no such folder; 5 files expected in it",
-        "Annotations/480p/absent/": "no such folder; 5 files expected in it",
+    assert problems == {
+        "missing": {
+            "JPEGImages/480p/absent/": "no such folder of video absent; `sequences` names the videos to use",
+            "video absent": "no masks, although other videos of the split have some",
+        }
     }
-    assert set(problems) == {"missing", "loader"}
+
+
+def test_training_on_davis_needs_the_masks_of_every_video(davis, capsys):
+    shutil.copytree(davis / "meta_expressions/valid", davis / "meta_expressions/train")
+    shutil.copytree(davis / "JPEGImages/480p/one", davis / "JPEGImages/480p/absent")
+    code, problems = check_folder(capsys, davis)
+    assert code == 1
+    assert problems == {
+        "missing": {
+            "Annotations/480p/absent/": ("no such folder of video absent; a video without masks cannot be trained on"),
+            "video absent": "no masks, although other videos of the split have some",
+        }
+    }
+
+
+DAVIS_CONFIG = "data:\n  sets: [{dataset: ref_davis17, train_split: valid, sequences: [one, two]}]\n"
 
 
 def test_the_sequences_of_the_configuration_are_checked_alone(davis, tmp_path, capsys):
     config = tmp_path / "davis.yaml"
-    config.write_text("data:\n  dataset: ref_davis17\n  train_split: valid\n  sequences: [one, two]\n")
+    config.write_text(DAVIS_CONFIG)
     truncate(davis / "Annotations/480p/two/00001.png")
     code, problems = check(capsys, "--config", config, f"data.root={davis}")
     assert code == 1
     assert set(problems) == {"unreadable"}
     assert set(problems["unreadable"]) == {"Annotations/480p/two/00001.png"}
-    code, problems = check(capsys, "--config", config, f"data.root={davis}", "data.sequences=[one]")
+    code, problems = check(capsys, "--config", config, f"data.root={davis}", "data.sets.0.sequences=[one]")
     assert (code, problems) == (0, {})
+
+
+def test_a_part_of_a_set_is_not_compared_with_the_published_counts(davis, tmp_path, capsys):
+    config = tmp_path / "davis.yaml"
+    config.write_text(DAVIS_CONFIG)
+    assert main(["--config", str(config), f"data.root={davis}", "--json"]) == 0
+    (split,) = json.loads(capsys.readouterr().out)["splits"]
+    assert (split["split"], split["counts"]["videos"]) == ("valid", 2), "trained on and evaluated, but checked once"
+    assert (split["expected"], split["problems"]) == (None, [])
 
 
 def test_windows_line_ends_in_lists_are_a_note(davis, capsys):
     (davis / "ImageSets/2017/val.txt").write_bytes(b"one\r\ntwo\r\n")
-    assert set(check_folder(capsys, davis)[1]["line_ends"]) == {"ImageSets/2017/val.txt"}
+    _, problems = check_folder(capsys, davis)
+    assert set(problems) == {"missing", "line_ends"}
+    assert problems["line_ends"] == {"ImageSets/2017/val.txt": ""}
 
 
 # --- the command ---
@@ -243,6 +329,42 @@ def test_folders_without_data_are_an_error(tmp_path, capsys, repository):
     ):
         assert main(arguments) == 2
         assert "check_data: " in capsys.readouterr().err
+
+
+def test_every_stage_and_every_set_of_a_configuration_is_checked(root, tmp_path, capsys):
+    for name in ("one", "two", "three"):
+        shutil.copytree(root, tmp_path / "all" / name)
+    truncate(tmp_path / "all/two/train/JPEGImages/long/00010.jpg")
+    truncate(tmp_path / "all/two/valid/JPEGImages/v_a/00000.jpg")  # only the first set is evaluated
+    truncate(tmp_path / "all/three/train/JPEGImages/long/00020.jpg")
+    config = tmp_path / "stages.yaml"
+    config.write_text(
+        "data:\n  sets: [{dataset: ref_youtube_vos, root: one}, {dataset: ref_youtube_vos, root: two}]\n"
+        "stages:\n  - {name: first}\n"
+        "  - {name: second, data: {sets: [{dataset: ref_youtube_vos, root: three, eval_split: train}]}}\n"
+    )
+    code, problems = check(capsys, "--config", config, f"data.root={tmp_path / 'all'}")
+    assert code == 1
+    assert set(problems) == {"unreadable"}
+    assert set(problems["unreadable"]) == {"train/JPEGImages/long/00010.jpg", "train/JPEGImages/long/00020.jpg"}
+    main(["--config", str(config), f"data.root={tmp_path / 'all'}", "--json"])
+    splits = json.loads(capsys.readouterr().out)["splits"]
+    assert {(split["root"].rsplit("/", 1)[1], split["split"]) for split in splits} == {
+        ("one", "train"),
+        ("one", "valid"),
+        ("two", "train"),
+        ("three", "train"),
+    }
+    assert len(splits) == 4
+
+
+def test_names_are_relative_to_the_root_however_it_is_given(root, capsys, monkeypatch):
+    truncate(root / "train/JPEGImages/long/00010.jpg")
+    monkeypatch.chdir(root)
+    for folder in (".", "..", root):
+        code, problems = check_folder(capsys, folder)
+        assert code == 1
+        assert set(problems["unreadable"]) == {"train/JPEGImages/long/00010.jpg"}
 
 
 def test_every_kind_of_problem_says_what_to_do():

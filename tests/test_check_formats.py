@@ -10,6 +10,8 @@ import scipy.io
 from PIL import Image
 
 from tests.checking import check, check_folder, truncate
+from tests.tiny_a2d import write_tiny_a2d
+from tools.check_data import main
 from tools.shapes.writer import make_shapes
 
 
@@ -49,8 +51,6 @@ def test_generated_data_are_sound_and_as_many_as_their_statistics_say(layout, ge
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     code, problems = check_folder(capsys, generated(layout))
     assert (code, problems) == (0, {})
-    from tools.check_data import main
-
     main(["--all", "--root", str(generated(layout)), "--json"])
     for split in json.loads(capsys.readouterr().out)["splits"]:
         assert split["expected_from"] == "statistics.json"
@@ -64,8 +64,6 @@ def test_generated_data_with_a_clip_less_are_told_from_their_own_statistics(copy
     content = json.loads(path.read_text())
     content["videos"].pop("train00001")
     path.write_text(json.dumps(content))
-    from tools.check_data import main
-
     assert main(["--all", "--root", str(root)]) == 0
     printed = capsys.readouterr().out
     assert "train, videos: 1 instead of 2 (statistics.json)" in printed
@@ -83,7 +81,7 @@ def test_truncated_clips_and_annotations_of_a2d_are_named(copy_of, capsys):
     truncate(h5)
     code, problems = check_folder(capsys, root)
     assert code == 1
-    assert set(problems) == {"unreadable", "loader"}
+    assert set(problems) == {"unreadable"}
     assert set(problems["unreadable"]) == {name_in(root, clip), name_in(root, h5)}
 
 
@@ -94,8 +92,9 @@ def test_missing_clips_and_annotations_of_a2d_are_named(copy_of, capsys):
     shutil.rmtree(folder)
     code, problems = check_folder(capsys, root)
     assert code == 1
-    assert set(problems) == {"missing", "loader"}
-    assert set(problems["missing"]) == {name_in(root, clip), f"{name_in(root, folder)}/"}
+    assert set(problems) == {"missing", "unreadable"}
+    assert set(problems["missing"]) == {name_in(root, clip)}
+    assert set(problems["unreadable"]) == {f"{name_in(root, folder)}/"}
 
 
 def test_a_mask_of_a2d_of_another_size_than_its_clip_is_a_mismatch(copy_of, capsys):
@@ -121,12 +120,24 @@ def test_surplus_files_of_a2d_and_windows_line_ends_are_notes(copy_of, capsys):
     annotation.write_bytes(annotation.read_bytes().replace(b"\n", b"\r\n"))
     code, problems = check_folder(capsys, root)
     assert code == 0
+    assert set(problems) == {"line_ends", "surplus"}
     assert set(problems["line_ends"]) == {"text_annotations/a2d_annotation.txt"}
     assert set(problems["surplus"]) == {
         "Release/clips320H/other.mp4",
         "text_annotations/a2d_annotation_with_instances/other",
         "video missed00000",
     }
+
+
+def test_nothing_is_said_about_an_actor_whose_annotation_cannot_be_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = write_tiny_a2d(tmp_path / "data")
+    path = root / "text_annotations/a2d_annotation_with_instances/b/00015.h5"  # alone shows actor 1
+    truncate(path)
+    code, problems = check_folder(capsys, root)
+    assert code == 1
+    assert set(problems) == {"unreadable"}
+    assert set(problems["unreadable"]) == {name_in(root, path)}
 
 
 @pytest.mark.parametrize(
@@ -144,7 +155,9 @@ def test_bad_rows_of_a2d_are_named(copy_of, capsys, damage, message):
     path.write_text("\n".join(damage(path.read_text().splitlines())) + "\n")
     code, problems = check_folder(capsys, root)
     assert code == 1
-    assert message in "".join(problems["loader"])
+    ((name, detail),) = (item for details in problems.values() for item in details.items())
+    assert name.startswith("text_annotations/a2d_annotation.txt")
+    assert message in f"{name}: {detail}"
 
 
 def test_an_actor_that_no_frame_annotates_is_a_note(copy_of, capsys):
@@ -153,7 +166,8 @@ def test_an_actor_that_no_frame_annotates_is_a_note(copy_of, capsys):
     path.write_text(path.read_text() + "train00000,77,a circle that is not there\n")
     code, problems = check_folder(capsys, root)
     assert code == 0
-    assert problems == {"unseen": {"video train00000, object 77": "in no annotated frame"}}
+    assert set(problems) == {"unseen"}
+    assert set(problems["unseen"]) == {"video train00000, object 77"}
 
 
 # --- JHMDB-Sentences ---
@@ -176,20 +190,21 @@ def test_damage_to_jhmdb_is_named(copy_of, capsys):
 
 def test_missing_and_surplus_files_of_jhmdb_are_named(copy_of, capsys):
     root = copy_of("jhmdb")
-    mat, frame = first(root, "puppet_mask/*/*/puppet_mask.mat"), first(root, "Rename_Images/*/*/00003.png")
+    mat, frame = first(root, "puppet_mask/*/*/puppet_mask.mat"), sorted(root.glob("Rename_Images/*/*/00003.png"))[1]
+    assert mat.parent.name != frame.parent.name
     mat.unlink()
     frame.unlink()
     (root / "Rename_Images/star/unknown").mkdir(parents=True)
     code, problems = check_folder(capsys, root)
     assert code == 1
-    assert set(problems) == {"missing", "surplus", "loader"}
+    assert set(problems) == {"missing", "surplus"}
     assert set(problems["missing"]) == {name_in(root, mat), name_in(root, frame)}
     assert set(problems["surplus"]) == {"Rename_Images/star/unknown"}
 
 
 def test_jhmdb_is_only_evaluated(copy_of, capsys, repository):
     root = copy_of("jhmdb")
-    overrides = (f"data.root={root}", "data.dataset=jhmdb_sentences", "data.eval_split=test")
+    overrides = (f"data.root={root}", "data.sets=[{dataset: jhmdb_sentences, eval_split: test}]")
     assert check(capsys, "--config", repository / "configs/base.yaml", *overrides) == (0, {})
 
 
@@ -207,7 +222,10 @@ def test_damage_to_images_of_refcoco_is_named(copy_of, capsys):
     assert code == 1
     assert set(problems) == {"unreadable", "mismatched"}
     assert set(problems["unreadable"]) == {name_in(root, images[0])}
-    assert "(30, 40)" in "".join(problems["mismatched"].values())
+    files = [path for path in root.glob("coco/*/instances_*_*.json") if f'"{images[1].name}"' in path.read_text()]
+    assert set(problems["mismatched"]) == {name_in(root, path) for path in files}
+    for detail in problems["mismatched"].values():
+        assert all(f"video {images[1].stem}" in line and "(30, 40)" in line for line in detail.splitlines())
 
 
 def test_missing_images_and_empty_sentences_of_refcoco_are_all_named(copy_of, capsys):
@@ -220,9 +238,10 @@ def test_missing_images_and_empty_sentences_of_refcoco_are_all_named(copy_of, ca
     path.write_text(json.dumps(content))
     code, problems = check_folder(capsys, root)
     assert code == 1
-    assert set(problems) == {"missing", "empty_sentences", "loader"}
+    assert set(problems) == {"missing", "expressions"}
     assert set(problems["missing"]) == {name_in(root, image)}
-    assert set(problems["empty_sentences"]) == {"coco/refcoco/instances_refcoco_val.json"}
+    assert set(problems["expressions"]) == {"coco/refcoco/instances_refcoco_val.json"}
+    assert "the sentence is empty" in problems["expressions"]["coco/refcoco/instances_refcoco_val.json"]
 
 
 def test_references_without_prepared_files_are_read_as_published(copy_of, capsys):
@@ -230,13 +249,19 @@ def test_references_without_prepared_files_are_read_as_published(copy_of, capsys
     for path in root.glob("coco/*/instances_*.json"):
         path.unlink()
     assert check_folder(capsys, root) == (0, {})
+    main(["--all", "--root", str(root)])
+    printed = capsys.readouterr().out
+    assert "RefCOCO/+/g (refcoco), train:" in printed
+    assert "RefCOCO/+/g (refcoco+), train:" in printed
     path = root / "coco/refcoco+/refs(unc).p"
     content = pickle.loads(path.read_bytes())
     content[0]["ann_id"] = 10**9
     path.write_bytes(pickle.dumps(content))
     code, problems = check_folder(capsys, root)
     assert code == 1
-    assert "ann_id 1000000000" in "".join(problems["loader"])
+    assert set(problems) == {"objects"}
+    assert set(problems["objects"]) == {"coco/refcoco+/refs(unc).p"}
+    assert "ann_id 1000000000" in problems["objects"]["coco/refcoco+/refs(unc).p"]
 
 
 # --- MeViS ---
@@ -255,10 +280,27 @@ def test_damage_to_mevis_is_named(copy_of, capsys):
     path.write_text(json.dumps(content))
     code, problems = check_folder(capsys, root)
     assert code == 1
+    assert set(problems) == {"unreadable", "missing", "objects", "mismatched"}
     assert set(problems["unreadable"]) == {name_in(root, frame)}
     assert set(problems["missing"]) == {name_in(root, gone)}
-    assert any("anno_id 0" in name for name in problems["objects"] | problems["loader"])
-    assert all("5 frames" in detail for detail in problems.get("mismatched", {}).values())
+    assert set(problems["objects"]) == set(problems["mismatched"]) == {"valid_u/mask_dict.json"}
+    meta = json.loads((root / "valid_u/meta_expressions.json").read_text())["videos"]
+    about = {
+        number: [
+            f"anno_id {number} (video {video}, expression {name})"
+            for video, described in meta.items()
+            for name, entry in described["expressions"].items()
+            # of the objects of an expression the first one that is damaged is named
+            if number in entry["anno_id"] and 1 - number not in entry["anno_id"][: entry["anno_id"].index(number)]
+        ]
+        for number in (0, 1)
+    }
+    assert about[0]
+    assert about[1]
+    assert problems["objects"]["valid_u/mask_dict.json"].splitlines() == [f"{where} is missing" for where in about[0]]
+    assert problems["mismatched"]["valid_u/mask_dict.json"].splitlines() == [
+        f"{where} has masks for 5 frames, the video has 6 frames" for where in about[1]
+    ]
 
 
 def test_an_object_of_mevis_that_no_frame_shows_is_a_note(copy_of, capsys):
@@ -271,6 +313,7 @@ def test_an_object_of_mevis_that_no_frame_shows_is_a_note(copy_of, capsys):
     path.write_text(json.dumps(content))
     code, problems = check_folder(capsys, root)
     assert code == 0
+    assert set(problems) == {"unseen"}
     assert set(problems["unseen"]) == {f"video train00000, object {number}"}
 
 
@@ -287,6 +330,8 @@ def test_the_annotators_files_of_davis_serve_without_a_prepared_one(copy_of, cap
     (root / "Annotations/480p/other").mkdir()
     code, problems = check_folder(capsys, root)
     assert code == 1
+    assert set(problems) == {"line_ends", "missing", "surplus"}
+    assert set(problems["line_ends"]) == {"davis_text_annotations/Davis17_annot1.txt"}
     assert set(problems["missing"]) == {"JPEGImages/480p/train00001/"}
     assert set(problems["surplus"]) == {"Annotations/480p/other"}
 
@@ -294,17 +339,18 @@ def test_the_annotators_files_of_davis_serve_without_a_prepared_one(copy_of, cap
 # --- mixtures ---
 
 
-def test_every_part_of_a_mixture_is_checked(generated, tmp_path, capsys, monkeypatch):
+def test_every_set_of_a_mixture_is_checked(generated, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for layout in ("ref_youtube_vos", "refcoco"):
         shutil.copytree(generated(layout), tmp_path / "all" / layout)
-    truncate(first(tmp_path / "all/refcoco/coco/train2014", "*.jpg"))
+    image = first(tmp_path / "all/refcoco/coco/train2014", "*.jpg")
+    truncate(image)
     config = tmp_path / "joint.yaml"
     config.write_text(
-        "data:\n  dataset: joint\n  parts:\n    - {dataset: ref_youtube_vos, root: ref_youtube_vos}\n"
+        "data:\n  sets:\n    - {dataset: ref_youtube_vos, root: ref_youtube_vos}\n"
         "    - {dataset: refcoco, variant: refcocog, root: refcoco}\n"
     )
     code, problems = check(capsys, "--config", config, f"data.root={tmp_path / 'all'}")
     assert code == 1
     assert set(problems) == {"unreadable"}
-    assert len(problems["unreadable"]) == 1
+    assert set(problems["unreadable"]) == {name_in(tmp_path / "all/refcoco", image)}

@@ -15,9 +15,7 @@ def make_sample(time, height, width, sentences=("a",), *, with_targets=True, ann
         is_visible=torch.ones(1, steps, dtype=torch.bool),
         labels=torch.tensor([0]),
     )
-    meta = SentenceMeta(
-        video="v", expression="0", kind="", frame_names=("0",) * time, original_size=(height, width), object_ids=(1,)
-    )
+    meta = SentenceMeta(video="v", expression="0", frame_names=("0",) * time)
     return VideoSample(
         frames=torch.ones(time, 3, height, width, dtype=torch.uint8),
         sentences=tuple(sentences),

@@ -10,7 +10,7 @@ from PIL import Image
 from eval import evaluate, load_model_for_inference
 from loading.loaders import build_eval_dataset
 from media.mask_png import read_index_png
-from metrics.region_boundary import boundary_accuracy, region_similarity
+from metrics.region_boundary import region_and_boundary
 from models.inference import windows
 from tests.tiny_davis import write_tiny_davis
 from tests.tiny_ref_youtube_vos import HEIGHT, WIDTH
@@ -54,16 +54,15 @@ def test_the_score_is_that_of_the_masks_as_written(root, tmp_path, busy_model):
     assert (report.num_videos, report.num_sentences, len(report.entries)) == (2, 4, 4)
     scores, areas = [], []
     for video in build_eval_dataset(config.data):
-        for expression, objects in zip(video.expressions, video.object_ids, strict=True):
-            folder = tmp_path / "out" / "Annotations" / video.video / expression
-            assert sorted(p.stem for p in folder.iterdir()) == list(video.frame_names)
-            masks = read_masks(folder, video.frame_names)
+        for expression in video.record.expressions:
+            folder = tmp_path / "out" / "Annotations" / video.record.name / expression.name
+            assert sorted(p.stem for p in folder.iterdir()) == list(video.record.frame_names)
+            masks = read_masks(folder, video.record.frame_names)
             assert masks.shape[1:] == video.original_size
             assert set(np.unique(masks)) <= {0, 255}
             areas.append((masks > 0).mean())
-            truth = video.load_masks(objects).numpy()
-            j, f = region_similarity(truth, masks > 0).mean(), boundary_accuracy(truth, masks > 0).mean()
-            scores.append((j + f) / 2)
+            j, f = region_and_boundary(video.load_masks(expression), masks > 0)
+            scores.append((j.mean() + f.mean()) / 2)
     assert max(areas) > 0
     assert report.scores()["J&F"] == pytest.approx(np.mean(scores), abs=1e-12)
 
@@ -88,7 +87,10 @@ def test_what_guessing_reaches_stands_beside_the_score(root, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(root, data)
     guesses = {"all": {"random": 0.31, "largest": 0.42}, "motion": {"random": 0.25, "largest": 0.2}}
-    (data / "statistics.json").write_text(json.dumps({"valid_j_of_guessing": guesses}))
+    other = {"dataset": "somebody's own", "valid_j_of_guessing": guesses}
+    (data / "statistics.json").write_text(json.dumps(other))
+    assert evaluate(tiny_config(data, tmp_path / "other", eval={"write_masks": False})).baselines == {}
+    (data / "statistics.json").write_text(json.dumps(other | {"dataset": "Referring Shapes"}))
     report = evaluate(tiny_config(data, tmp_path / "out", eval={"write_masks": False}))
     assert report.baselines == guesses
     table = (tmp_path / "out" / "report.md").read_text()
@@ -171,9 +173,11 @@ def test_ref_davis17_scores_as_score_davis_does_for_the_written_files(davis, tmp
 
 
 def test_videos_without_frames_are_named_unless_sequences_are_chosen(davis, tmp_path):
-    with pytest.raises(ValueError, match=r"1 videos are missing: absent; data.sequences"):
+    with pytest.raises(
+        ValueError, match=r"absent/: no such folder of video absent; `sequences` names the videos to use"
+    ):
         evaluate(davis_config(davis, tmp_path / "out", sequences=()))
-    with pytest.raises(ValueError, match=r"data.sequences: three not in"):
+    with pytest.raises(ValueError, match=r"sequences: three not in"):
         evaluate(davis_config(davis, tmp_path / "out", sequences=("three",)))
 
 
@@ -181,9 +185,9 @@ def test_the_sentences_of_ref_davis17_may_lie_elsewhere(davis, tmp_path):
     moved = tmp_path / "sentences.json"
     shutil.copy(davis / "meta_expressions" / "valid" / "meta_expressions.json", moved)
     videos = build_eval_dataset(davis_config(davis, tmp_path, expressions=moved).data)
-    assert [video.video for video in videos] == ["one", "two"]
-    assert videos[1].kinds == ("anno_0", "anno_1", "anno_2", "anno_3") * 2
-    assert videos[1].object_ids == ((1,), (1,), (1,), (1,), (2,), (2,), (2,), (2,))
+    assert [video.record.name for video in videos] == ["one", "two"]
+    assert [e.kind for e in videos[1].record.expressions] == ["anno_0", "anno_1", "anno_2", "anno_3"] * 2
+    assert [e.object_ids for e in videos[1].record.expressions] == [(1,)] * 4 + [(2,)] * 4
 
 
 @pytest.mark.real_data
@@ -198,7 +202,8 @@ def test_the_real_sentences_of_ref_davis17_fit_the_real_videos(shared_dir):
         },
     ).data
     videos = list(build_eval_dataset(data))
-    assert [len(video.frame_names) for video in videos] == [50, 40, 60, 49]
+    assert [len(video.record.frame_names) for video in videos] == [50, 40, 60, 49]
     assert all(video.original_size == (480, 854) for video in videos)
-    assert videos[0].sentences == ("a black swan", "a black feathered swan", "a swan", "a black swan")
+    sentences = [expression.sentence for expression in videos[0].record.expressions]
+    assert sentences == ["a black swan", "a black feathered swan", "a swan", "a black swan"]
     assert videos[0].object_maps.shape == (50, 480, 854)

@@ -7,13 +7,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from eval import evaluate, load_model_for_inference
-from evaluation.frame_report import FrameReport, FrameScore, score_frame
-from loading.loaders import open_split
+from evaluation.ranked_report import RankedReport, RankedScore, score_masks
+from loading.clips import as_clip
 from loading.sampling import centred_window
 from loading.transforms import resize_frames
-from models.inference import encode_sentences, segment_annotated_frame
-from models.postprocess import segment_all_queries
+from models.postprocess import all_queries
 from structures.clips import PaddedClips
+from tests.data_settings import read
 from tests.tiny_a2d import HEIGHT, WIDTH, write_tiny_a2d, write_tiny_jhmdb
 from tests.tiny_run import tiny_config
 from tools.prepare_data import prepare
@@ -38,7 +38,6 @@ def config_of(data, dataset, output, **sections):
         "short_side": 32,
         "long_side": 60,
         "cache": output.parent / "cache",
-        "eval_raw_sentences": False,
     }
     model = {"text_encoder": {"path": str(root.parent / "text_encoder"), "frozen": False}}
     return tiny_config(root, output, model=model, data=own, **sections)
@@ -67,8 +66,9 @@ def test_pycocotools_gives_the_reported_map_for_the_written_files(data, tmp_path
     evaluation.accumulate()
     evaluation.summarize()
     capsys.readouterr()
-    assert report.coco == pytest.approx(tuple(evaluation.stats), abs=1e-12)
-    assert report.coco.recall_100 > 0 or report.overlap.mean_iou > 0
+    assert report.mask_ap == pytest.approx(tuple(evaluation.stats), abs=1e-12)
+    assert report.mask_ap.recall_100 > 0 or report.mask_overlap.mean_iou > 0
+    assert report.box_ap is None
     content = json.loads((tmp_path / "out" / "report.json").read_text())
     assert content["overall"] == report.scores()
     assert set(content["overall"]) >= {"mAP", "P@0.5", "P@0.9", "oIoU", "mIoU"}
@@ -79,9 +79,8 @@ def test_the_answer_is_that_of_the_frame_in_the_middle_of_its_window(data, tmp_p
     config = config_of(data, "a2d_sentences", tmp_path / "out")
     model = busy_model(config)
     report = evaluate(config, model)
-    (video,) = open_split(config.data, "test").videos
-    device = torch.device("cpu")
-    frames = resize_frames(video.frames.read(centred_window(11, 12, 8)), short_side=32, long_side=60)
+    (video,) = read(config.data, "test").videos
+    frames = resize_frames(as_clip(video.frames.read(centred_window(11, 12, 8))), short_side=32, long_side=60)
     padding = torch.zeros(1, 8, *frames.shape[-2:], dtype=torch.bool)
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     pixels = (frames / 255 - mean[:, None, None]) / deviation[:, None, None]
@@ -89,29 +88,26 @@ def test_the_answer_is_that_of_the_frame_in_the_middle_of_its_window(data, tmp_p
     with torch.no_grad():
         clips = PaddedClips(pixels[None].float(), padding, (size,))
         layer = model(clips, model.tokenize(["a cat"]), annotated_frame=torch.tensor([4])).final
-        (expected,) = segment_all_queries(layer, padded=size, unpadded=[size], original=[(HEIGHT, WIDTH)])
-        texts = encode_sentences(model, ["a cat"], group=1, device=device)
-        (found,) = segment_annotated_frame(
-            model, frames, texts, annotated_frame=4, original=(HEIGHT, WIDTH), device=device
-        )
-    assert (found.masks != expected.masks).float().mean() < 1e-3
-    torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=1e-4)
+        (expected,) = all_queries(layer, padded=size, unpadded=[size], original=[(HEIGHT, WIDTH)])
     entry = next(entry for entry in report.entries if entry.sample == "v_t_f_12_i_0")
     assert (entry.video, entry.frame, entry.expression, entry.sentence) == ("t", "00012", "0", "a cat")
-    best = found.masks[int(found.scores.argmax())].numpy()
-    truth = video.masks.read((11,), size=(HEIGHT, WIDTH), objects=(0,))[0, 0].numpy()
-    assert entry.intersection == (best & truth).sum()
-    assert entry.union == (best | truth).sum()
+    best = expected.masks[int(expected.scores.argmax())].numpy()
+    truth = video.masks.read((11,), size=(HEIGHT, WIDTH), objects=(0,))[0, 0]
+    assert entry.masks.overlap.intersections[0] == pytest.approx((best & truth).sum(), abs=2)
+    assert entry.masks.overlap.unions[0] == pytest.approx((best | truth).sum(), abs=2)
+    (scores,) = [[found["score"] for found in found_in] for found_in in entry.masks.coco.predictions]
+    assert scores == pytest.approx(expected.scores.tolist(), rel=1e-4)
+    assert len(set(scores)) > 1
 
 
 def test_a_perfect_and_a_missed_sample_give_half_of_everything():
     mask = np.zeros((40, 40), dtype=bool)
     mask[5:30, 5:30] = True
     entries = [
-        FrameScore(f"v_{i}", f"v{i}", "00001", "0", "", *score_frame(mask, predictions, np.array([0.9, 0.1])))
+        RankedScore(f"v_{i}", f"v{i}", "00001", "0", "", score_masks(mask, predictions, np.array([0.9, 0.1])))
         for i, predictions in enumerate([np.stack([mask, ~mask]), np.stack([~mask, ~mask])])
     ]
-    report = FrameReport(2, 2, entries)
+    report = RankedReport(2, 2, entries)
     assert report.main_score == pytest.approx(0.5, abs=0.01)
     scores = report.scores()
     assert [scores[f"P@{t}"] for t in (0.5, 0.6, 0.7, 0.8, 0.9)] == [0.5] * 5
@@ -120,7 +116,7 @@ def test_a_perfect_and_a_missed_sample_give_half_of_everything():
 
 
 def test_a_report_without_samples_says_so():
-    report = FrameReport(1, 2, [])
+    report = RankedReport(1, 2, [])
     assert report.main_score is None
     assert report.scores() == {}
     assert "no annotated frame" in report.as_table()

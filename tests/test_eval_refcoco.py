@@ -5,10 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch.nn import functional
 
 from eval import evaluate, load_model_for_inference
+from evaluation.ranked_report import RankedReport, RankedScore, score_boxes, score_masks
 from loading.loaders import build_eval_dataset
+from loading.transforms import resize_frames
+from structures.clips import one_clip
 from tests.tiny_ref_youtube_vos import write_tiny_data
 from tests.tiny_refcoco import SENTENCES, write_instances_layout, write_refs_layout
 from tests.tiny_run import tiny_config
@@ -41,45 +46,131 @@ def busy_model(config):
     return model
 
 
-def test_images_are_scored_by_overall_and_mean_iou_and_precision(root, tmp_path):
+def rank_by_hand(model, image, expression):
+    """Masks, boxes in pixels and scores of all queries for one sentence, best first, straight from the model."""
+    frames = image.load_frames()
+    resized = resize_frames(frames, short_side=24, long_side=40)
+    height, width = resized.shape[-2:]
+    with torch.no_grad():
+        layer = model(one_clip(resized).normalised(), model.tokenize([expression.sentence])).final
+    scores = layer.class_logits[0, 0, :, 0].sigmoid()
+    order = scores.argsort(descending=True)
+    original_height, original_width = image.original_size
+    logits = layer.mask_logits[0, 0, order]
+    enlarged = functional.interpolate(logits[None], scale_factor=4, mode="bilinear", align_corners=False)[
+        0, :, :height, :width
+    ]
+    masks = functional.interpolate((enlarged > 0).byte()[None], size=image.original_size, mode="nearest")[0] > 0
+    x, y, w, h = layer.boxes_cxcywh_norm[0, 0, order].unbind(-1)
+    unit = torch.tensor([original_width, original_height, original_width, original_height])
+    boxes = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], dim=-1) * unit
+    return masks.numpy(), boxes.numpy(), scores[order].numpy()
+
+
+def iou_of_boxes(box, other):
+    corners = [*np.maximum(box[:2], other[:2]), *np.minimum(box[2:], other[2:])]
+    intersection = max(0, corners[2] - corners[0]) * max(0, corners[3] - corners[1])
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (box, other)]
+    return intersection / (sum(areas) - intersection)
+
+
+def test_images_are_scored_by_the_published_measures_of_masks_and_boxes(root, tmp_path):
+    images = {"dataset": "refcoco", "root": root / "coco", "eval_split": "train"}
+    config = make_config(root, tmp_path / "out", images)
+    model = busy_model(config).eval()
+    report = evaluate(config, model)
+    assert (report.num_videos, report.num_sentences, len(report.entries)) == (2, 5, 5)
+    mask_ious, box_ious, intersections, unions = [], [], [], []
+    for image in build_eval_dataset(config.data):
+        for expression in image.record.expressions:
+            masks, boxes, scores = rank_by_hand(model, image, expression)
+            truth = image.load_masks(expression)[0]
+            entry = next(e for e in report.entries if (e.video, e.expression) == (image.record.name, expression.name))
+            assert entry.sentence == expression.sentence
+            ranked = [prediction["score"] for prediction in entry.masks.coco.predictions[0]]
+            assert ranked == pytest.approx(scores.tolist(), abs=1e-5)
+            areas = [prediction["area"] for prediction in entry.masks.coco.predictions[0]]
+            assert areas == pytest.approx(masks.sum(axis=(1, 2)), abs=3)
+            intersections.append((masks[0] & truth).sum())
+            unions.append((masks[0] | truth).sum())
+            x, y, w, h = image.record.boxes_xywh_px[expression.object_ids[0]]
+            box_ious.append(iou_of_boxes(boxes[0], np.array([x, y, x + w, y + h])))
+    mask_ious = np.array(intersections) / np.array(unions)
+    scores = report.scores()
+    assert sum(intersections) > 0
+    assert scores["oIoU"] == pytest.approx(sum(intersections) / sum(unions), abs=5e-3)
+    assert scores["mIoU"] == pytest.approx(mask_ious.mean(), abs=5e-3)
+    assert scores["box mIoU"] == pytest.approx(np.mean(box_ious), abs=1e-3)
+    assert {"mAP", "AP@0.5", "P@0.5", "box mAP", "box AP@0.5", "box P@0.9", "box oIoU", "box GIoU@10"} <= set(scores)
+    assert report.main_score == scores["mAP"]
+
+
+def test_the_report_and_the_predictions_are_written_whole(root, tmp_path, capsys):
     images = {"dataset": "refcoco", "root": root / "coco", "eval_split": "train"}
     config = make_config(root, tmp_path / "out", images)
     report = evaluate(config, busy_model(config))
-    assert (report.num_videos, report.num_sentences, len(report.entries)) == (2, 5, 5)
-    intersections, unions = [], []
-    for image in build_eval_dataset(config.data):
-        for expression, objects in zip(image.expressions, image.object_ids, strict=True):
-            (path,) = (tmp_path / "out" / "Annotations" / image.video / expression).iterdir()
-            with Image.open(path) as file:
-                mask = np.array(file) > 0
-            truth = image.load_masks(objects)[0].numpy()
-            intersections.append((mask & truth).sum())
-            unions.append((mask | truth).sum())
-    iou = np.array(intersections) / np.array(unions)
-    scores = report.scores()
-    assert sum(intersections) > 0
-    assert scores["oIoU"] == pytest.approx(sum(intersections) / sum(unions))
-    assert scores["mIoU"] == pytest.approx(iou.mean(), abs=1e-6)
-    assert scores["P@0.5"] == pytest.approx((iou > 0.5).mean())
-    assert scores["J"] == pytest.approx(scores["mIoU"], abs=1e-6), "an image is a video of one frame"
     written = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert written["overlap"]["oIoU"] == pytest.approx(scores["oIoU"])
-    assert "oIoU" in (tmp_path / "out" / "report.md").read_text()
+    assert written["overall"] == report.scores()
+    assert set(written["coco_boxes"]) == set(written["coco"]) == set(written["coco_areas_by_box_corner"])
+    assert "box mIoU" in (tmp_path / "out" / "report.md").read_text()
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(results) == 5 * config.model.num_queries
+    truth = {entry.sample: entry for entry in report.entries}
+    images_of_truth = [{"id": sample, "height": 24, "width": 40} for sample in truth]
+    annotations = [
+        {"id": i, "image_id": sample, "category_id": 1, "iscrowd": 0, **entry.boxes.coco.annotations[0]}
+        for i, (sample, entry) in enumerate(truth.items(), start=1)
+    ]
+    ground_truth = COCO()
+    ground_truth.dataset = {"images": images_of_truth, "annotations": annotations, "categories": [{"id": 1}]}
+    ground_truth.createIndex()
+    boxes = [{key: value for key, value in result.items() if key != "segmentation"} for result in results]
+    evaluation = COCOeval(ground_truth, ground_truth.loadRes(boxes), "bbox")
+    evaluation.params.useCats = 0
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    capsys.readouterr()
+    assert report.box_ap == pytest.approx(tuple(evaluation.stats), abs=1e-12)
+
+
+def test_ranked_boxes_are_judged_in_the_order_of_their_scores():
+    mask = np.zeros((40, 40), dtype=bool)
+    mask[5:30, 5:30] = True
+    box, wrong, right = np.array([5.0, 5.0, 25.0, 25.0]), [20.0, 20.0, 40.0, 40.0], [5.0, 5.0, 30.0, 30.0]
+    masks = np.stack([~mask, mask])
+    entries = [
+        RankedScore(
+            f"sample {i}",
+            "v",
+            "0",
+            str(i),
+            "",
+            score_masks(mask, masks, scores),
+            score_boxes(box, 625.0, np.array([wrong, right]), scores),
+        )
+        for i, scores in enumerate([np.array([0.9, 0.1]), np.array([0.1, 0.9])])
+    ]
+    report = RankedReport(1, 2, entries)
+    assert report.first_hits == (0.5, 1, 1)
+    assert report.scores()["box P@0.9"] == report.scores()["P@0.9"] == 0.5
+    assert report.scores()["box GIoU@1"] == 0.5
+    assert report.box_overlap.mean_iou == pytest.approx((1 + 100 / (400 + 625 - 100)) / 2, rel=0.1)
+    assert report.mask_ap.ap_medium == report.mask_ap_by_box_corner.ap_medium
 
 
 def test_videos_are_not_scored_by_the_measures_of_images(root, tmp_path):
     report = evaluate(make_config(root, tmp_path / "out", {"root": root / "videos"}))
-    assert report.overlap is None
     assert set(report.scores()) == {"J&F", "J", "F", "J&F/appearance", "J&F/motion"}
 
 
-def test_a_mixture_trains_and_is_validated_on_its_first_part(root, tmp_path):
-    parts = (
+def test_a_mixture_trains_and_is_validated_on_its_first_set(root, tmp_path):
+    sets = (
         {"dataset": "refcoco", "root": "coco", "pseudo_clips": True},
         {"dataset": "refcoco", "root": "coco", "variant": "refcoco+", "pseudo_clips": True},
         {"dataset": "ref_youtube_vos", "root": "videos"},
     )
-    mixture = {"dataset": "joint", "parts": parts, "eval_split": "val"}
-    fit(make_config(root, tmp_path / "out", mixture, stages=({"name": "mixture", "epochs": 1, "max_steps": 2},)))
+    stages = ({"name": "mixture", "epochs": 1, "max_steps": 2},)
+    fit(make_config(root, tmp_path / "out", {"sets": sets}, stages=stages))
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
-    assert any("oIoU" in line for line in lines)
+    assert any("box mAP" in line for line in lines)

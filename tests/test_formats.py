@@ -1,4 +1,4 @@
-"""Every loader, on the generated set in its own layout, against what the generator knows: to the pixel.
+"""Every loader, on generated data in its own layout, compared with the ground truth of the generator: to the pixel.
 
 Lossy files are compared by brightness, which they keep at full resolution (colour is halved, so that the border of a
 red shape may be off by a hundred levels). The mean error of a frame stays below 1.5 levels of 255 for JPEG of quality
@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.schema import DataConfig
-from loading.clips import ClipDataset
-from loading.loaders import open_split
+from loading.clips import ClipDataset, as_clip
 from loading.videos import EvalDataset
 from structures.boxes import cxcywh_to_xyxy
+from tests.data_settings import data_config, read
 from tests.shapes_truth import read_truth
 from tools.shapes.writer import LAYOUTS, make_shapes
 
@@ -35,10 +34,10 @@ class Case:
     Attributes:
         layout: of the generator.
         split: the generator's name of the split.
-        opened_as: the loader's name of it.
+        loader_split: the loader's name of it.
         dataset: name of the loader.
         settings: further settings of the loader.
-        prepare: changes the generated folder before it is opened.
+        prepare: changes the generated folder before it is loaded.
         source: of the sentences, in layouts with several sets.
         is_trained_on: whether one can train on the split.
         is_secret: whether the split comes without masks.
@@ -46,7 +45,7 @@ class Case:
 
     layout: str
     split: str
-    opened_as: str
+    loader_split: str
     dataset: str
     settings: dict = field(default_factory=dict)
     prepare: Callable[[Path], None] | None = None
@@ -83,20 +82,20 @@ CASES = {
     "MeViS valid_u": Case("mevis", "valid", "valid_u", "mevis"),
     "MeViS valid": Case("mevis", "hidden", "valid", "mevis", is_trained_on=False, is_secret=True),
     **{
-        f"{variant} {opened_as}, {layout}": Case(
-            "refcoco", split, opened_as, "refcoco", {"variant": variant, "split_by": split_by}, source=variant
+        f"{variant} {loader_split}, {layout}": Case(
+            "refcoco", split, loader_split, "refcoco", {"variant": variant, "split_by": split_by}, source=variant
         )
-        for variant, whose in (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd"))
-        for split, opened_as, layout, split_by in (
+        for variant, split_by_of_refs in (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd"))
+        for split, loader_split, layout, split_by in (
             ("train", "train", "instances", ""),
-            ("valid", "val", "refs", whose),
+            ("valid", "val", "refs", split_by_of_refs),
         )
     },
 }
 
 
 only_trained_on = pytest.mark.parametrize(
-    "opened", [name for name, case in CASES.items() if case.is_trained_on], indirect=True
+    "loaded", [name for name, case in CASES.items() if case.is_trained_on], indirect=True
 )
 
 
@@ -118,37 +117,35 @@ def roots(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def truths(roots):
-    """The truth of a split in a layout, read once: its frames are drawn anew."""
+    """The truth of a split in a layout, read once: its frames are rendered anew."""
     return lru_cache(lambda layout, split: read_truth(roots(layout), split))
 
 
 @pytest.fixture(params=CASES, scope="session")
-def opened(request, roots, truths, tmp_path_factory):
-    """(case, source, truth by video)."""
+def loaded(request, roots, truths, tmp_path_factory):
+    """Case, configuration, and ground truth by video."""
     case = CASES[request.param]
     root = roots(case.layout)
     if case.prepare is not None:
         root = Path(shutil.copytree(root, tmp_path_factory.mktemp("prepared") / "set"))
         case.prepare(root)
-    data = DataConfig(
-        dataset=case.dataset, root=root, cache=tmp_path_factory.mktemp("cache"), num_frames=4, **case.settings
-    )
-    return case, open_split(data, case.opened_as), truths(case.layout, case.split)
+    data = data_config(case.dataset, root=root, cache=tmp_path_factory.mktemp("cache"), num_frames=4, **case.settings)
+    return case, data, truths(case.layout, case.split)
 
 
-def said_by(case, truth):
-    """The sentences of a video that the loader should know, by their text or by their name."""
-    return [said for said in truth.said if said["source"] == case.source]
+def sentences_of(case, truth):
+    """The sentences of a video that the loader must return."""
+    return [expression for expression in truth.expressions if expression["source"] == case.source]
 
 
 def find(case, truth, expression):
-    """What the generator means by a loader's expression."""
+    """The ground truth of an expression that a loader returned."""
     fitting = [
-        said
-        for said in said_by(case, truth)
-        if said["text"] == expression.sentence and (case.source or said["name"] == expression.name)
+        expected
+        for expected in sentences_of(case, truth)
+        if expected["text"] == expression.sentence and (case.source or expected["name"] == expression.name)
     ]
-    assert len(fitting) == 1, (expression, truth.said)
+    assert len(fitting) == 1, (expression, truth.expressions)
     return fitting[0]
 
 
@@ -156,136 +153,138 @@ def brightness(frames):
     return (frames.float() * LUMA).sum(dim=1)
 
 
-def assert_same_frames(found, drawn, suffix):
-    """Within the codec's loss; and not those of a moment before or after."""
-    assert found.shape == drawn.shape
+def assert_same_frames(frames, rendered, suffix):
+    """Equal up to the loss of the codec, and nearest to the rendered frame of the same time."""
+    assert frames.shape == rendered.shape
     if suffix == ".png":
-        torch.testing.assert_close(found, drawn, rtol=0, atol=0)
+        torch.testing.assert_close(frames, rendered, rtol=0, atol=0)
         return
-    error = (brightness(found)[:, None] - brightness(drawn)[None]).abs().mean(dim=(2, 3))  # (found, drawn)
+    error = (brightness(frames)[:, None] - brightness(rendered)[None]).abs().mean(dim=(2, 3))  # (frame, rendered)
     assert error.diagonal().max() < ERROR_OF_CODEC[suffix]
-    assert (error.argmin(dim=1) == torch.arange(len(found))).all()
+    assert (error.argmin(dim=1) == torch.arange(len(frames))).all()
 
 
 def annotated_positions(record):
     return range(len(record.frame_names)) if record.annotated is None else sorted(record.annotated)
 
 
-def test_the_loader_finds_the_videos_and_sentences(opened):
-    case, source, truth = opened
-    assert [record.name for record in source.videos] == sorted(name for name in truth if said_by(case, truth[name]))
+def test_the_loader_finds_the_videos_and_sentences(loaded):
+    case, data, truth = loaded
+    source = read(data, case.loader_split)
+    assert [record.name for record in source.videos] == sorted(
+        name for name in truth if sentences_of(case, truth[name])
+    )
     for record in source.videos:
         expected = truth[record.name]
         assert record.frame_names == expected.frame_names
-        assert len(record.expressions) == len(said_by(case, expected))
+        assert len(record.expressions) == len(sentences_of(case, expected))
         for expression in record.expressions:
             find(case, expected, expression)
 
 
-def test_frames_are_those_that_were_drawn(opened):
-    _, source, truth = opened
-    for record in source.videos:
-        drawn = truth[record.name].frames
+def test_frames_are_those_that_were_rendered(loaded):
+    case, data, truth = loaded
+    for record in read(data, case.loader_split).videos:
+        rendered = truth[record.name].frames
         assert record.frames.size() == (HEIGHT, WIDTH)
         suffix = record.frames.path(0).suffix
-        assert_same_frames(record.frames.read(range(len(drawn))), drawn, suffix)
-        backwards = list(range(len(drawn)))[::-3]
-        assert (record.frames.read(backwards) == record.frames.read(range(len(drawn)))[backwards]).all()
+        assert_same_frames(as_clip(record.frames.read(range(len(rendered)))), rendered, suffix)
+        backwards = list(range(len(rendered)))[::-3]
+        assert (record.frames.read(backwards) == record.frames.read(range(len(rendered)))[backwards]).all()
 
 
-def test_the_annotated_frames_are_known(opened):
-    case, source, truth = opened
-    for record in source.videos:
-        told = [said["annotated"] for said in said_by(case, truth[record.name])]
-        if told[0] is None:
+def test_the_annotated_frames_are_known(loaded):
+    case, data, truth = loaded
+    for record in read(data, case.loader_split).videos:
+        annotated = [expected["annotated"] for expected in sentences_of(case, truth[record.name])]
+        if annotated[0] is None:
             assert record.annotated is None
         elif case.prepare is without_metadata:
             assert len(record.annotated) == 3
             assert record.annotated <= set(range(len(record.frame_names)))
         else:
-            assert record.annotated == set().union(*told)
+            assert record.annotated == set().union(*annotated)
 
 
-def test_masks_are_those_that_were_drawn(opened):
-    case, source, truth = opened
-    for record in source.videos:
+def test_masks_are_those_that_were_rendered(loaded):
+    case, data, truth = loaded
+    for record in read(data, case.loader_split).videos:
         if case.is_secret:
             assert record.masks is None
             assert not any(expression.object_ids for expression in record.expressions)
             continue
         positions = annotated_positions(record)
         for expression in record.expressions:
-            said = find(case, truth[record.name], expression)
-            masks = record.masks.read(positions, size=(HEIGHT, WIDTH), objects=expression.object_ids).any(dim=0)
-            drawn = truth[record.name].mask(said["objects"])[list(positions)]
+            expected_expression = find(case, truth[record.name], expression)
+            masks = record.masks.read(positions, size=(HEIGHT, WIDTH), objects=expression.object_ids).any(axis=0)
+            expected = truth[record.name].mask(expected_expression["objects"])[list(positions)]
             # an actor that the h5 of a frame does not name is not there, so this holds for all annotated frames
-            assert (masks == drawn).all()
+            assert (masks == expected.numpy()).all()
 
 
-def test_evaluation_scores_against_the_masks_that_were_drawn(opened):
-    case, source, truth = opened
-    for video in EvalDataset(source.videos):
-        expected = truth[video.video]
+def test_evaluation_scores_against_the_masks_that_were_rendered(loaded):
+    case, data, truth = loaded
+    for video in EvalDataset(read(data, case.loader_split).videos):
+        expected = truth[video.record.name]
         assert video.original_size == (HEIGHT, WIDTH)
         assert len(video.load_frames()) == len(expected.frame_names)
         if case.is_secret:
-            assert video.object_ids is None
+            assert video.record.object_ids == ()
         elif video.record.annotated is None:
             for expression in video.record.expressions:
-                said = find(case, expected, expression)
-                assert (video.load_masks(expression.object_ids) == expected.mask(said["objects"])).all()
+                expected_expression = find(case, expected, expression)
+                assert (video.load_masks(expression) == expected.mask(expected_expression["objects"]).numpy()).all()
 
 
 @only_trained_on
-def test_training_knows_where_objects_are_visible(opened):
-    case, source, truth = opened
-    for record in source.training_videos():
+def test_training_knows_where_objects_are_visible(loaded):
+    case, data, truth = loaded
+    for record in read(data, case.loader_split, for_training=True).videos:
         for expression in record.expressions:
-            said = find(case, truth[record.name], expression)
-            shown = set(truth[record.name].is_visible(said["objects"]).nonzero().flatten().tolist())
-            if said["annotated"] is not None:
-                assert set(said["annotated"]) <= shown
-                shown = set(said["annotated"])
-            found = set().union(*(record.visible.get(number, set()) for number in expression.object_ids))
-            assert found == shown
+            expected_expression = find(case, truth[record.name], expression)
+            shown = set(truth[record.name].is_visible(expected_expression["objects"]).nonzero().flatten().tolist())
+            if expected_expression["annotated"] is not None:
+                assert set(expected_expression["annotated"]) <= shown
+                shown = set(expected_expression["annotated"])
+            visible = set().union(*(record.visible.get(number, set()) for number in expression.object_ids))
+            assert visible == shown
             assert record.annotated is None or shown <= record.annotated
 
 
 @only_trained_on
-def test_training_samples_carry_the_truth(opened):
+def test_training_samples_carry_the_truth(loaded):
     """Frames, sentence, masks, boxes, visibility and the annotated frame of every sample, at the size of the files."""
-    case, source, truth = opened
-    samples = ClipDataset(
-        source.training_videos(), num_frames=4, short_side=HEIGHT, long_side=WIDTH, flip_probability=0.0
-    )
-    suffix = source.videos[0].frames.path(0).suffix
+    case, data, truth = loaded
+    videos = read(data, case.loader_split, for_training=True).videos
+    samples = ClipDataset(videos, num_frames=4, short_side=HEIGHT, long_side=WIDTH, flip_probability=0.0)
+    suffix = videos[0].frames.path(0).suffix
     seen = set()
     for index in range(len(samples)):
         sample = samples[index]
         (meta,), (target,), (sentence,) = sample.meta, sample.targets, sample.sentences
         expected = truth[meta.video]
-        said = next(s for s in said_by(case, expected) if s["text"] == sentence)
+        expected_expression = next(s for s in sentences_of(case, expected) if s["text"] == sentence)
         window = [expected.frame_names.index(name) for name in meta.frame_names]
         seen.add((meta.video, sentence))
         error = (brightness(sample.frames) - brightness(expected.frames[window])).abs().mean(dim=(1, 2))
         assert error.max() < ERROR_OF_CODEC[suffix]
         supervised = window
-        if said["annotated"] is not None:
+        if expected_expression["annotated"] is not None:
             supervised = [window[sample.annotated_frame]]
-            assert supervised[0] in said["annotated"]
+            assert supervised[0] in expected_expression["annotated"]
             assert sample.annotated_frame == 2  # the middle of four: frames - 2 to frames + 1
-        visible = expected.is_visible(said["objects"])[supervised]
-        assert (target.masks[0] == expected.mask(said["objects"])[supervised]).all()
+        visible = expected.is_visible(expected_expression["objects"])[supervised]
+        assert (target.masks[0] == expected.mask(expected_expression["objects"])[supervised]).all()
         assert (target.is_visible[0] == visible).all()
         boxes = cxcywh_to_xyxy(target.boxes_cxcywh_norm[0]) * torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT])
         # the published boxes end at the index of the last pixel, not behind it
-        drawn = expected.boxes(said["objects"])[supervised] - torch.tensor([0, 0, 1, 1])
-        torch.testing.assert_close(boxes[visible], drawn[visible])
+        expected_boxes = expected.boxes(expected_expression["objects"])[supervised] - torch.tensor([0, 0, 1, 1])
+        torch.testing.assert_close(boxes[visible], expected_boxes[visible])
         assert (target.boxes_cxcywh_norm[0][~visible] == 0).all()
     expected_sentences = {
-        (name, said["text"])
+        (name, expression["text"])
         for name, video in truth.items()
-        for said in said_by(case, video)
-        if said["annotated"] != []
+        for expression in sentences_of(case, video)
+        if expression["annotated"] != []
     }
     assert seen == expected_sentences

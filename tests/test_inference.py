@@ -1,11 +1,12 @@
-"""What the model says to each sentence about a window of frames."""
+"""The prediction for each sentence about a clip."""
 
 import pytest
 import torch
 from torch import nn
 
-from models.inference import encode_sentences, segment_window
+from models.inference import encode_sentences, segment_clip
 from models.outputs import Tokens
+from models.postprocess import best_queries
 from structures.clips import one_clip
 from tests.tiny_model import tiny_soc
 
@@ -36,30 +37,39 @@ def frames():
     return torch.randint(0, 256, (2, 3, 32, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
 
 
+def predict(model, frames, *, group):
+    texts = encode_sentences(model, SENTENCES, group=group, device=CPU)
+    return [p for layer in segment_clip(model, frames, texts, device=CPU) for p in best_queries(layer)]
+
+
 @torch.no_grad()
 def test_each_sentence_gets_the_query_with_the_best_class_over_all_frames(model, frames):
-    texts = encode_sentences(model, SENTENCES, group=2, device=CPU)
-    answers = segment_window(model, frames, texts, device=CPU)
-    assert len(answers) == len(SENTENCES)
-    for sentence, answer in zip(SENTENCES, answers, strict=True):
+    predictions = predict(model, frames, group=2)
+    assert len(predictions) == len(SENTENCES)
+    for sentence, prediction in zip(SENTENCES, predictions, strict=True):
         layer = model(one_clip(frames).normalised(), tokenize([sentence])).final
         probability = layer.class_logits[0].sigmoid()  # (time, query, class)
         scores = [max(float(p) for p in probability[:, query].mean(dim=0)) for query in range(probability.shape[1])]
         best = max(range(len(scores)), key=scores.__getitem__)
         assert len({round(score, 6) for score in scores}) == len(scores)
-        assert answer.query == best
-        assert answer.score == pytest.approx(scores[best])
-        torch.testing.assert_close(answer.mask_logits, layer.mask_logits[0, :, best], rtol=1e-4, atol=1e-4)
-        assert answer.frame_scores.tolist() == pytest.approx([max(frame[best].tolist()) for frame in probability])
+        assert prediction.query == best
+        assert prediction.score == pytest.approx(scores[best])
+        torch.testing.assert_close(prediction.mask_logits, layer.mask_logits[0, :, best], rtol=1e-4, atol=1e-4)
+        assert prediction.frame_scores.tolist() == pytest.approx([max(frame[best].tolist()) for frame in probability])
         x, y, width, height = layer.boxes_cxcywh_norm[0, :, best].unbind(-1)
         corners = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], dim=-1)
-        torch.testing.assert_close(answer.boxes_xyxy_norm, corners, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(prediction.boxes_xyxy_norm, corners, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_answers_are_in_single_precision_whatever_the_model_runs_in(model, frames):
+def test_predictions_are_in_single_precision_whatever_the_model_runs_in(model, frames):
     with torch.autocast("cpu", torch.bfloat16):
-        answers = segment_window(model, frames, encode_sentences(model, SENTENCES, group=1, device=CPU), device=CPU)
-    for answer in answers:
-        for tensor in (answer.mask_logits, answer.boxes_xyxy_norm, answer.frame_scores):
+        predictions = predict(model, frames, group=1)
+    for prediction in predictions:
+        for tensor in (
+            prediction.mask_logits,
+            prediction.boxes_xyxy_norm,
+            prediction.frame_scores,
+            prediction.query_scores,
+        ):
             assert tensor.dtype == torch.float32

@@ -1,12 +1,19 @@
 import json
 import os
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.io
 
-from configs.schema import DataConfig
-from datasets.jhmdb_sentences import JhmdbSentences, choose_frames
+from datasets.counts import Counts
+from datasets.definition import AnnotatedFrames, SplitRequest
+from datasets.jhmdb_sentences import JHMDB_SENTENCES, JhmdbSentencesSettings, choose_frames
+from datasets.listing import FolderListing
+from datasets.problems import Problem
 from loading.loaders import build_eval_dataset, build_train_loader
+from tests.data_settings import data_config
 from tests.tiny_a2d import HEIGHT, WIDTH, actor_mask, write_tiny_jhmdb
 from tests.video_files import moving_pictures
 
@@ -16,6 +23,29 @@ METADATA = "jhmdb_sentences_samples_metadata.json"
 @pytest.fixture
 def root(tmp_path):
     return write_tiny_jhmdb(tmp_path / "jhmdb")
+
+
+def request_for(root):
+    return SplitRequest(JhmdbSentencesSettings(), root, "test")
+
+
+def read(root):
+    return JHMDB_SENTENCES.read(request_for(root))
+
+
+def sound_videos(root):
+    contents = read(root)
+    assert contents.problems == ()
+    return contents.videos
+
+
+def problems_of(root):
+    """(Kind, message without the root) of each problem."""
+    return [(p.kind, str(p).replace(f"{root}/", "")) for p in read(root).problems]
+
+
+def notes_of(root):
+    return list(JHMDB_SENTENCES.notes(request_for(root), read(root), FolderListing()))
 
 
 def write_choice(root, **frames):
@@ -34,88 +64,272 @@ def write_choice(root, **frames):
 
 
 def test_frames_masks_and_sentences_are_those_of_the_files(root):
-    walk, catch = JhmdbSentences(root, "test").videos
+    walk, catch = sound_videos(root)
     assert [(v.name, len(v.frame_names), v.expressions[0].sentence) for v in (walk, catch)] == [
-        ("walk_2", 9, "a man does walk_2"),
-        ("catch_1", 5, "a man does catch_1"),
+        ("walk_2", 9, "A man  does walk_2"),
+        ("catch_1", 5, "A man  does catch_1"),
     ]
-    assert JhmdbSentences(root, "test", raw_sentences=True).videos[0].expressions[0].sentence == "A man  does walk_2"
-    frames = walk.frames.read((8, 0)).numpy()
-    assert np.array_equal(frames, moving_pictures(9)[[8, 0]].transpose(0, 3, 1, 2))
-    masks = walk.masks.read((8, 0), size=(HEIGHT, WIDTH), objects=(1, 7)).numpy()
+    assert [(e.name, e.object_ids) for e in walk.expressions] == [("0", (1,))]
+    assert np.array_equal(walk.frames.read((8, 0)), moving_pictures(9)[[8, 0]])
+    masks = walk.masks.read((8, 0), size=(HEIGHT, WIDTH), objects=(1, 7))
     assert np.array_equal(masks[0], [actor_mask(0, 8), actor_mask(0, 0)])
     assert not masks[1].any()
+    with pytest.raises(ValueError, match=r"mat: part_mask has shape \(48, 64, 9\), but frame 10 is needed"):
+        walk.masks.read((0, 9), size=(HEIGHT, WIDTH), objects=(1,))
+    with pytest.raises(ValueError, match=r"walk_2/puppet_mask\.mat: mask of"):
+        walk.masks.read((0,), size=(WIDTH, HEIGHT), objects=(1,))
 
 
 def test_the_frames_of_the_metadata_file_are_evaluated(root):
     write_choice(root, catch_1=(5, 1, 2), walk_2=(3, 4, 9))
-    walk, catch = JhmdbSentences(root, "test").videos
+    walk, catch = sound_videos(root)
     assert walk.annotated == walk.visible[1] == {2, 3, 8}
     assert catch.annotated == {0, 1, 4}
+    (root / METADATA).rename(root / "jhmdb_sentences_samples_metadata_new.json")
+    assert sound_videos(root) == (walk, catch)
 
 
 def test_without_a_metadata_file_frames_are_drawn_with_a_seed(root):
-    first = [video.annotated for video in JhmdbSentences(root, "test").videos]
-    assert first == [video.annotated for video in JhmdbSentences(root, "test").videos]
+    first = [video.annotated for video in sound_videos(root)]
+    assert first == [video.annotated for video in sound_videos(root)]
     assert [len(positions) for positions in first] == [3, 3]
     counts = {"walk_2": 9, "catch_1": 5}
     assert first == [frozenset(positions) for positions in choose_frames(counts).values()]
     assert choose_frames(counts, seed=1) != choose_frames(counts)
-    with pytest.raises(ValueError, match="video v has 2 frames with masks"):
-        choose_frames({"v": 2})
+
+
+def test_the_draw_is_that_of_the_published_file():
+    """The first videos of the published list, each with its number of frames."""
+    published = {"pullup_1": (1, 7, 17), "pullup_2": (8, 14, 15), "pullup_0": (5, 6, 34)}
+    assert choose_frames(dict.fromkeys(published, 40)) == published
+
+
+def test_frames_without_masks_and_masks_without_frames_are_not_drawn(tmp_path):
+    root = write_tiny_jhmdb(tmp_path / "jhmdb", {"walk_2": 9, "catch_1": 30})
+    path = root / "puppet_mask" / "catch" / "catch_1" / "puppet_mask.mat"
+    scipy.io.savemat(path, {"part_mask": scipy.io.loadmat(path)["part_mask"][..., :3]})
+    for number in range(4, 10):
+        (root / "Rename_Images" / "walk" / "walk_2" / f"{number:05d}.png").unlink()
+    walk, catch = sound_videos(root)
+    assert walk.annotated == catch.annotated == {0, 1, 2}
+    assert (len(walk.frame_names), len(catch.frame_names)) == (3, 30)
 
 
 def test_it_can_be_evaluated_but_not_trained_on(root):
-    data = DataConfig(dataset="jhmdb_sentences", root=root, eval_split="test", train_split="test")
-    assert len(build_eval_dataset(data)) == 2
-    with pytest.raises(ValueError, match="for evaluation only"):
+    data = data_config("jhmdb_sentences", root=root, train_split="test")
+    videos = [video.record for video in build_eval_dataset(data)]
+    assert [(v.name, v.expressions[0].sentence) for v in videos] == [
+        ("walk_2", "a man does walk_2"),
+        ("catch_1", "a man does catch_1"),
+    ]
+    with pytest.raises(ValueError, match=r"data\.sets\.0: JHMDB-Sentences is for evaluation only"):
         build_train_loader(data, seed=0)
-    with pytest.raises(ValueError, match=r"only 'test'; set data\.eval_split=test"):
-        build_eval_dataset(data.model_copy(update={"eval_split": "valid"}))
+    with pytest.raises(ValueError, match=r"split 'valid' of JHMDB-Sentences: there is only 'test'; set eval_split: te"):
+        build_eval_dataset(data_config("jhmdb_sentences", root=root, eval_split="valid"))
+    assert JHMDB_SENTENCES.protocol == AnnotatedFrames(names_instances=False)
 
 
 def test_a_choice_that_does_not_fit_the_videos_is_refused(root):
-    write_choice(root, walk_2=(1, 2, 3))
-    with pytest.raises(ValueError, match=r"its videos are not those of jhmdb_annotation\.txt, for instance catch_1"):
-        JhmdbSentences(root, "test")
-    write_choice(root, walk_2=(1, 2, 30), catch_1=(1, 2, 3))
-    with pytest.raises(ValueError, match="video walk_2 has no frame 00030"):
-        JhmdbSentences(root, "test")
+    write_choice(root, walk_2=(1, 2, 3), run_5=(1, 2, 3))
+    assert problems_of(root) == [
+        ("index", f"{METADATA}: video run_5 is not in jhmdb_annotation.txt"),
+        ("index", f"{METADATA}: video catch_1 of jhmdb_annotation.txt is missing"),
+    ]
+    with pytest.raises(ValueError, match=r"video run_5 is not in .* 1 more; python -m tools\.check_data names all"):
+        build_eval_dataset(data_config("jhmdb_sentences", root=root, on_error="skip"))
+    write_choice(root, walk_2=(1, 20, 30), catch_1=(1, 2, 3))
+    samples = json.loads((root / METADATA).read_text())
+    samples[-1][-1] = "a woman does catch_1"
+    (root / METADATA).write_text(json.dumps(samples))
+    assert problems_of(root) == [
+        ("index", f"{METADATA}: video walk_2 has no frame 00020"),
+        ("index", f"{METADATA}: video walk_2 has no frame 00030"),
+        (
+            "index",
+            f"{METADATA}: video catch_1: 'a woman does catch_1' is not the sentence of jhmdb_annotation.txt",
+        ),
+    ]
     (root / METADATA).write_text("[[1]]")
-    with pytest.raises(ValueError, match="not a readable list of samples"):
-        JhmdbSentences(root, "test")
+    ((kind, message),) = problems_of(root)
+    assert kind == "index"
+    assert message.startswith(f"{METADATA}: not a readable list of samples (")
+    assert [(v.name, v.annotated) for v in read(root).videos] == [("walk_2", None), ("catch_1", None)]
 
 
-def test_damaged_and_missing_files_are_named(root):
-    mat = root / "puppet_mask" / "walk" / "walk_2" / "puppet_mask.mat"
-    os.truncate(mat, mat.stat().st_size // 2)
-    with pytest.raises(ValueError, match=r"walk_2/puppet_mask\.mat: not a readable mask file"):
-        JhmdbSentences(root, "test").videos[0].masks.read((0,), size=(HEIGHT, WIDTH), objects=(1,))
+def test_damaged_and_missing_masks_are_named(root):
+    mats = [root / "puppet_mask" / folder / "puppet_mask.mat" for folder in ("walk/walk_2", "catch/catch_1")]
     write_choice(root, walk_2=(1, 2, 3), catch_1=(1, 2, 3))
-    mat.unlink()
-    with pytest.raises(ValueError, match=r"walk_2/puppet_mask\.mat: no such mask file"):
-        JhmdbSentences(root, "test").videos[0].masks.read((0,), size=(HEIGHT, WIDTH), objects=(1,))
-    frames = root / "Rename_Images" / "walk" / "walk_2"
-    (frames / "00004.png").unlink()
-    with pytest.raises(ValueError, match=r"walk_2: frame 00004\.png is missing"):
-        JhmdbSentences(root, "test")
-    for path in frames.iterdir():
+    walk, catch = sound_videos(root)
+    os.truncate(mats[0], mats[0].stat().st_size // 2)
+    mats[1].unlink()
+    with pytest.raises(ValueError, match=r"walk_2/puppet_mask\.mat: not a readable mask file"):
+        walk.masks.read((0,), size=(HEIGHT, WIDTH), objects=(1,))
+    with pytest.raises(ValueError, match=r"catch_1/puppet_mask\.mat: no such mask file"):
+        catch.masks.read((0,), size=(HEIGHT, WIDTH), objects=(1,))
+
+
+def test_frames_are_not_drawn_unless_the_masks_of_all_videos_can_be_counted(tmp_path):
+    lengths = {"walk_2": 9, "catch_1": 5, "run_3": 7, "sit_4": 2, "sit_5": 3}
+    root = write_tiny_jhmdb(tmp_path / "jhmdb", lengths)
+    damaged, missing, short = (
+        root / "puppet_mask" / folder / "puppet_mask.mat" for folder in ("walk/walk_2", "catch/catch_1", "sit/sit_4")
+    )
+    os.truncate(damaged, damaged.stat().st_size // 2)
+    missing.unlink()
+    contents = read(root)
+    assert [(p.kind, p.name, p.detail.partition(" (")[0]) for p in contents.problems] == [
+        ("unreadable", str(damaged), "not a readable mask file"),
+        ("missing", str(missing), "no such mask file"),
+        ("mismatched", str(short), "video sit_4 has 2 frames with masks, at least 3 are needed"),
+        (
+            "index",
+            str(root / METADATA),
+            "no such file; frames can be drawn like the published ones only if all videos can be used",
+        ),
+    ]
+    assert [(v.name, v.annotated, v.visible) for v in contents.videos] == [("run_3", None, {}), ("sit_5", None, {})]
+    assert JHMDB_SENTENCES.count(contents.videos).samples is None
+
+
+def test_a_damaged_mask_file_never_changes_which_frames_are_drawn(root):
+    """Frames drawn without one of the videos would be others than the published ones; `skip` is for training."""
+    path = root / "puppet_mask" / "walk" / "walk_2" / "puppet_mask.mat"
+    os.truncate(path, path.stat().st_size // 2)
+    assert [kind for kind, _ in problems_of(root)] == ["unreadable", "index"]
+    assert "frames can be drawn like the published ones only if all videos" in problems_of(root)[1][1]
+    with pytest.raises(ValueError, match=r"puppet_mask\.mat: not a readable mask file"):
+        build_eval_dataset(data_config("jhmdb_sentences", root=root, on_error="skip"))
+
+
+def test_missing_frames_and_folders_are_all_named(tmp_path):
+    root = write_tiny_jhmdb(tmp_path / "jhmdb", {"walk_2": 9, "catch_1": 5, "run_3": 7, "sit_4": 4})
+    write_choice(root, walk_2=(1, 2, 3), catch_1=(1, 2, 3), run_3=(1, 2, 3), sit_4=(1, 2, 3))
+    frames = root / "Rename_Images"
+    for name in ("00004.png", "00008.png"):
+        (frames / "walk" / "walk_2" / name).unlink()
+    shutil.rmtree(frames / "catch" / "catch_1")
+    for path in (frames / "run" / "run_3").iterdir():
         path.unlink()
-    frames.rmdir()
-    with pytest.raises(ValueError, match="folders of 1 of 2 videos are missing: walk_2"):
-        JhmdbSentences(root, "test")
+    assert problems_of(root) == [
+        ("missing", "Rename_Images/walk/walk_2/00004.png: no such frame; the folder has 7"),
+        ("missing", "Rename_Images/walk/walk_2/00008.png: no such frame; the folder has 7"),
+        ("missing", "Rename_Images/*/catch_1/: no such folder of video catch_1"),
+        ("missing", "Rename_Images/run/run_3/: no frames (*.png)"),
+    ]
+    assert [video.name for video in read(root).videos] == ["sit_4"]
+    (frames / "sit" / "sit_4" / "00004.png").rename(frames / "sit" / "sit_4" / "20.png")
+    assert [message for _, message in problems_of(root) if "sit_4" in message] == [
+        "Rename_Images/sit/sit_4/00004.png: no such frame; the folder has 4"
+    ]
+    shutil.rmtree(frames)
+    with pytest.raises(ValueError, match=r"Rename_Images: no such folder; the folder of the data set must hold Rename"):
+        read(root)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("video,query\n", "expected the header video_id,query"),
-        ("video_id,query\n", "no sentence"),
-        ("video_id,query\nwalk_2\n", r"txt:2: expected video_id,query, got 'walk_2'"),
-        ("video_id,query\nwalk_2,a\nwalk_2,b\n", r"txt:3: video walk_2 is listed twice"),
+        ("video,query\n", r"txt:1: expected the header video_id,query"),
+        ("video_id,query\n", r"txt: no sentence"),
     ],
 )
-def test_what_is_wrong_in_the_list_of_sentences_is_said(root, text, message):
+def test_a_list_without_header_or_sentences_cannot_be_read(root, text, message):
     (root / "jhmdb_annotation.txt").write_text(text)
     with pytest.raises(ValueError, match=message):
-        JhmdbSentences(root, "test")
+        read(root)
+    (root / "jhmdb_annotation.txt").unlink()
+    with pytest.raises(ValueError, match=r"jhmdb_annotation\.txt: not a readable text file"):
+        read(root)
+
+
+def test_bad_lines_of_the_list_of_sentences_are_all_named(root):
+    write_choice(root, walk_2=(1, 2, 3))
+    lines = ["video_id,query", "catch_1", "walk_2,A man  does walk_2", "", "walk_2,b", "run_3, "]
+    (root / "jhmdb_annotation.txt").write_text("\n".join(lines) + "\n")
+    assert problems_of(root) == [
+        ("expressions", "jhmdb_annotation.txt:2: expected video_id,query, got 'catch_1'"),
+        ("expressions", "jhmdb_annotation.txt:5: video walk_2 is listed twice"),
+        ("expressions", "jhmdb_annotation.txt:6: expected video_id,query, got 'run_3, '"),
+    ]
+    assert [(v.name, v.expressions[0].sentence) for v in read(root).videos] == [("walk_2", "A man  does walk_2")]
+    (root / METADATA).unlink()
+    (root / "jhmdb_annotation.txt").write_text("video_id,query\ncatch_1\n")
+    assert problems_of(root) == [("expressions", "jhmdb_annotation.txt:2: expected video_id,query, got 'catch_1'")]
+
+
+def test_the_choice_of_frames_can_be_kept_and_read_back(root):
+    drawn = read(root)
+    derived = JHMDB_SENTENCES.derived_files(request_for(root), drawn)
+    assert list(derived) == [METADATA]
+    walk = drawn.videos[0]
+    assert derived[METADATA][:3] == [
+        [
+            "walk_2",
+            f"./jhmdb_sentences/Rename_Images/walk/walk_2/{position + 1:05d}.png",
+            "./jhmdb_sentences/puppet_mask/walk/walk_2/puppet_mask.mat",
+            9,
+            "A man  does walk_2",
+        ]
+        for position in sorted(walk.annotated)
+    ]
+    assert len(derived[METADATA]) == 6
+    (root / METADATA).write_text(json.dumps(derived[METADATA]))
+    assert read(root) == drawn, "fingerprint included"
+
+
+def test_the_fingerprint_changes_with_sentences_masks_and_chosen_frames(root):
+    write_choice(root, walk_2=(1, 2, 3), catch_1=(1, 2, 3))
+    prints = [read(root).fingerprint]
+    write_choice(root, walk_2=(1, 2, 4), catch_1=(1, 2, 3))
+    prints.append(read(root).fingerprint)
+    for path in (root / "jhmdb_annotation.txt", root / "puppet_mask" / "walk" / "walk_2" / "puppet_mask.mat"):
+        os.utime(path, ns=(0, 0))
+        prints.append(read(root).fingerprint)
+    assert len(set(prints)) == 4
+    moved = root.rename(root.with_name("moved"))
+    assert read(moved).fingerprint == prints[-1]
+
+
+def test_surplus_folders_windows_line_ends_and_a_drawn_choice_are_notes(root):
+    write_choice(root, walk_2=(1, 2, 3), catch_1=(1, 2, 3))
+    assert notes_of(root) == []
+    (root / METADATA).unlink()
+    others = [root / parent / "star" / "unknown" for parent in ("Rename_Images", "puppet_mask")]
+    for folder in others:
+        folder.mkdir(parents=True)
+    annotation = root / "jhmdb_annotation.txt"
+    annotation.write_bytes(annotation.read_bytes().replace(b"\n", b"\r\n"))
+    assert read(root).problems == ()
+    notes = notes_of(root)
+    assert notes[:-1] == [
+        Problem("line_ends", str(annotation)),
+        *(Problem("surplus", str(folder), "no sentence is about it") for folder in others),
+    ]
+    assert (notes[-1].kind, notes[-1].name) == ("counts", str(root / METADATA))
+    assert notes[-1].detail.startswith("no such file; frames are drawn with the seed of the published choice")
+
+
+def test_clips_of_other_lengths_than_those_of_jhmdb_are_noted_in_a_complete_copy(root, monkeypatch):
+    lengths = {"a_1": 14, "a_2": 15, "a_3": 40, "a_4": 41}
+    root = write_tiny_jhmdb(root.parent / "other", lengths)
+    write_choice(root, **dict.fromkeys(lengths, (1, 2, 3)))
+    assert notes_of(root) == []
+    published = {"jhmdb_sentences": {"test": Counts(videos=4)}}
+    monkeypatch.setattr("datasets.jhmdb_sentences.PUBLISHED", published)
+    assert notes_of(root) == [
+        Problem("counts", "video a_1", "14 frames; the videos of JHMDB have 15 to 40"),
+        Problem("counts", "video a_4", "41 frames; the videos of JHMDB have 15 to 40"),
+    ]
+
+
+def test_it_is_recognised_by_its_list_and_masks(root):
+    (found,) = JHMDB_SENTENCES.find(root)
+    assert (found.settings, found.splits) == (JhmdbSentencesSettings(), ("test",))
+    (root / "jhmdb_annotation.txt").unlink()
+    assert JHMDB_SENTENCES.find(root) == []
+
+
+def test_counts_are_those_of_the_videos_and_the_evaluated_frames(root):
+    videos = sound_videos(root)
+    assert JHMDB_SENTENCES.count(videos) == Counts(videos=2, expressions=2, frames=14, samples=6)
+    assert JHMDB_SENTENCES.count([replace(videos[0], annotated=None)]).samples is None

@@ -1,14 +1,15 @@
 """Mixtures of data sets: what they contain, in which order, and what is drawn."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from pydantic import ValidationError
 
 from configs.loader import load_config
 from configs.schema import DataConfig
-from datasets.joint import Joint, Part
-from datasets.refcoco import RefCoco
-from loading.loaders import build_eval_dataset, build_train_loader, open_split
-from loading.sampling import Visit
+from loading.loaders import build_eval_dataset, build_train_loader, training_videos
+from loading.sampling import SampleKey
 from tests.tiny_ref_youtube_vos import write_tiny_data
 from tests.tiny_refcoco import HEIGHT, WIDTH, write_instances_layout, write_refs_layout
 
@@ -28,21 +29,20 @@ def root(tmp_path, monkeypatch):
     return root
 
 
-def make_config(root, parts, **changes):
+def make_config(root, sets, **changes):
     fields = {
-        "dataset": "joint",
         "root": root,
-        "parts": tuple(parts),
+        "sets": tuple(sets),
         "num_frames": 4,
         "short_side": HEIGHT,
         "long_side": WIDTH,
         "num_workers": 0,
     }
-    return DataConfig(**(fields | changes))
+    return DataConfig.model_validate(fields | changes)
 
 
-def make_clips(root, parts, **changes):
-    return build_train_loader(make_config(root, parts, **changes), seed=0).dataset
+def make_clips(root, sets, **changes):
+    return build_train_loader(make_config(root, sets, **changes), seed=0).dataset
 
 
 def sentences_of(clips):
@@ -50,8 +50,8 @@ def sentences_of(clips):
 
 
 def test_pretraining_sees_the_sentences_of_the_three_sets(root):
-    parts = [IMAGES | {"variant": name} for name in ("refcoco", "refcoco+", "refcocog")]
-    found = sentences_of(make_clips(root, parts, num_frames=1))
+    sets = [IMAGES | {"variant": name} for name in ("refcoco", "refcoco+", "refcocog")]
+    found = sentences_of(make_clips(root, sets, num_frames=1))
     assert len(found) == 3 * 5
     assert len(set(found)) == 3 * 5, "sets share images and numbers of sentences; their samples have different names"
     assert {video.split("/")[0] for video, _ in found} == {"refcoco", "refcoco+", "refcocog"}
@@ -68,7 +68,7 @@ def test_images_for_pretraining_are_clips_of_one_frame(root):
 
 def test_joint_training_mixes_videos_and_clips_made_of_images(root):
     clips = make_clips(root, [VIDEOS, CLIPS])
-    alone = [len(make_clips(root, [part])) for part in (VIDEOS, CLIPS)]
+    alone = [len(make_clips(root, [one])) for one in (VIDEOS, CLIPS)]
     assert len(clips) == sum(alone)
     for i in (0, len(clips) - 1):
         assert clips[i].frames.shape[:2] == (4, 3)
@@ -86,7 +86,7 @@ def test_without_pseudo_clips_the_image_repeats(root):
 
 def test_a_pseudo_clip_is_drawn_anew_at_each_visit_and_follows_from_seed_and_epoch(root):
     clips = make_clips(root, [CLIPS], flip_probability=0.0)
-    first, again, later = (clips[Visit(sample=0, epoch=epoch)].frames for epoch in (0, 0, 1))
+    first, again, later = (clips[SampleKey(sample=0, epoch=epoch)].frames for epoch in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
 
@@ -109,7 +109,7 @@ def test_masks_and_boxes_of_a_pseudo_clip_follow_its_frames(root):
                 assert box[3].item() == pytest.approx(height.item(), abs=1e-5)
 
 
-def test_a_part_that_repeats_is_seen_several_times_with_different_draws(root):
+def test_a_set_that_repeats_is_seen_several_times_with_different_draws(root):
     once, twice = make_clips(root, [CLIPS]), make_clips(root, [CLIPS | {"repeat": 2}])
     assert len(twice) == 2 * len(once)
     first, second = twice[0], twice[len(once)]
@@ -117,18 +117,18 @@ def test_a_part_that_repeats_is_seen_several_times_with_different_draws(root):
     assert not torch.equal(first.frames, second.frames)
 
 
-def test_an_epoch_visits_all_parts_in_one_shuffled_order_shared_by_the_processes(root):
-    def visits(rank, epoch):
+def test_an_epoch_visits_all_sets_in_one_shuffled_order_shared_by_the_processes(root):
+    def sample_order(rank, epoch):
         loader = build_train_loader(make_config(root, [VIDEOS, CLIPS]), seed=3, rank=rank, world_size=2)
         loader.sampler.set_epoch(epoch)
-        return [visit.sample for visit in loader.sampler], len(loader.dataset)
+        return [key.sample for key in loader.sampler], len(loader.dataset)
 
-    (left, total), (right, _) = visits(0, 0), visits(1, 0)
+    (left, total), (right, _) = sample_order(0, 0), sample_order(1, 0)
     assert set(left) | set(right) == set(range(total))
     assert len(left) == len(right) == (total + 1) // 2
     assert left != sorted(left)
-    assert visits(0, 0)[0] == left
-    assert visits(0, 1)[0] != left
+    assert sample_order(0, 0)[0] == left
+    assert sample_order(0, 1)[0] != left
 
 
 def test_a_batch_of_videos_and_images_is_collated(root):
@@ -138,69 +138,92 @@ def test_a_batch_of_videos_and_images_is_collated(root):
     assert len({meta.video.split("/")[0] for batch in batches for meta in batch.meta}) == 2
 
 
-def test_evaluation_reads_the_first_part(root):
+def test_evaluation_reads_the_first_set_with_its_own_split(root):
     config = make_config(root, [VIDEOS, IMAGES])
-    assert [video.video for video in build_eval_dataset(config)] == ["v_a", "v_b"]
-    config = make_config(root, [IMAGES, VIDEOS], eval_split="val")
-    assert [video.video for video in build_eval_dataset(config)] == ["COCO_train2014_000000000903"]
-    assert config.for_evaluation().dataset == "refcoco"
+    assert [video.record.name for video in build_eval_dataset(config)] == ["v_a", "v_b"]
+    config = make_config(root, [IMAGES, VIDEOS])
+    assert [video.record.name for video in build_eval_dataset(config)] == ["COCO_train2014_000000000903"]
+    config = make_config(root, [IMAGES | {"eval_split": "train"}, VIDEOS])
+    assert [video.record.name[-3:] for video in build_eval_dataset(config)] == ["901", "902"]
 
 
-def test_a_mixture_of_opened_sources_needs_no_configuration(root):
-    images = RefCoco(root / "coco", "train")
-    joint = Joint([Part("a", images), Part("b", images, repeat=2)])
-    assert [video.name[0] for video in joint.videos] == list("aabbbb")
-    assert len(joint.training_videos()) == 6
+def test_sets_follow_one_another_as_often_as_they_repeat_under_names_of_their_own(root):
+    videos = training_videos(make_config(root, [IMAGES, VIDEOS | {"repeat": 2}]))
+    own = [f"refcoco/COCO_train2014_{number:012d}" for number in (901, 902)]
+    assert [video.name for video in videos] == own + ["ref_youtube_vos/long", "ref_youtube_vos/short"] * 2
+    alone = training_videos(make_config(root, [IMAGES | {"repeat": 2}]))
+    assert [video.name for video in alone] == [name.removeprefix("refcoco/") for name in own] * 2
 
 
-def test_what_is_wrong_with_a_part_names_the_part(root):
-    with pytest.raises(ValueError, match=r"data.parts.1: split 'testA' of refcoco"):
-        open_split(make_config(root, [VIDEOS, IMAGES | {"split": "testA"}]), "train")
-    with pytest.raises(ValueError, match=r"data.parts.0: data.root=.*nowhere: no such folder"):
-        open_split(make_config(root, [VIDEOS | {"root": "nowhere"}]), "train")
+def test_each_set_is_read_with_settings_of_its_own(root):
+    sets = [
+        IMAGES | {"lower_case": False},
+        CLIPS | {"variant": "refcoco+", "train_split": "val"},
+        IMAGES | {"variant": "refcocog", "train_split": "testA"},
+    ]
+    videos = training_videos(make_config(root, sets))
+    found = [(v.name, v.is_pseudo_clip, [e.sentence for e in v.expressions]) for v in videos]
+    assert found == [
+        ("refcoco/COCO_train2014_000000000901", False, ["the Red square on the left", "upper one", "lower square"]),
+        ("refcoco/COCO_train2014_000000000902", False, ["the big one", "square in the middle"]),
+        ("refcoco+/COCO_train2014_000000000903", True, ["right square"]),
+        ("refcocog/COCO_train2014_000000000904", False, ["a square"]),
+    ]
+
+
+def test_two_divisions_of_one_set_are_told_apart(root):
+    write_refs_layout(root / "google", split_by="google")
+    videos = training_videos(make_config(root, [IMAGES, IMAGES | {"root": "google", "split_by": "google"}]))
+    assert [video.name.split("/")[0] for video in videos] == ["refcoco"] * 2 + ["refcoco (google)"] * 2
+
+
+def test_what_is_wrong_with_a_set_says_with_which(root):
+    with pytest.raises(ValueError, match=r"^data\.sets\.1: split 'testA' of refcoco"):
+        training_videos(make_config(root, [VIDEOS, IMAGES | {"train_split": "testA"}]))
+    with pytest.raises(ValueError, match=r"^data\.sets\.1: data\.root=.*: no such folder as .*nowhere"):
+        training_videos(make_config(root, [IMAGES, VIDEOS | {"root": "nowhere"}]))
+    with pytest.raises(ValueError, match=r"^split 'testA' of refcoco"):
+        training_videos(make_config(root, [IMAGES | {"train_split": "testA"}]))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dataset": "joint"}, "needs data.parts"),
-        ({"dataset": "refcoco", "parts": (IMAGES,)}, "only read with data.dataset=joint"),
-        ({"dataset": "joint", "parts": ({"dataset": "joint"},)}, "cannot be 'joint' itself"),
-        ({"dataset": "joint", "parts": (VIDEOS | {"pseudo_clips": True},)}, "only read with dataset refcoco"),
-        ({"variant": "refcoco+"}, "only read with dataset refcoco"),
-        ({"dataset": "joint", "parts": (IMAGES | {"repeat": 0},)}, "greater than 0"),
+        ({"sets": ()}, "must name at least one data set"),
+        ({"sets": (IMAGES | {"repeat": 0},)}, "greater than 0"),
+        ({"sets": ({"dataset": "joint"},)}, "does not match any of the expected tags"),
+        ({"sets": (VIDEOS | {"pseudo_clips": True},)}, r"sets\.0\.ref_youtube_vos\.pseudo_clips"),
+        ({"sets": (IMAGES | {"label_categories": True},)}, r"sets\.0\.refcoco\.label_categories"),
+        ({"sets": (VIDEOS, IMAGES | {"sequences": ["a"]})}, r"sets\.1\.refcoco\.sequences"),
+        ({"variant": "refcoco+"}, "variant"),
     ],
 )
 def test_settings_that_nobody_would_read_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        DataConfig(**settings)
-
-
-@pytest.mark.parametrize("setting", [{"num_classes_from_categories": True}, {"sequences": ("a",)}])
-def test_settings_that_refcoco_does_not_know_are_refused(root, setting):
-    config = DataConfig(dataset="refcoco", root=root / "coco", **setting)
-    with pytest.raises(ValueError, match=next(iter(setting))):
-        open_split(config, "train")
+    with pytest.raises(ValidationError, match=message):
+        DataConfig.model_validate(settings)
 
 
 def test_the_recipes_have_the_published_settings(repository):
     pretraining = load_config(repository / "configs" / "refcoco_pretrain.yaml")
     (stage,) = pretraining.training_stages()
-    assert [part.variant for part in stage.data.parts] == ["refcoco", "refcoco+", "refcocog"]
+    assert [settings.variant for settings in stage.data.sets] == ["refcoco", "refcoco+", "refcocog"]
+    assert [settings.pseudo_clips for settings in stage.data.sets] == [False] * 3
+    assert [settings.lower_case for settings in stage.data.sets] == [False] * 3, "sentences of images stay as they are"
+    assert stage.data.sets[0].eval_split == "val"
     assert (stage.epochs, stage.optim.milestones, stage.data.batch_size, stage.data.num_frames) == (30, (15, 20), 8, 1)
     assert (stage.optim.lr, stage.optim.lr_visual_encoder, stage.optim.lr_text_encoder) == (1e-4, 1e-5, 5e-6)
     assert (stage.data.short_side, stage.data.long_side, stage.data.flip_probability) == (360, 640, 0.5)
     assert not pretraining.model.text_encoder.frozen
     (stage,) = load_config(repository / "configs" / "joint_ref_youtube_vos.yaml").training_stages()
-    assert [part.dataset for part in stage.data.parts] == ["ref_youtube_vos", "refcoco", "refcoco", "refcoco"]
-    assert [part.pseudo_clips for part in stage.data.parts] == [False, True, True, True]
+    assert [settings.label for settings in stage.data.sets] == ["ref_youtube_vos", "refcoco", "refcoco+", "refcocog"]
+    assert [settings.pseudo_clips for settings in stage.data.sets[1:]] == [True] * 3
     assert (stage.epochs, stage.optim.milestones, stage.data.batch_size, stage.data.num_frames) == (30, (20,), 1, 8)
 
 
-def test_a_root_of_a_part_can_be_named_on_the_command_line(repository, tmp_path):
-    config = load_config(
-        repository / "configs" / "joint_ref_youtube_vos.yaml", ["data.root=DATA", f"data.parts.0.root={tmp_path}"]
-    )
-    (stage,) = config.training_stages()
-    assert stage.data.of_part(stage.data.parts[0]).root == tmp_path
-    assert str(stage.data.of_part(stage.data.parts[1]).root) == "DATA/coco"
+def test_a_root_of_a_set_can_be_named_on_the_command_line(repository, root):
+    """The recipe looks for the videos in a folder of another name, and for the images where they are."""
+    overrides = [f"data.root={root}", f"data.sets.0.root={root / 'videos'}"]
+    (stage,) = load_config(repository / "configs" / "joint_ref_youtube_vos.yaml", overrides).training_stages()
+    assert [settings.root for settings in stage.data.sets] == [root / "videos", *[Path("coco")] * 3]
+    labels = {video.name.split("/")[0] for video in training_videos(stage.data)}
+    assert labels == {"ref_youtube_vos", "refcoco", "refcoco+", "refcocog"}

@@ -1,4 +1,4 @@
-"""Referring Shapes: layout, determinism, truth of the sentences, and what guessing reaches."""
+"""Referring Shapes: layout, determinism, truth of the sentences, and the scores of guessing."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from media.mask_png import DAVIS_PALETTE
 from tools.make_shapes import main
 from tools.shapes.predicates import Facts, measure, moves_towards, stops
 from tools.shapes.render import RenderedClip, render_scene
-from tools.shapes.scene import DIRECTIONS, Scene, make_stage, sample_scene
+from tools.shapes.scene import DIRECTIONS, Scene, make_canvas, sample_scene
 from tools.shapes.sentences import KINDS, Sentence, write_sentences
 from tools.shapes.writer import make_shapes
 
@@ -31,11 +31,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clips() -> list[Clip]:
-    stage = make_stage(SIZE, 12)
+    canvas = make_canvas(SIZE, 12)
     clips = []
     for index in range(300):
         rng = np.random.default_rng([5, index])
-        scene = sample_scene(rng, stage)
+        scene = sample_scene(rng, canvas)
         clip = render_scene(scene)
         facts = measure(scene, clip)
         clips.append((scene, clip, facts, write_sentences(rng, facts)))
@@ -131,10 +131,12 @@ def test_every_kind_is_well_represented(clips: list[Clip]):
     assert max(shares.values()) < 0.45, shares
 
 
-def test_motion_and_change_are_told_only_beside_a_look_alike(clips: list[Clip]):
-    told = [(facts, s.index) for _, _, facts, sentences in clips for s in sentences if s.kind in ("motion", "change")]
-    assert len(told) > 100
-    for facts, index in told:
+def test_sentences_of_motion_and_change_need_a_look_alike(clips: list[Clip]):
+    referred = [
+        (facts, s.index) for _, _, facts, sentences in clips for s in sentences if s.kind in ("motion", "change")
+    ]
+    assert len(referred) > 100
+    for facts, index in referred:
         looks = list(zip(facts.shapes, facts.colours, strict=True))
         assert looks.count(looks[index]) >= 2
 
@@ -157,7 +159,7 @@ def test_a_direction_in_a_sentence_is_true_of_the_pixels_of_one_object_only(clip
     assert checked > 50
 
 
-def test_the_start_does_not_tell_who_moves_where(clips: list[Clip]):
+def test_the_start_position_does_not_show_the_direction(clips: list[Clip]):
     ahead = []
     for _, _, facts, _ in clips:
         looks = list(zip(facts.shapes, facts.colours, strict=True))
@@ -166,21 +168,21 @@ def test_the_start_does_not_tell_who_moves_where(clips: list[Clip]):
             for direction, axis in DIRECTIONS.items():
                 for a, b in (twins, twins[::-1]):
                     if moves_towards(direction)(facts, a) and moves_towards(direction)(facts, b) is False:
-                        ahead.append((facts.places[a, 0] - facts.places[b, 0]) @ np.array(axis) > 0)
+                        ahead.append((facts.centres_norm[a, 0] - facts.centres_norm[b, 0]) @ np.array(axis) > 0)
     assert len(ahead) > 100
     assert 0.38 < np.mean(ahead) < 0.62
 
 
-def test_the_words_of_a_sentence_fit_the_object_that_it_means(clips: list[Clip]):
+def test_the_words_of_a_sentence_describe_the_object_it_refers_to(clips: list[Clip]):
     for _, _, facts, sentences in clips:
         for sentence in sentences:
-            assert facts.can_be_meant(sentence.index)
+            assert facts.can_be_referred_to(sentence.index)
             if sentence.kind != "relation":
                 named = set(sentence.text.split()) & {*facts.shapes, *facts.colours}
                 assert named <= {facts.shapes[sentence.index], facts.colours[sentence.index]}, sentence.text
 
 
-def test_what_passes_behind_is_hidden_on_its_way(clips: list[Clip]):
+def test_an_object_that_passes_behind_is_occluded_meanwhile(clips: list[Clip]):
     passing = [
         (clip, s.index) for _, clip, _, sentences in clips for s in sentences if re.search(r"pass\w+ behind", s.text)
     ]
@@ -191,14 +193,14 @@ def test_what_passes_behind_is_hidden_on_its_way(clips: list[Clip]):
         assert hidden[0] < hidden.max()
 
 
-def test_what_stops_is_not_said_to_keep_moving(clips: list[Clip]):
+def test_no_object_that_stops_is_described_as_moving_on(clips: list[Clip]):
     for _, _, facts, sentences in clips:
         for sentence in sentences:
             if re.search(r"that (stops|keeps moving)", sentence.text):
                 assert stops(facts, sentence.index) is ("stops" in sentence.text)
 
 
-def test_the_front_most_shape_owns_a_pixel(clips: list[Clip]):
+def test_a_pixel_belongs_to_the_front_most_object(clips: list[Clip]):
     for _, clip, _, _ in clips[:20]:
         front = np.zeros_like(clip.object_ids)
         for index, silhouette in enumerate(clip.silhouettes):

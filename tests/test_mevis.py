@@ -8,9 +8,13 @@ import torch
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from configs.schema import DataConfig
+from datasets.definition import SplitRequest
+from datasets.listing import FolderListing
+from datasets.mevis import MEVIS, MevisSettings
+from datasets.problems import require_usable
 from datasets.readers import SizeMismatchError
-from loading.loaders import build_eval_dataset, build_train_loader, open_split
+from loading.loaders import build_eval_dataset, build_train_loader, training_videos
+from tests.data_settings import data_config
 
 HEIGHT, WIDTH, NUM_FRAMES = 24, 40, 5
 
@@ -62,84 +66,283 @@ def change(path, edit):
     write(path, content)
 
 
-def settings(root, **changes):
+def config(root, **changes):
     fields = {"num_frames": 2, "short_side": HEIGHT, "long_side": WIDTH, "flip_probability": 0, "num_workers": 0}
-    return DataConfig(dataset="mevis", root=root, eval_split="train", **(fields | changes))
+    return data_config("mevis", root=root, **(fields | {"eval_split": "train"} | changes))
+
+
+def read(root, split="train", **kinds):
+    return MEVIS.read(SplitRequest(MevisSettings(), root, split, **kinds))
+
+
+def problems_of(contents):
+    return [(problem.kind, problem.name, problem.detail) for problem in contents.problems]
+
+
+def expressions_of(contents):
+    return {video.name: [e.name for e in video.expressions] for video in contents.videos}
+
+
+# --- what is read ---
+
+
+@pytest.mark.parametrize("for_training", [False, True])
+def test_a_split_is_read_as_it_stands_in_the_files(root, for_training):
+    contents = read(root, for_training=for_training)
+    assert contents.problems == ()
+    (video,) = contents.videos
+    assert [(e.name, e.sentence, e.object_ids) for e in video.expressions] == [
+        ("0", "Sentence 0", (7,)),
+        ("1", "Sentence 1", (9,)),
+        ("2", "Sentence 2", (7, 9)),
+    ]
+    assert video.visible == {7: {0, 1, 2, 3, 4}, 9: {2, 3, 4}}
+    assert video.annotated is None
+    masks = video.masks.read((4, 0), size=(HEIGHT, WIDTH), objects=(9, 7))
+    assert np.array_equal(masks, np.array([[square(6), 0 * square(6)], [square(2), square(2)]], dtype=bool))
+
+
+def test_masks_belong_to_frames_in_the_order_of_the_file(root):
+    path = root / "train" / "meta_expressions.json"
+    change(path, lambda content: content["videos"]["one"]["frames"].reverse())
+    (video,) = read(root).videos
+    assert video.frame_names == ("00004", "00003", "00002", "00001", "00000")
+    assert abs(int(video.frames.read((0,)).mean()) - 40 * 4) <= 2
+    assert not video.masks.read((0,), size=(HEIGHT, WIDTH), objects=(9,)).any(), "the first mask of 9 is null"
+
+
+def test_videos_are_sorted_by_name(root):
+    path = root / "train" / "meta_expressions.json"
+
+    def add(content):
+        content["videos"] |= dict.fromkeys(("two", "a_third"), content["videos"]["one"])
+
+    change(path, add)
+    for name in ("two", "a_third"):
+        (root / "train" / "JPEGImages" / name).mkdir()
+    assert list(expressions_of(read(root))) == ["a_third", "one", "two"]
 
 
 def test_a_sentence_about_several_objects_means_their_union(root):
-    clips = build_train_loader(settings(root), seed=0).dataset
+    clips = build_train_loader(config(root), seed=0).dataset
     samples = {(s.meta[0].expression, s.meta[0].frame_names[0]): s for s in map(clips.__getitem__, range(len(clips)))}
     first, last = samples["2", "00000"].targets[0], samples["2", "00003"].targets[0]
     assert torch.equal(first.masks[0, 0], torch.from_numpy(square(2) > 0))
     assert torch.equal(last.masks[0, 1], torch.from_numpy((square(2) | square(6)) > 0))
-    assert samples["2", "00003"].meta[0].object_ids == (7, 9)
     assert ("1", "00000") not in samples, "object 9 is not there yet"
     assert samples["1", "00002"].targets[0].is_visible.all()
 
 
 def test_sentences_of_one_clip_with_common_objects_keep_their_own_masks(root):
-    sample = build_train_loader(settings(root, sentences_per_clip=3), seed=0).dataset[1]
+    sample = build_train_loader(config(root, sentences_per_clip=3), seed=0).dataset[1]
     areas = {
         meta.expression: int(target.masks[0, 0].sum()) for meta, target in zip(sample.meta, sample.targets, strict=True)
     }
     assert areas == {"0": 64, "1": 64, "2": 64 + 64 - 32}
 
 
-def test_evaluation_takes_the_union_and_secret_splits_have_no_masks(root):
-    video = build_eval_dataset(settings(root))[0]
-    assert video.object_ids == ((7,), (9,), (7, 9))
+def test_evaluation_takes_the_union(root):
+    video = build_eval_dataset(config(root))[0]
     assert video.object_maps is None
-    assert video.load_masks((7, 9)).flatten(1).sum(dim=1).tolist() == [64, 64, 96, 96, 96]
-    secret = build_eval_dataset(settings(root).model_copy(update={"eval_split": "valid"}))[0]
-    assert secret.object_ids is None
-    assert secret.load_masks((7,)) is None
+    areas = [video.load_masks(e).sum(axis=(1, 2)).tolist() for e in video.record.expressions]
+    assert areas == [[64] * 5, [0, 0, 64, 64, 64], [64, 64, 96, 96, 96]]
+    both = video.record.expressions[2]
+    assert np.array_equal(video.load_masks(both)[3], (square(2) | square(6)) > 0)
+    assert video.load_masks(both, (3, 0)).sum(axis=(1, 2)).tolist() == [96, 64]
+
+
+def test_secret_splits_have_no_masks_and_cannot_be_trained_on(root):
+    (video,) = build_eval_dataset(config(root, eval_split="valid"))
+    assert [e.object_ids for e in video.record.expressions] == [()] * 3
+    assert [video.load_masks(e) for e in video.record.expressions] == [None] * 3
+    path = str(root / "valid" / "meta_expressions.json")
+    contents = read(root, "valid", for_training=True)
+    assert problems_of(contents) == [
+        ("expressions", path, f"video one, expression {name}: has no anno_id; this split cannot be trained on")
+        for name in "012"
+    ]
+    assert contents.videos == ()
     with pytest.raises(ValueError, match="cannot be trained on"):
-        open_split(settings(root), "valid").training_videos()
+        training_videos(config(root, train_split="valid"))
+
+
+def test_the_split_with_masks_is_evaluated_unless_another_is_named():
+    assert MevisSettings().eval_split == "valid_u"
+
+
+# --- what can be wrong ---
 
 
 @pytest.mark.parametrize(
-    ("edit", "message"),
+    ("edit", "found", "usable"),
     [
-        (lambda masks: masks.pop("9"), r"anno_id 9 \(video one, expression 1\) is missing"),
-        (lambda masks: masks["9"].pop(), r"anno_id 9 .* has masks for 4 frames, the video has 5"),
-        (lambda masks: masks["7"][0].update(size=[1, 2]), "different sizes"),
-        (lambda masks: masks["7"][0].pop("counts"), "mask_dict.json: not a readable file"),
-        (lambda masks: masks["7"][0].update(counts="Q"), "cut off"),
+        (
+            lambda masks: masks.pop("9"),
+            [
+                ("objects", "anno_id 9 (video one, expression 1) is missing"),
+                ("objects", "anno_id 9 (video one, expression 2) is missing"),
+            ],
+            ["0"],
+        ),
+        (
+            lambda masks: masks["9"].pop(),
+            [
+                ("mismatched", f"anno_id 9 (video one, expression {e}) has masks for 4 frames, the video has 5 frames")
+                for e in (1, 2)
+            ],
+            ["0"],
+        ),
+        (
+            lambda masks: masks["7"][0].update(size=[1, 2]),
+            [
+                (
+                    "objects",
+                    "anno_id 7: not readable "
+                    "(ValueError('masks of one object with different sizes [(1, 2), (24, 40)]'))",
+                ),
+                ("objects", "anno_id 7 (video one, expression 0) is missing"),
+                ("objects", "anno_id 7 (video one, expression 2) is missing"),
+            ],
+            ["1"],
+        ),
+        (
+            lambda masks: masks["9"][4].pop("counts"),
+            [
+                ("objects", "anno_id 9: not readable (KeyError('counts'))"),
+                ("objects", "anno_id 9 (video one, expression 1) is missing"),
+                ("objects", "anno_id 9 (video one, expression 2) is missing"),
+            ],
+            ["0"],
+        ),
+        (
+            lambda masks: [masks["9"][4].update(counts="Q"), masks.pop("7")],
+            [
+                (
+                    "objects",
+                    "anno_id 9: not readable (ValueError('a run-length mask is cut off in the middle of a number'))",
+                ),
+                ("objects", "anno_id 7 (video one, expression 0) is missing"),
+                ("objects", "anno_id 9 (video one, expression 1) is missing"),
+                ("objects", "anno_id 7 (video one, expression 2) is missing"),
+            ],
+            None,
+        ),
     ],
+    ids=["missing", "too short", "different sizes", "no counts", "cut off"],
 )
-def test_bad_masks_are_named(root, edit, message):
-    change(root / "train" / "mask_dict.json", edit)
-    with pytest.raises(ValueError, match=message):
-        open_split(settings(root), "train")
+def test_bad_masks_are_all_named_and_their_expressions_left_out(root, edit, found, usable):
+    path = root / "train" / "mask_dict.json"
+    change(path, edit)
+    contents = read(root)
+    assert problems_of(contents) == [(kind, str(path), detail) for kind, detail in found]
+    assert expressions_of(contents) == ({} if usable is None else {"one": usable})
+    with pytest.raises(ValueError, match=r"mask_dict\.json: anno_id .*and \d more"):
+        require_usable(contents.problems)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{"])
+def test_a_file_of_masks_that_cannot_be_read_is_named(root, content):
+    (root / "train" / "mask_dict.json").write_text(content)
+    with pytest.raises(ValueError, match=r"mask_dict\.json: not a readable JSON file of run-length masks"):
+        read(root)
 
 
 def test_masks_that_do_not_fit_their_frame_are_named(root):
-    clips = build_train_loader(settings(root), seed=0).dataset
+    clips = build_train_loader(config(root), seed=0).dataset
     for path in (root / "train" / "JPEGImages" / "one").iterdir():
         Image.new("RGB", (WIDTH, HEIGHT + 2)).save(path)
-    with pytest.raises(SizeMismatchError, match="anno_id 7, frame 0"):
+    message = r"mask_dict\.json: object 7, frame 0: mask of \(height, width\) \(24, 40\), but its frame has \(26, 40\)"
+    with pytest.raises(SizeMismatchError, match=message):
         clips[0]
 
 
 def test_run_lengths_of_too_few_pixels_are_named(root):
     change(root / "train" / "mask_dict.json", lambda masks: masks["7"][0].update(counts="52"))
-    with pytest.raises(ValueError, match=r"anno_id 7, frame 0: run lengths of 7 pixels"):
-        build_train_loader(settings(root), seed=0).dataset[0]
+    with pytest.raises(ValueError, match=r"mask_dict\.json: object 7, frame 0: run lengths of 7 pixels for .* 960"):
+        build_train_loader(config(root), seed=0).dataset[0]
 
 
 @pytest.mark.parametrize("anno_id", [[], ["x"], [-1]])
-def test_bad_objects_are_named(root, anno_id):
+def test_bad_objects_are_all_named(root, anno_id):
     path = root / "train" / "meta_expressions.json"
-    change(path, lambda content: content["videos"]["one"]["expressions"]["1"].update(anno_id=anno_id))
-    with pytest.raises(ValueError, match="video one, expression 1: anno_id="):
-        open_split(settings(root), "train")
+
+    def spoil(content):
+        for name in "12":
+            content["videos"]["one"]["expressions"][name].update(anno_id=anno_id)
+
+    change(path, spoil)
+    contents = read(root)
+    detail = f"anno_id={anno_id!r} must be a list with at least one number"
+    assert problems_of(contents) == [
+        ("expressions", str(path), f"video one, expression {name}: {detail}") for name in "12"
+    ]
+    assert expressions_of(contents) == {"one": ["0"]}
+
+
+def test_problems_of_both_files_are_named_and_the_rest_is_read(root):
+    change(root / "train" / "mask_dict.json", lambda masks: masks["9"].pop())
+    path = root / "train" / "meta_expressions.json"
+
+    def damage(content):
+        content["videos"]["one"]["expressions"] |= {
+            "3": {"exp": " ", "anno_id": [7]},
+            "4": {"exp": "x", "anno_id": [8]},
+        }
+
+    change(path, damage)
+    contents = read(root, for_training=True)
+    assert expressions_of(contents) == {"one": ["0"]}
+    assert [(problem.kind, problem.detail.partition(" (")[0]) for problem in contents.problems] == [
+        ("expressions", "video one, expression 3: the sentence is empty"),
+        ("mismatched", "anno_id 9"),
+        ("mismatched", "anno_id 9"),
+        ("objects", "anno_id 8"),
+    ]
+
+
+def test_an_object_that_no_frame_shows_is_noted_and_not_trained_on(root):
+    change(root / "train" / "mask_dict.json", lambda masks: masks.update({"9": [None] * NUM_FRAMES}))
+    contents = read(root)
+    assert problems_of(contents) == [("unseen", "video one, object 9", "no pixel in any mask (expressions 1, 2)")]
+    assert expressions_of(contents) == {"one": ["0", "1", "2"]}
+    clips = build_train_loader(config(root), seed=0).dataset
+    assert {clips[i].meta[0].expression for i in range(len(clips))} == {"0", "2"}, "object 7 of sentence 2 is there"
+
+
+def test_an_object_that_is_named_twice_counts_once(root):
+    path = root / "train" / "meta_expressions.json"
+    change(path, lambda content: content["videos"]["one"]["expressions"]["2"].update(anno_id=[9, 7, 9]))
+    assert read(root).videos[0].expressions[2].object_ids == (9, 7)
 
 
 def test_missing_files_are_named(root):
     (root / "train" / "mask_dict.json").unlink()
     with pytest.raises(ValueError, match=r"mask_dict\.json: no such file"):
-        open_split(settings(root), "train")
+        read(root)
     (root / "valid" / "JPEGImages" / "one").rename(root / "valid" / "JPEGImages" / "two")
-    with pytest.raises(ValueError, match="folders of 1 videos are missing: one"):
-        open_split(settings(root), "valid")
+    folder = root / "valid" / "JPEGImages" / "one"
+    assert problems_of(read(root, "valid")) == [("missing", f"{folder}/", "no such folder of video one")]
+    (root / "valid" / "meta_expressions.json").unlink()
+    with pytest.raises(ValueError, match=r"valid/meta_expressions\.json: no such file"):
+        read(root, "valid")
+
+
+def test_what_nobody_needs_is_noted(root):
+    request = SplitRequest(MevisSettings(), root, "train")
+    contents = MEVIS.read(request)
+    assert list(MEVIS.notes(request, contents, FolderListing())) == []
+    (root / "train" / "JPEGImages" / "unknown").mkdir()
+    path = root / "train" / "meta_expressions.json"
+    path.write_text(path.read_text().replace('"2": {', '"1": {'))
+    notes = list(MEVIS.notes(request, contents, FolderListing()))
+    assert [(note.kind, note.name) for note in notes] == [
+        ("duplicates", str(path)),
+        ("surplus", str(root / "train" / "JPEGImages" / "unknown")),
+    ]
+    assert notes[0].detail == "'1' occurs more than once in one place; the last one is read"
+
+
+def test_the_splits_in_a_folder_are_found(root, tmp_path):
+    (found,) = MEVIS.find(root)
+    assert (found.settings, found.splits) == (MevisSettings(), ("train", "valid"))
+    assert MEVIS.find(tmp_path / "elsewhere") == []

@@ -18,7 +18,7 @@ from models.ops.ms_deform_attn.problems import BOUNDS, error_against_reference, 
 from models.ops.ms_deform_attn.reference import ms_deform_attn_reference
 from tests.test_parity import MANIFEST, load_spec
 from tools.parity import model_fixtures
-from tools.parity.checking import KIT, check_fixture
+from tools.parity.checking import PARITY_FOLDER, check_fixture
 
 SHAPES = [(3, 4), (2, 2)]
 MSDA_FIXTURES = sorted(name for name in MANIFEST if name.startswith("msda_"))
@@ -95,10 +95,10 @@ def test_each_backend_reproduces_the_recorded_numbers(name: str, device: str, mo
         monkeypatch.setattr(user, "ms_deform_attn", there_and_back)
     torch.set_default_dtype(torch.float64)
     try:
-        verdict = check_fixture(MANIFEST[name], KIT / "fixtures" / f"{name}.npz", load_spec)
+        result = check_fixture(MANIFEST[name], PARITY_FOLDER / "fixtures" / f"{name}.npz", load_spec)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert verdict.passed, f"{verdict.worst}: {verdict.error:.1e} > {verdict.tolerance:.0e} {verdict.note}"
+    assert result.passed, f"{result.worst}: {result.error:.1e} > {result.tolerance:.0e} {result.note}"
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=lambda dtype: str(dtype)[6:])

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tools.parity.__main__ import main
-from tools.parity.checking import KIT, check_fixture, check_folder, mixes_frames
+from tools.parity.checking import PARITY_FOLDER, check_fixture, check_folder, mixes_frames
 
-MANIFEST = json.loads((KIT / "fixtures" / "manifest.json").read_text(encoding="utf-8"))
+MANIFEST = json.loads((PARITY_FOLDER / "fixtures" / "manifest.json").read_text(encoding="utf-8"))
 
 pytestmark = pytest.mark.parity
 
@@ -26,14 +26,14 @@ def float64() -> Iterator[None]:
 
 
 def load_spec(name: str) -> dict:
-    return json.loads((KIT / "specs" / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads((PARITY_FOLDER / "specs" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A kit with one quick fixture."""
     (tmp_path / "fixtures").mkdir()
-    shutil.copy(KIT / "fixtures" / "msda_small.npz", tmp_path / "fixtures")
+    shutil.copy(PARITY_FOLDER / "fixtures" / "msda_small.npz", tmp_path / "fixtures")
     write_manifest(tmp_path, {"msda_small": MANIFEST["msda_small"]})
     return tmp_path
 
@@ -44,8 +44,8 @@ def write_manifest(folder: Path, manifest: dict) -> None:
 
 @pytest.mark.parametrize("name", sorted(MANIFEST))
 def test_the_recorded_numbers_are_reproduced(name: str):
-    verdict = check_fixture(MANIFEST[name], KIT / "fixtures" / f"{name}.npz", load_spec)
-    assert verdict.passed, f"{verdict.worst}: {verdict.error:.1e} > {verdict.tolerance:.0e} {verdict.note}"
+    result = check_fixture(MANIFEST[name], PARITY_FOLDER / "fixtures" / f"{name}.npz", load_spec)
+    assert result.passed, f"{result.worst}: {result.error:.1e} > {result.tolerance:.0e} {result.note}"
 
 
 def test_fixtures_with_the_batch_mixing_bug_are_recognised_by_what_they_hold():

@@ -1,4 +1,8 @@
-"""Post-processing: recorded masks, and the geometry of crop, resize and merge."""
+"""From logits to masks: recorded masks, the choice of the query, the geometry of crop, resize and merge.
+
+These are the functions that `main.py eval`, `main.py predict`, validation and the parity fixtures call; there is no
+second way.
+"""
 
 import json
 from pathlib import Path
@@ -7,26 +11,25 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
+from torch.nn import functional
 
 from models.outputs import LayerOutput
 from models.postprocess import (
-    choose_query,
-    detect,
+    all_queries,
+    best_queries,
+    masks_at_original,
     merge_objects,
-    resize_to_original,
-    segment_all_queries,
-    segment_at_original_size,
-    segment_best_query,
+    ranked_detections,
     trajectory_scores,
 )
-from tools.parity.criterion_fixtures import RUNNERS
 from tools.parity.fixture_io import difference
+from tools.parity.postprocess_fixtures import RUNNERS
 
 FIXTURES = Path(__file__).parent / "parity" / "fixtures"
 ENTRIES = {
     name: entry
     for name, entry in json.loads((FIXTURES / "manifest.json").read_text()).items()
-    if entry["kind"] in RUNNERS and entry["kind"] != "criterion"
+    if entry["kind"] in RUNNERS
 }
 
 
@@ -61,49 +64,83 @@ def test_the_score_is_the_best_class_of_the_mean_over_frames_not_the_mean_of_the
     class_logits = torch.full((1, 2, 2, 2), -9.0)
     class_logits[0, 0, 0, 0] = class_logits[0, 1, 0, 1] = 9.0  # query 0: a different class in each frame
     class_logits[0, :, 1, 0] = 1.0  # query 1: always the same
-    assert choose_query(class_logits).tolist() == [1]
-    expected = torch.tensor([[0.5, torch.tensor(1.0).sigmoid()]])
-    torch.testing.assert_close(trajectory_scores(class_logits), expected, atol=1e-3, rtol=0)
+    layer = make_layer(time=2, queries=2, num_classes=2)
+    layer = LayerOutput(layer.mask_logits, class_logits, layer.boxes_cxcywh_norm, layer.cluster)
+    (prediction,) = best_queries(layer)
+    assert prediction.query == 1
+    expected = torch.tensor([0.5, torch.tensor(1.0).sigmoid()])
+    torch.testing.assert_close(prediction.query_scores, expected, atol=1e-3, rtol=0)
+    assert prediction.score == pytest.approx(float(expected[1]), abs=1e-3)
+
+
+def test_each_sample_gets_masks_boxes_and_scores_of_its_own_best_query():
+    layer = make_layer(batch=3, time=2, queries=5, num_classes=2)
+    scores = trajectory_scores(layer.class_logits)
+    for i, prediction in enumerate(best_queries(layer)):
+        query = int(scores[i].argmax())
+        assert prediction.query == query
+        assert torch.equal(prediction.mask_logits, layer.mask_logits[i, :, query])
+        x, y, width, height = layer.boxes_cxcywh_norm[i, :, query].unbind(-1)
+        corners = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], dim=-1)
+        torch.testing.assert_close(prediction.boxes_xyxy_norm, corners)
+        torch.testing.assert_close(
+            prediction.frame_scores, layer.class_logits[i, :, query].sigmoid().max(dim=-1).values
+        )
+    assert len({prediction.query for prediction in best_queries(layer)}) > 1
+
+
+def test_masks_at_a_size_are_the_logits_at_that_size_above_the_threshold():
+    (prediction,) = best_queries(make_layer())
+    logits = functional.interpolate(prediction.mask_logits[None], size=(10, 21), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(prediction.logits_at((10, 21)), logits[0])
+    assert torch.equal(prediction.masks_at((10, 21)), logits[0] > 0)
+    assert torch.equal(prediction.masks_at((10, 21), logit_threshold=0.5), logits[0] > 0.5)
 
 
 def test_crop_undoes_padding():
-    masks = torch.rand(2, 6, 8) > 0.5
-    padded = torch.nn.functional.pad(masks, (0, 5, 0, 3), value=True)
-    assert torch.equal(resize_to_original(padded, unpadded=(6, 8), original=(6, 8)), masks)
+    logits = torch.randn(2, 6, 8)
+    masks = logits > 0
+    padded = functional.pad(logits, (0, 5, 0, 3), value=1.0)
+    same = masks_at_original(padded, padded=(9, 13), unpadded=(6, 8), original=(6, 8))
+    assert torch.equal(same, masks)
     doubled = masks.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
-    assert torch.equal(resize_to_original(padded, unpadded=(6, 8), original=(12, 16)), doubled)
+    larger = masks_at_original(padded, padded=(9, 13), unpadded=(6, 8), original=(12, 16))
+    assert torch.equal(larger, doubled)
 
 
 def test_both_ways_to_the_original_size_agree_where_nothing_is_padded_or_resized():
-    layer = make_layer(batch=2)
-    sizes = [(12, 16), (12, 16)]
-    in_loop = segment_best_query(layer, padded=(12, 16), unpadded=sizes, original=sizes)
-    direct = segment_at_original_size(layer, original=sizes)
-    for first, second in zip(in_loop, direct, strict=True):
-        assert first.query == second.query
-        assert torch.equal(first.masks, second.masks)
-        assert torch.equal(first.boxes_xyxy_px, second.boxes_xyxy_px)
+    (prediction,) = best_queries(make_layer())
+    size = (12, 16)
+    twice = masks_at_original(prediction.mask_logits, padded=size, unpadded=size, original=size)
+    assert torch.equal(twice, prediction.masks_at(size))
 
 
 def test_the_best_query_is_one_of_all_queries():
-    layer = make_layer(time=1)
-    unpadded, original = [(10, 16)], [(20, 30)]
-    (best,) = segment_best_query(layer, padded=(12, 16), unpadded=unpadded, original=original)
-    (candidates,) = segment_all_queries(layer, padded=(12, 16), unpadded=unpadded, original=original)
-    assert int(candidates.scores.argmax()) == best.query
-    assert torch.equal(candidates.masks[best.query], best.masks[0])
+    layer = make_layer(batch=2, time=1)
+    sizes = {"unpadded": [(10, 16), (12, 14)], "original": [(20, 30), (12, 14)]}
+    candidates = all_queries(layer, padded=(12, 16), **sizes)
+    for i, (best, candidate) in enumerate(zip(best_queries(layer), candidates, strict=True)):
+        assert int(candidate.scores.argmax()) == best.query
+        torch.testing.assert_close(candidate.scores, layer.class_logits[i, 0, :, 0].sigmoid())
+        expected = masks_at_original(
+            layer.mask_logits[i, 0], padded=(12, 16), unpadded=sizes["unpadded"][i], original=sizes["original"][i]
+        )
+        assert torch.equal(candidate.masks, expected)
+        assert candidate.masks.shape[1:] == sizes["original"][i]
 
 
 def test_detections_are_ranked_and_their_boxes_are_in_pixels():
-    (detections,) = detect(make_layer(time=1), unpadded=[(12, 16)], original=[(24, 32)])
+    layer = make_layer(time=1)
+    (detections,) = ranked_detections(layer, unpadded=[(12, 16)], original=[(24, 32)])
     assert detections.scores.tolist() == sorted(detections.scores.tolist(), reverse=True)
-    assert detections.masks.shape == (4, 24, 32)
     assert detections.labels.tolist() == [1, 1, 1, 1]
+    ranked = layer.class_logits[0, 0, :, 0].argsort(descending=True)
+    expected = masks_at_original(layer.mask_logits[0, 0, ranked], padded=(12, 16), unpadded=(12, 16), original=(24, 32))
+    assert torch.equal(detections.masks, expected)
     size = detections.boxes_xyxy_px[:, 2:] - detections.boxes_xyxy_px[:, :2]
-    ranked = make_layer(time=1).class_logits[0, 0, :, 0].argsort(descending=True)
-    torch.testing.assert_close(
-        size, make_layer(time=1).boxes_cxcywh_norm[0, 0, ranked, 2:] * torch.tensor([32.0, 24.0])
-    )
+    torch.testing.assert_close(size, layer.boxes_cxcywh_norm[0, 0, ranked, 2:] * torch.tensor([32.0, 24.0]))
+    centre = (detections.boxes_xyxy_px[:, 2:] + detections.boxes_xyxy_px[:, :2]) / 2
+    torch.testing.assert_close(centre, layer.boxes_cxcywh_norm[0, 0, ranked, :2] * torch.tensor([32.0, 24.0]))
 
 
 def test_merged_objects_do_not_overlap_and_the_first_of_equals_wins():
@@ -115,11 +152,13 @@ def test_merged_objects_do_not_overlap_and_the_first_of_equals_wins():
 
 def test_single_frame_benchmarks_refuse_clips():
     with pytest.raises(ValueError, match="3 frames"):
-        segment_all_queries(make_layer(), padded=(12, 16), unpadded=[(12, 16)], original=[(12, 16)])
+        all_queries(make_layer(), padded=(12, 16), unpadded=[(12, 16)], original=[(12, 16)])
     with pytest.raises(ValueError, match="3 frames"):
-        detect(make_layer(), unpadded=[(12, 16)], original=[(12, 16)])
+        ranked_detections(make_layer(), unpadded=[(12, 16)], original=[(12, 16)])
 
 
-def test_merging_nothing_is_an_error():
-    with pytest.raises(ValueError, match="0 objects"):
-        merge_objects([])
+@pytest.mark.parametrize("count", [0, 256])
+def test_an_index_map_holds_one_to_255_objects(count):
+    with pytest.raises(ValueError, match=f"{count} objects"):
+        merge_objects([torch.zeros(1, 1, 1)] * count)
+    assert merge_objects([torch.ones(1, 1, 1)] * 255).item() == 1

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from media.mask_png import read_index_png
-from media.overlay import Overlay, blend_masks, draw_caption, object_colour, wrap_text
+from media.overlay import Overlay, blend_masks, object_colour, render_caption, wrap_text
 from media.video import open_video, write_video
 from predict import in_windows, predict
 from tests.tiny_run import tiny_config, write_tiny_root
@@ -219,13 +219,13 @@ def test_each_object_has_its_colour_and_the_rest_is_untouched():
 
 
 def test_captions_are_wrapped_and_small_frames_enlarged():
-    caption = draw_caption(["short", "many words " * 30], width=480)
+    caption = render_caption(["short", "many words " * 30], width=480)
     assert caption.shape[1] == 480
     assert caption.shape[0] > 5 * 14
     overlay = Overlay(["a square"], height=64, width=96)
-    drawn = overlay.draw(np.zeros((64, 96, 3), dtype=np.uint8), [np.ones((64, 96), dtype=bool)])
-    assert drawn.shape[1] == 480
-    assert drawn.shape[0] > 320
+    rendered = overlay.render(np.zeros((64, 96, 3), dtype=np.uint8), [np.ones((64, 96), dtype=bool)])
+    assert rendered.shape[1] == 480
+    assert rendered.shape[0] > 320
 
 
 def test_a_word_longer_than_the_line_is_broken():

@@ -1,26 +1,33 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from configs.schema import DataConfig
-from datasets.jhmdb_sentences import JhmdbSentences
-from loading.loaders import open_split
+from datasets.table import DATASETS
+from loading.loaders import read_split
+from tests.data_settings import data_config
 from tests.tiny_a2d import HEIGHT, WIDTH, actor_mask, write_h5, write_tiny_a2d, write_tiny_jhmdb
 from tests.tiny_davis import write_tiny_davis
+from tests.tiny_ref_youtube_vos import write_tiny_data
 from tools.prepare_data import REPOSITORY, main, prepare
 from tools.shapes.text import write_text_encoder
 
 
 @pytest.fixture
 def a2d(tmp_path):
-    return DataConfig(dataset="a2d_sentences", root=write_tiny_a2d(tmp_path / "a2d"), eval_split="test")
+    return data_config("a2d_sentences", root=write_tiny_a2d(tmp_path / "a2d"), eval_split="test")
 
 
 def states(lines):
     """What was said about each file: {name: state}."""
     return {line.rsplit("/", 1)[1]: line.split(": ")[0] for line in lines}
+
+
+def eval_videos(data):
+    return read_split(data, data.sets[0], data.sets[0].eval_split, for_training=False).videos
 
 
 def test_a2d_gets_its_indices_and_ground_truth_once(a2d, tmp_path):
@@ -72,15 +79,15 @@ def test_moving_the_data_changes_nothing(a2d, tmp_path):
 
 def test_the_choice_of_jhmdb_frames_can_be_kept_and_read_back(tmp_path):
     root = write_tiny_jhmdb(tmp_path / "jhmdb")
-    data = DataConfig(dataset="jhmdb_sentences", root=root, eval_split="test")
+    data = data_config("jhmdb_sentences", root=root, eval_split="test")
     name = "jhmdb_sentences_samples_metadata.json"
     assert set(states(prepare(data, tmp_path / "cache"))) == {name, "jhmdb_sentences_test_coco.json"}
-    drawn = [video.annotated for video in JhmdbSentences(root, "test").videos]
+    drawn = [video.annotated for video in eval_videos(data)]
     samples = json.loads((tmp_path / "cache" / name).read_text())
     assert len(samples) == 6
     assert samples[0][0::3] == ["walk_2", 9]
     shutil.copy(tmp_path / "cache" / name, root / name)
-    assert [video.annotated for video in JhmdbSentences(root, "test").videos] == drawn
+    assert [video.annotated for video in eval_videos(data)] == drawn
     assert set(states(prepare(data, tmp_path / "cache")).values()) == {"up to date"}
     truth = json.loads((tmp_path / "cache" / "jhmdb_sentences_test_coco.json").read_text())
     first = min(drawn[0])
@@ -91,13 +98,37 @@ def test_the_choice_of_jhmdb_frames_can_be_kept_and_read_back(tmp_path):
 def test_ref_davis17_comes_out_in_the_common_layout(tmp_path):
     write_text_encoder(tmp_path / "text_encoder", ["a square"], vocab_size=300)
     root = write_tiny_davis(tmp_path / "davis", text_encoder=tmp_path / "text_encoder")
-    splits = {"train_split": "valid", "eval_split": "valid"}
-    data = DataConfig(dataset="ref_davis17", root=root, sequences=("one", "two"), **splits)
+    keys = {"root": root, "sequences": ("one", "two"), "train_split": "valid", "eval_split": "valid"}
+    name = "ref_davis17_valid_meta_expressions.json"
+    data = data_config("ref_davis17", **keys)
     made = states(prepare(data, tmp_path / "cache"))
-    assert made["ref_davis17_valid_meta_expressions.json"] == "made"
-    assert any(name.startswith("visible_objects") for name in made)
-    prepared = data.model_copy(update={"expressions": tmp_path / "cache" / "ref_davis17_valid_meta_expressions.json"})
-    assert open_split(prepared, "valid").videos == open_split(data, "valid").videos
+    (visible,) = made.keys() - {name}
+    assert visible.startswith("visible_objects")
+    assert set(made.values()) == {"made"}
+    assert states(prepare(data, tmp_path / "cache")) == {name: "up to date"}
+    prepared = data_config("ref_davis17", expressions=tmp_path / "cache" / name, **keys)
+    assert eval_videos(prepared) == eval_videos(data)
+
+
+def test_only_the_first_set_of_a_mixture_is_evaluated(tmp_path):
+    for name in ("one", "two"):
+        write_tiny_data(tmp_path / name)
+    sets = [{"dataset": "ref_youtube_vos", "root": name} for name in ("one", "two")]
+    data = DataConfig.model_validate({"root": tmp_path, "sets": sets})
+    read = []
+    definition = DATASETS["ref_youtube_vos"]
+
+    def note(request):
+        read.append((request.root.name, request.split, request.for_training, request.cache))
+        return definition.read(request)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS, "ref_youtube_vos", replace(definition, read=note))
+        lines = list(prepare(data, tmp_path / "cache"))
+    cache = tmp_path / "cache"
+    assert read == [("one", "train", True, cache), ("one", "valid", False, cache), ("two", "train", True, cache)]
+    assert len(lines) == 2
+    assert set(lines) == {f"made: {path}" for path in cache.glob("visible_objects_*.json")}
 
 
 def test_the_command_refuses_the_source_tree_and_names_what_is_wrong(tmp_path, capsys):

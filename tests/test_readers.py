@@ -3,7 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.readers import ImageFrames, PngMasks, image_size, read_frame, stack_frames
+from datasets.readers import ImageFrames, PngMasks
+from loading.clips import as_clip
+from media.images import image_size, read_rgb
 from media.mask_png import write_index_png
 
 HEIGHT, WIDTH = 48, 64
@@ -18,7 +20,7 @@ def picture():
 
 def as_pillow_reads(path):
     with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        return np.array(image.convert("RGB"))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "RGBA", "LA", "P", "1"])
@@ -28,14 +30,14 @@ def test_every_kind_of_image_is_read_as_pillow_reads_it(tmp_path, picture, mode,
         pytest.skip("the format has no such images")
     path = tmp_path / f"frame{suffix}"
     picture.convert(mode).save(path)
-    frame = read_frame(path)
-    assert frame.dtype == torch.uint8
-    assert torch.equal(frame, as_pillow_reads(path))
+    frame = read_rgb(path)
+    assert frame.dtype == np.uint8
+    np.testing.assert_array_equal(frame, as_pillow_reads(path))
 
 
 def test_a_progressive_jpeg_is_read_as_pillow_reads_it(tmp_path, picture):
     picture.save(tmp_path / "frame.jpg", progressive=True)
-    assert torch.equal(read_frame(tmp_path / "frame.jpg"), as_pillow_reads(tmp_path / "frame.jpg"))
+    np.testing.assert_array_equal(read_rgb(tmp_path / "frame.jpg"), as_pillow_reads(tmp_path / "frame.jpg"))
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
@@ -46,13 +48,13 @@ def test_truncated_images_are_named(tmp_path, picture, suffix, share):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ValueError, match=rf"frame\{suffix}: not a readable image"):
-        read_frame(path)
+        read_rgb(path)
 
 
 def test_an_image_of_16_bits_per_channel_is_named(tmp_path):
     Image.fromarray(np.full((4, 4), 1000, dtype=np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ValueError, match=r"deep\.png.*convert it to 8 bits"):
-        read_frame(tmp_path / "deep.png")
+        read_rgb(tmp_path / "deep.png")
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.9])
@@ -70,15 +72,24 @@ def test_a_repeated_frame_is_read_once(tmp_path, picture, monkeypatch):
     for name, angle in (("a", 0), ("b", 180)):
         picture.rotate(angle).save(tmp_path / f"{name}.jpg")
     read = []
-    monkeypatch.setattr("datasets.readers.read_frame", lambda path: read.append(path.stem) or read_frame(path))
+    monkeypatch.setattr("datasets.readers.read_rgb", lambda path: read.append(path.stem) or read_rgb(path))
     frames = reader.read((1, 0, 1))
     assert read == ["b", "a"]
-    assert torch.equal(frames, torch.stack([as_pillow_reads(tmp_path / f"{name}.jpg") for name in "bab"]))
+    np.testing.assert_array_equal(frames, [as_pillow_reads(tmp_path / f"{name}.jpg") for name in "bab"])
     assert reader.size() == image_size(tmp_path / "a.jpg") == (HEIGHT, WIDTH)
 
 
-def test_the_channels_of_a_pixel_lie_side_by_side():
-    images = [torch.randint(0, 256, (3, 4, 5), dtype=torch.uint8) for _ in range(2)]
-    frames = stack_frames(images)
-    assert torch.equal(frames, torch.stack(images))
-    assert frames.is_contiguous(memory_format=torch.channels_last)
+def test_a_clip_is_time_channel_height_width_and_the_channels_of_a_pixel_lie_side_by_side():
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
+    clip = as_clip(images)
+    np.testing.assert_array_equal(clip.numpy(), images.transpose(0, 3, 1, 2))
+    assert clip.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_masks_are_object_time_height_width_and_only_of_the_objects_that_are_asked_for(tmp_path):
+    reader = PngMasks(tmp_path, ("a", "b"))
+    maps = np.random.default_rng(0).integers(0, 4, (2, 5, 7), dtype=np.uint8)
+    for position in (0, 1):
+        write_index_png(reader.path(position), maps[position])
+    masks = reader.read((1, 0, 1), size=(5, 7), objects=(3, 1))
+    np.testing.assert_array_equal(masks, [maps[[1, 0, 1]] == 3, maps[[1, 0, 1]] == 1])

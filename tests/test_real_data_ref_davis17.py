@@ -5,16 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from datasets.ref_davis17 import RefDavis17
-from datasets.statistics import PUBLISHED
+from datasets.counts import count_videos
+from datasets.ref_davis17 import PUBLISHED
 from loading.clips import ClipDataset
 from media.mask_png import read_index_png
 from structures.object_maps import VOID_INDEX
 from tests.checking import check, truncate
-from tools.checks.split import count_videos
+from tests.data_settings import data_config, read
 
 pytestmark = pytest.mark.real_data
 
@@ -34,8 +33,8 @@ def root(shared_dir, tmp_path):
             for name in ("00000", "00001"):
                 shutil.copy(source / kind / "480p" / video / f"{name}.{suffix}", folder)
         expressions = {
-            str(4 * place + k): {"exp": f"number {number}", "obj_id": str(number)}
-            for place, number in enumerate(objects)
+            str(4 * index + k): {"exp": f"number {number}", "obj_id": str(number)}
+            for index, number in enumerate(objects)
             for k in range(4)
         }
         described[video] = {"frames": ["00000", "00001"], "expressions": expressions}
@@ -58,26 +57,24 @@ def test_true_palette_masks_are_read_as_object_numbers(shared_dir):
 
 
 def test_void_belongs_to_no_object_of_a_real_video(root):
-    video = next(v for v in RefDavis17(root, "valid").videos if v.name == "tennis")
+    video = next(v for v in read(data_config("ref_davis17", root=root), "valid").videos if v.name == "tennis")
     size = video.frames.size()
     assert size == (480, 854)
     masks = video.masks.read((0, 1), size=size, objects=(1, 2))
-    ids = torch.stack([torch.from_numpy(read_index_png(video.masks.path(position))) for position in (0, 1)])
-    assert torch.equal(masks[0], ids == 1)
-    assert torch.equal(masks[1], ids == 2)
+    ids = np.stack([read_index_png(video.masks.path(position)) for position in (0, 1)])
+    np.testing.assert_array_equal(masks, [ids == 1, ids == 2])
     assert (ids == VOID_INDEX).any()
     assert not masks[:, ids == VOID_INDEX].any()
 
 
 def test_real_frames_become_training_clips(root):
-    source = RefDavis17(root, "valid")
-    clips = ClipDataset(source.training_videos(), num_frames=2, short_side=120, long_side=320)
+    videos = read(data_config("ref_davis17", root=root), "valid", for_training=True).videos
+    clips = ClipDataset(videos, num_frames=2, short_side=120, long_side=320)
     assert len(clips) == 4 * 3
     for index in range(len(clips)):
         sample = clips[index]
         assert sample.frames.shape[-2:] == (120, 214) or sample.frames.shape[-2:] == (120, 213)
         assert sample.targets[0].is_visible.all()
-        assert sample.meta[0].original_size == (480, 854)
 
 
 def test_the_published_samples_are_30_videos_61_objects_and_244_sentences(shared_dir, tmp_path):
@@ -90,9 +87,8 @@ def test_the_published_samples_are_30_videos_61_objects_and_244_sentences(shared
         samples.setdefault(video, {})[expression["exp_id"]] = (expression["exp"], expression["obj_id"])
     for video in samples:
         (tmp_path / "davis" / "JPEGImages" / "480p" / video).mkdir(exist_ok=True)
-    videos = RefDavis17(
-        tmp_path / "davis", "valid", expressions=source / "derived_meta_expressions_valid.json", raw_sentences=True
-    ).videos
+    expressions = source / "derived_meta_expressions_valid.json"
+    videos = read(data_config("ref_davis17", root=tmp_path / "davis", expressions=expressions), "valid").videos
     assert count_videos(videos) == PUBLISHED["ref_davis17"]["valid"]
     assert {video.name for video in videos} == set(samples)
     for video in videos:
@@ -102,7 +98,7 @@ def test_the_published_samples_are_30_videos_61_objects_and_244_sentences(shared
 
 def test_the_check_finds_nothing_wrong_with_real_folders_and_then_the_damage(root, shared_dir, tmp_path, capsys):
     config = tmp_path / "davis.yaml"
-    config.write_text("data:\n  dataset: ref_davis17\n  train_split: valid\n")
+    config.write_text("data:\n  sets: [{dataset: ref_davis17, train_split: valid}]\n")
     assert check(capsys, "--config", config, f"data.root={root}") == (0, {})
     truncate(root / "JPEGImages/480p/bear/00001.jpg")
     truncate(root / "Annotations/480p/tennis/00001.png")
@@ -119,8 +115,8 @@ def test_real_footage_with_the_real_sentences_passes_the_check(shared_dir, tmp_p
     config = tmp_path / "davis.yaml"
     sentences = shared_dir / "data" / "ref_davis17" / "derived_meta_expressions_valid.json"
     config.write_text(
-        "data:\n  dataset: ref_davis17\n  train_split: valid\n  sequences: [blackswan, car-shadow, dog, libby]\n"
-        f"  expressions: {sentences}\n"
+        "data:\n  sets:\n    - dataset: ref_davis17\n      train_split: valid\n"
+        f"      sequences: [blackswan, car-shadow, dog, libby]\n      expressions: {sentences}\n"
     )
     root = shared_dir / "data" / "davis_mini" / "DAVIS"
     code, problems = check(capsys, "--config", config, f"data.root={root}", "data.on_error=raise", "--sample", "20")

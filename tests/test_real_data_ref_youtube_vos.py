@@ -4,16 +4,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from datasets.ref_youtube_vos import RefYoutubeVos
-from datasets.statistics import PUBLISHED, REF_YOUTUBE_VOS_VALID_FILE
+from datasets.counts import count_videos
+from datasets.ref_youtube_vos import PUBLISHED, VALID_FILE
 from media.mask_png import write_index_png
-from tests.tiny_clips import make_clips
+from tests.data_settings import read
+from tests.tiny_clips import make_clips, make_config
 from tests.tiny_ref_youtube_vos import (
     write_expressions,
     write_video,
 )
 from tools.check_data import main
-from tools.checks.split import count_videos
 
 
 @pytest.mark.real_data
@@ -27,28 +27,26 @@ def test_the_real_valid_split_is_valid_minus_test(shared_dir, tmp_path):
     write_expressions(tmp_path, "test", {name: content for name, content in videos.items() if name not in valid})
     for name in videos:
         (tmp_path / "valid" / "JPEGImages" / name).mkdir(parents=True)
-    found = RefYoutubeVos(tmp_path, "valid").videos
+    found = read(make_config(tmp_path), "valid").videos
     assert len(videos) == 507
     assert len(found) == 202
     assert [video.name for video in found] == sorted(valid)
     for video in found:
         frames, sentences = valid[video.name]
         assert list(video.frame_names) == frames
-        assert {e.name: e.sentence for e in video.expressions} == {
-            name: " ".join(sentence.lower().split()) for name, sentence in sentences.items()
-        }
+        assert {e.name: e.sentence for e in video.expressions} == sentences
         assert all(expression.object_ids == () for expression in video.expressions)
     with pytest.raises(ValueError, match="has no obj_id"):
         write_empty_masks_and_train(tmp_path)
 
 
 def write_empty_masks_and_train(root):
-    videos = RefYoutubeVos(root, "valid").videos
+    videos = read(make_config(root), "valid").videos
     for video in videos:
         (root / "valid" / "Annotations" / video.name).mkdir(parents=True)
         for name in video.frame_names:
             write_index_png(root / "valid" / "Annotations" / video.name / f"{name}.png", np.zeros((2, 2), np.uint8))
-    RefYoutubeVos(root, "valid").training_videos()
+    read(make_config(root), "valid", for_training=True)
 
 
 @pytest.mark.real_data
@@ -60,7 +58,7 @@ def test_the_real_train_excerpt_is_read(shared_dir, tmp_path):
         write_video(tmp_path, "train", video, num_frames=4, visible=visible, size=(40, 40))
     clips = make_clips(tmp_path)
     assert len(clips) == 7
-    assert [clips[i].meta[0].object_ids[0] for i in range(7)] == [1, 1, 2, 2, 3, 4, 5]
+    assert [sample.expressions[0].object_ids[0] for sample in clips.samples] == [1, 1, 2, 2, 3, 4, 5]
 
 
 @pytest.mark.real_data
@@ -72,17 +70,17 @@ def test_the_real_splits_are_as_many_as_published(shared_dir, tmp_path, capsys):
     for split in ("valid", "test"):
         for name in videos:
             (tmp_path / split / "JPEGImages" / name).mkdir(parents=True)
-    together = count_videos(RefYoutubeVos(tmp_path, "valid").videos)
+    together = count_videos(read(make_config(tmp_path), "valid").videos)
     assert (together.videos, together.expressions) == (
-        REF_YOUTUBE_VOS_VALID_FILE.videos,
-        REF_YOUTUBE_VOS_VALID_FILE.expressions,
+        VALID_FILE.videos,
+        VALID_FILE.expressions,
     )
     assert main(["--all", "--root", str(tmp_path), "--json"]) == 1, "the frames are missing"
     found = json.loads(capsys.readouterr().out)["splits"][0]["problems"]
     assert any("the test videos are taken for valid ones" in problem["detail"] for problem in found)
     write_expressions(tmp_path, "test", {name: content for name, content in videos.items() if name not in valid})
     for split in ("valid", "test"):
-        counts = count_videos(RefYoutubeVos(tmp_path, split).videos)
+        counts = count_videos(read(make_config(tmp_path), split).videos)
         assert counts.differences(PUBLISHED["ref_youtube_vos"][split]) == ()
 
 

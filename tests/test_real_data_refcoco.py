@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.refcoco import RefCoco
+from datasets.definition import SplitRequest
+from datasets.refcoco import REFCOCO, RefcocoSettings
 
 pytestmark = pytest.mark.real_data
 
@@ -32,8 +33,14 @@ def write_refs(root, excerpt):
     return root
 
 
+def read(root):
+    return REFCOCO.read(SplitRequest(RefcocoSettings(), root, "train", for_training=True))
+
+
 def test_the_real_records_are_read(excerpt, tmp_path):
-    (video,) = RefCoco(write_refs(tmp_path, excerpt), "train").training_videos()
+    contents = read(write_refs(tmp_path, excerpt))
+    assert contents.problems == ()
+    (video,) = contents.videos
     assert video.name == "COCO_train2014_000000098304"
     assert [(e.name, e.sentence) for e in video.expressions] == [
         ("0", "the lady with the blue shirt"),
@@ -45,8 +52,9 @@ def test_the_real_records_are_read(excerpt, tmp_path):
 
 def test_the_real_polygon_has_the_area_and_the_box_of_its_record(excerpt, tmp_path):
     annotation = excerpt["instances.json annotations[0]"]
-    (video,) = RefCoco(write_refs(tmp_path, excerpt), "train").videos
-    mask = video.masks.read((0,), size=video.frames.size(), objects=(1,))[0, 0].numpy()
+    (video,) = read(write_refs(tmp_path, excerpt)).videos
+    assert video.boxes_xywh_px == {1: tuple(annotation["bbox"])}
+    mask = video.masks.read((0,), size=video.frames.size(), objects=(1,))[0, 0]
     # The record has the area of the polygon, the mask that of whole pixels.
     assert mask.sum() == pytest.approx(annotation["area"], rel=0.05)
     left, top, width, height = annotation["bbox"]
@@ -60,5 +68,7 @@ def test_the_real_polygon_has_the_area_and_the_box_of_its_record(excerpt, tmp_pa
 def test_the_reference_as_it_is_asks_for_an_annotation_of_its_own(excerpt, tmp_path):
     root = write_refs(tmp_path, excerpt)
     (root / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps([excerpt["refs(unc).p[0]"]], protocol=2))
-    with pytest.raises(ValueError, match=r"ann_id 1719310 is not in"):
-        RefCoco(root, "train")
+    contents = read(root)
+    assert [problem.kind for problem in contents.problems] == ["objects"]
+    assert "ann_id 1719310 is not in" in str(contents.problems[0])
+    assert contents.videos == ()

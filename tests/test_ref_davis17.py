@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import DataConfig
 from datasets.davis_text import TEXT_FILES
-from loading.loaders import build_eval_dataset, build_train_loader, open_split
+from loading.loaders import build_eval_dataset, build_train_loader
+from tests.data_settings import data_config, read
 from tests.tiny_davis import write_tiny_davis
 from tools.shapes.text import write_text_encoder
 
@@ -38,17 +38,17 @@ def lines_of(root, name):
 
 
 def settings(root, **changes):
-    fields = {"num_frames": 2, "num_workers": 0, "eval_raw_sentences": False}
-    return DataConfig(dataset="ref_davis17", root=root, **(fields | changes))
+    return data_config("ref_davis17", root=root, **({"num_frames": 2, "num_workers": 0} | changes))
 
 
 def test_the_original_files_give_four_sentences_per_object(root):
     videos = list(build_eval_dataset(settings(root)))
-    assert [video.video for video in videos] == ["one", "two"]
-    assert videos[1].sentences == tuple(f"a square {k}" for k in range(4)) * 2
-    assert videos[1].kinds == ("anno_0", "anno_1", "anno_2", "anno_3") * 2
-    assert videos[1].object_ids == ((1,),) * 4 + ((2,),) * 4
-    assert videos[0].frame_names == tuple(f"{i:05d}" for i in range(5))
+    one, two = (video.record for video in videos)
+    assert (one.name, two.name) == ("one", "two")
+    assert [e.sentence for e in two.expressions] == [f"a square {k}" for k in range(4)] * 2
+    assert [e.kind for e in two.expressions] == ["anno_0", "anno_1", "anno_2", "anno_3"] * 2
+    assert [e.object_ids for e in two.expressions] == [(1,)] * 4 + [(2,)] * 4
+    assert one.frame_names == tuple(f"{i:05d}" for i in range(5))
 
 
 def test_latin_1_windows_line_ends_and_misspelt_videos_are_understood(root):
@@ -60,27 +60,27 @@ def test_latin_1_windows_line_ends_and_misspelt_videos_are_understood(root):
         is_second = "annot2" in name
         write_lines(root, name, lines, encoding="latin-1" if is_second else "utf-8-sig", end="\r\n")
     videos = list(build_eval_dataset(settings(root)))
-    assert [video.video for video in videos] == ["classic-car", "one"]
-    assert videos[0].sentences[:4] == tuple(f"a caf\u00e9 {k}" for k in range(4))
+    assert [video.record.name for video in videos] == ["classic-car", "one"]
+    assert [e.sentence for e in videos[0].record.expressions[:4]] == [f"a caf\u00e9 {k}" for k in range(4)]
 
 
 def test_a_folder_per_split_needs_no_list_of_videos(root):
     shutil.rmtree(root / "ImageSets")
     with pytest.raises(ValueError, match=r"val\.txt: no such file"):
-        open_split(settings(root), "valid")
+        read(settings(root), "valid")
     for kind in ("JPEGImages", "Annotations"):
         (root / "valid").mkdir(exist_ok=True)
         (root / kind / "480p").rename(root / "valid" / kind)
-    assert [video.name for video in open_split(settings(root), "valid").videos] == ["one", "two"]
+    assert [video.name for video in read(settings(root), "valid").videos] == ["one", "two"]
 
 
 def test_a_missing_sentence_is_named_and_only_training_goes_on_without(root, caplog):
     (root / "ImageSets" / "2017" / "train.txt").write_text("one\ntwo\n")
     write_lines(root, TEXT_FILES[2], lines_of(root, TEXT_FILES[2])[:-2])
     with pytest.raises(ValueError, match=r"annot2\.txt: no sentence about object 2 of video two"):
-        open_split(settings(root), "valid")
+        read(settings(root), "valid")
     with caplog.at_level(logging.WARNING):
-        (_, two) = open_split(settings(root), "train").training_videos()
+        (_, two) = read(settings(root), "train", for_training=True).videos
     assert "no sentence about object 2 of video two" in caplog.text
     assert [expression.name for expression in two.expressions] == ["0", "1", "2", "3", "4", "5", "7"]
     assert two.expressions[-1].kind == "anno_3"
@@ -90,9 +90,9 @@ def test_a_missing_sentence_is_named_and_only_training_goes_on_without(root, cap
 def test_a_second_sentence_of_the_same_annotator_is_left_out_with_a_warning(root, caplog):
     write_lines(root, TEXT_FILES[0], [*lines_of(root, TEXT_FILES[0]), 'one 1 "another"', 'one 1 "A square 0"'])
     with caplog.at_level(logging.WARNING):
-        source = open_split(settings(root), "valid")
+        source = read(settings(root), "valid")
     assert caplog.text.count("a second sentence") == 1
-    assert source.videos[0].expressions[0].sentence == "a square 0"
+    assert source.videos[0].expressions[0].sentence == "A square 0"
 
 
 @pytest.mark.parametrize(
@@ -106,16 +106,19 @@ def test_a_second_sentence_of_the_same_annotator_is_left_out_with_a_warning(root
 def test_bad_lines_are_named(root, lines, message):
     write_lines(root, TEXT_FILES[0], lines)
     with pytest.raises(ValueError, match=message):
-        open_split(settings(root), "valid")
+        read(settings(root), "valid")
 
 
 def test_videos_and_files_that_are_missing_are_named(root):
     (root / "ImageSets" / "2017" / "val.txt").write_text("one\nthree\n")
-    with pytest.raises(ValueError, match="no sentence about video three"):
-        open_split(settings(root), "valid")
+    with pytest.raises(ValueError, match=r"480p/three/: no such folder of video three \(and 1 more"):
+        read(settings(root), "valid")
+    (root / "JPEGImages" / "480p" / "three").mkdir()
+    with pytest.raises(ValueError, match="davis_text_annotations: no sentence about video three"):
+        read(settings(root), "valid")
     (root / "davis_text_annotations" / TEXT_FILES[3]).unlink()
     with pytest.raises(ValueError, match=r"annot2_full_video\.txt: no such file"):
-        open_split(settings(root), "valid")
+        read(settings(root), "valid")
 
 
 def test_masks_are_read_once_for_training(root, monkeypatch):
@@ -136,7 +139,7 @@ def test_the_real_text_files_say_what_the_prepared_file_says(shared_dir, tmp_pat
     for video, content in prepared.items():
         make_empty_frames(tmp_path / "JPEGImages" / "480p" / video, content["frames"])
     texts = source / "derived_davis_text_annotations_val"
-    videos = open_split(settings(tmp_path, expressions=texts), "valid", raw_sentences=True).videos
+    videos = read(settings(tmp_path, expressions=texts), "valid").videos
     assert len(videos) == 30
     assert len({(video.name, e.object_ids) for video in videos for e in video.expressions}) == 61
     assert sum(len(video.expressions) for video in videos) == 244

@@ -5,13 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.records import Expression
 from loading.loaders import build_eval_dataset
 from media.mask_png import write_index_png
 from tests.tiny_clips import change_expressions, make_clips, make_config, where
 from tests.tiny_ref_youtube_vos import (
     HEIGHT,
-    OBJECT_SIZE,
     WIDTH,
+    object_map,
     write_expressions,
     write_tiny_data,
 )
@@ -25,19 +26,22 @@ def root(tmp_path, monkeypatch):
 
 def test_evaluation_goes_video_by_video(root):
     videos = build_eval_dataset(make_config(root))
-    assert [video.video for video in videos] == ["v_a", "v_b"]
-    video = videos[0]
-    assert video.sentences == ("a square", "a square that leaves")
-    assert (video.expressions, video.kinds, video.object_ids) == (("0", "1"), ("appearance", "motion"), ((1,), (2,)))
+    assert [video.record.name for video in videos] == ["v_a", "v_b"]
+    video, record = videos[0], videos[0].record
+    assert record.expressions == (
+        Expression("0", "a square", (1,), "appearance"),
+        Expression("1", "a square that leaves", (2,), "motion"),
+    )
     assert video.original_size == (HEIGHT, WIDTH)
-    paths = [video.record.frames.path(i) for i in range(5)]
-    assert [path.name for path in paths] == [f"{name}.jpg" for name in video.frame_names]
+    paths = [record.frames.path(i) for i in range(5)]
+    assert [path.name for path in paths] == [f"{name}.jpg" for name in record.frame_names]
     assert video.load_frames(1, 3).shape == (2, 3, HEIGHT, WIDTH)
     assert torch.equal(video.load_frames(1, 3), video.load_frames()[1:3])
     assert video.load_frames(3, 99).shape[0] == 2
-    masks = video.load_masks((2,))
-    assert masks is not None
-    assert masks.flatten(1).sum(dim=1).tolist() == [OBJECT_SIZE**2] * 2 + [0] * 3
+    masks = video.load_masks(record.expressions[1])
+    expected = [object_map({2: range(2)}, frame) == 2 for frame in range(5)]
+    np.testing.assert_array_equal(masks, expected)
+    np.testing.assert_array_equal(video.load_masks(record.expressions[1], (3, 1)), [expected[3], expected[1]])
     with pytest.raises(ValueError, match="it has 5"):
         video.load_frames(5, 9)
     assert len(build_eval_dataset(make_config(root, max_eval_videos=1))) == 1
@@ -51,13 +55,13 @@ def test_videos_with_secret_objects_have_no_masks(root):
 
     change_expressions(root, "valid", hide)
     video = build_eval_dataset(make_config(root))[0]
-    assert video.object_ids is None
-    assert video.load_masks((1,)) is None
+    assert video.record.object_ids == ()
+    assert video.load_masks(video.record.expressions[0]) is None
 
 
 def test_valid_leaves_out_test_videos(root):
     write_expressions(root, "test", {"v_a": {"frames": ["00000"], "expressions": {"0": {"exp": "x"}}}})
-    assert [video.video for video in build_eval_dataset(make_config(root))] == ["v_b"]
+    assert [video.record.name for video in build_eval_dataset(make_config(root))] == ["v_b"]
 
 
 def test_frames_can_be_palette_or_grey_images(root):
@@ -67,15 +71,18 @@ def test_frames_can_be_palette_or_grey_images(root):
     assert build_eval_dataset(make_config(root))[0].load_frames(0, 1).shape == (1, 3, HEIGHT, WIDTH)
 
 
-def test_evaluation_reads_the_sentences_as_they_stand_in_the_file(root):
+def test_evaluation_reads_the_sentences_as_they_stand_in_the_file_where_the_recipe_says_so(root):
     def shout(content):
         for video in content.values():
             for expression in video["expressions"].values():
                 expression["exp"] = expression["exp"].upper()
 
     change_expressions(root, "valid", shout)
-    raw = [s for video in build_eval_dataset(make_config(root)) for s in video.sentences]
-    cleaned = [s for video in build_eval_dataset(make_config(root, eval_raw_sentences=False)) for s in video.sentences]
+
+    def sentences(**settings):
+        return [e.sentence for v in build_eval_dataset(make_config(root, **settings)) for e in v.record.expressions]
+
+    raw, cleaned = sentences(eval_as_written=True), sentences()
     assert all(sentence.isupper() for sentence in raw)
     assert [sentence.lower() for sentence in raw] == cleaned
 
@@ -126,7 +133,7 @@ def test_an_unknown_category_is_named(root):
     path = root / "train" / "meta.json"
     path.write_text(path.read_text().replace("zebra", "unicorn"))
     with pytest.raises(ValueError, match="unicorn"):
-        make_clips(root, num_classes_from_categories=True)
+        make_clips(root, label_categories=True)
     make_clips(root)
 
 

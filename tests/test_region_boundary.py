@@ -13,9 +13,8 @@ from benchmarks.bench_region_boundary import (
 from metrics.bit_masks import BitMasks, count, dilate
 from metrics.region_boundary import (
     SequenceMasks,
-    boundary_accuracy,
     frame_statistics,
-    region_similarity,
+    region_and_boundary,
     score_semi_supervised,
     score_sequences,
     score_unsupervised,
@@ -43,7 +42,7 @@ def test_scores_equal_the_definition_whatever_the_size(height, width):
     rng = np.random.default_rng(height * 1000 + width)
     annotation = np.stack([random_blobs(rng, height, width, density) for density in (0.02, 0.3, 0.7, 1.0, 0.0)])
     prediction = np.stack([random_blobs(rng, height, width, density) for density in (0.02, 0.3, 0.7, 1.0, 0.0)])
-    region, boundary = region_similarity(annotation, prediction), boundary_accuracy(annotation, prediction)
+    region, boundary = region_and_boundary(annotation, prediction)
     for frame in range(len(annotation)):
         plain = plain_region_boundary(annotation[frame], prediction[frame])
         assert (region[frame], boundary[frame]) == pytest.approx(plain, abs=1e-14)
@@ -77,26 +76,31 @@ def test_masks_dilated_together_do_not_touch_each_other():
 def test_empty_masks_have_the_scores_of_the_definition():
     empty, full = np.zeros((1, 20, 30), dtype=bool), np.zeros((1, 20, 30), dtype=bool)
     full[:, 5:10, 5:10] = True
-    assert region_similarity(empty, empty) == boundary_accuracy(empty, empty) == 1
-    assert region_similarity(empty, full) == boundary_accuracy(empty, full) == 0
-    assert region_similarity(full, empty) == boundary_accuracy(full, empty) == 0
-    assert region_similarity(full, full) == boundary_accuracy(full, full) == 1
+    assert region_and_boundary(empty, empty) == (1, 1)
+    assert region_and_boundary(empty, full) == (0, 0)
+    assert region_and_boundary(full, empty) == (0, 0)
+    assert region_and_boundary(full, full) == (1, 1)
 
 
 def test_void_pixels_do_not_count():
     rng = np.random.default_rng(1)
     annotation, prediction = random_blobs(rng, 40, 60)[None], random_blobs(rng, 40, 60)[None]
     void = annotation ^ prediction
-    assert region_similarity(annotation, prediction, void) == 1
-    assert boundary_accuracy(annotation, prediction, void) == 1
-    assert region_similarity(annotation, prediction, np.ones_like(void)) == 1
+    assert region_and_boundary(annotation, prediction, void) == (1, 1)
+    assert region_and_boundary(annotation, prediction, np.ones_like(void)) == (1, 1)
+    without_corner = np.zeros_like(void)
+    without_corner[:, :20, :30] = True
+    region, boundary = region_and_boundary(annotation, prediction, without_corner)
+    kept = ~without_corner
+    assert (region[0], boundary[0]) == pytest.approx(
+        plain_region_boundary((annotation & kept)[0], (prediction & kept)[0])
+    )
 
 
 def test_scoring_leaves_its_input_alone():
     annotation, prediction = np.ones((2, 8, 8), dtype=bool), np.ones((2, 8, 8), dtype=bool)
     void = np.ones((2, 8, 8), dtype=bool)
-    region_similarity(annotation, prediction, void)
-    boundary_accuracy(annotation, prediction, void)
+    region_and_boundary(annotation, prediction, void)
     assert annotation.all()
     assert prediction.all()
 
@@ -162,9 +166,9 @@ def test_wrong_shapes_tasks_and_lengths_are_errors():
     with pytest.raises(ValueError, match="at least 3"):
         score_sequences([sequence_of(masks[:2], masks[:2])], "semi-supervised")
     with pytest.raises(mismatch):
-        region_similarity(np.ones((1, 2, 3), dtype=bool), np.ones((1, 2, 4), dtype=bool))
+        region_and_boundary(np.ones((1, 2, 3), dtype=bool), np.ones((1, 2, 4), dtype=bool))
     with pytest.raises(mismatch):
-        boundary_accuracy(*np.ones((2, 1, 2, 3), dtype=bool), np.ones((1, 2, 4), dtype=bool))
+        region_and_boundary(*np.ones((2, 1, 2, 3), dtype=bool), np.ones((1, 2, 4), dtype=bool))
     with pytest.raises(ValueError, match="at least one frame"):
         frame_statistics(np.zeros(0))
 

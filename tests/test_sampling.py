@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from loading.sampling import EpochSampler, consecutive_windows, draw, random_window
+from loading.sampling import EpochSampler, consecutive_windows, random_window, sample_without_replacement
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_random_windows_cover_exactly_the_starts_at_which_something_is_visible()
 
 def test_drawing_takes_different_items_and_all_if_there_are_too_few():
     generator = torch.Generator().manual_seed(0)
-    assert sorted(draw("abc", 5, generator)) == ["a", "b", "c"]
-    assert all(len(set(draw("abcdef", 3, generator))) == 3 for _ in range(20))
+    assert sorted(sample_without_replacement("abc", 5, generator)) == ["a", "b", "c"]
+    assert all(len(set(sample_without_replacement("abcdef", 3, generator))) == 3 for _ in range(20))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -43,7 +43,7 @@ def test_processes_share_a_pass_without_leaving_anything_out(world_size):
     samplers = [EpochSampler(10, seed=3, rank=rank, world_size=world_size) for rank in range(world_size)]
     shares = [list(sampler) for sampler in samplers]
     assert {len(share) for share in shares} == {len(samplers[0])}
-    assert {visit.sample for share in shares for visit in share} == set(range(10))
+    assert {key.sample for share in shares for key in share} == set(range(10))
     assert sum(map(len, shares)) < 10 + world_size
 
 
@@ -53,9 +53,9 @@ def test_the_order_follows_from_seed_and_epoch():
     assert first == list(EpochSampler(20, seed=3))
     sampler.set_epoch(1)
     second = list(sampler)
-    assert [visit.sample for visit in second] != [visit.sample for visit in first]
-    assert {visit.epoch for visit in second} == {1}
-    assert [visit.sample for visit in EpochSampler(4, shuffle=False)] == [0, 1, 2, 3]
+    assert [key.sample for key in second] != [key.sample for key in first]
+    assert {key.epoch for key in second} == {1}
+    assert [key.sample for key in EpochSampler(4, shuffle=False)] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("arguments", [{"num_samples": 0}, {"num_samples": 3, "rank": 2, "world_size": 2}])

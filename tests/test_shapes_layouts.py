@@ -1,4 +1,4 @@
-"""Referring Shapes in the layouts of other data sets: what the writers promise. Loaders: tests/test_formats.py."""
+"""Referring Shapes in the layouts of other data sets: the writers. Loaders: tests/test_formats.py."""
 
 import hashlib
 import json
@@ -10,10 +10,10 @@ import pytest
 from pycocotools import mask as mask_utils
 
 from tools.make_shapes import main
-from tools.shapes.clip import draw_clip
+from tools.shapes.clip import generate_clip
 from tools.shapes.plurals import plural_sentences
 from tools.shapes.polygons import mask_to_polygons
-from tools.shapes.scene import COLOURS, DIRECTIONS, SHAPES, make_stage
+from tools.shapes.scene import COLOURS, DIRECTIONS, SHAPES, make_canvas
 from tools.shapes.writer import LAYOUTS, make_shapes
 
 SMALL = {"seed": 2, "num_train": 2, "num_valid": 1, "num_frames": 4, "size": (64, 96), "num_workers": 1}
@@ -57,17 +57,17 @@ def test_polygons_are_exact_with_holes_and_corners_that_touch():
 
 
 def test_sentences_about_several_objects_are_true_of_these_and_of_no_other():
-    stage = make_stage((64, 96), 12)
+    canvas = make_canvas((64, 96), 12)
     directions = 0
     texts = set()
     for index in range(60):
-        clip = draw_clip("train", index, seed=6, stage=stage)
+        clip = generate_clip("train", index, seed=6, canvas=canvas)
         for sentence in plural_sentences(clip.facts):
             texts.add(sentence.text)
             assert len(sentence.indices) >= 2
             words = sentence.text.split()
             if {*words} & {"large", "small"}:
-                continue  # which size is large is not known here
+                continue  # the sizes are not compared here
             for i, (shape, colour) in enumerate(zip(clip.facts.shapes, clip.facts.colours, strict=True)):
                 is_named = {*words} & {*COLOURS} <= {colour} and any(
                     word in ("shapes", f"{shape}s", f"{shape}es") for word in words
@@ -107,13 +107,13 @@ def test_a_single_actor_has_a_mask_without_its_axis_as_matlab_writes_it(roots):
     assert shapes == {2, 3}
 
 
-def test_the_text_files_of_the_annotators_say_what_the_prepared_file_says(roots):
+def test_the_text_files_of_the_annotators_agree_with_the_prepared_file(roots):
     root = roots["davis"]
     prepared = [
         json.loads((root / "meta_expressions" / split / "meta_expressions.json").read_text())["videos"]
         for split in ("train", "valid")
     ]
-    said = [
+    expressions = [
         (video, e["obj_id"], e["exp"])
         for videos in prepared
         for video, content in videos.items()
@@ -123,7 +123,7 @@ def test_the_text_files_of_the_annotators_say_what_the_prepared_file_says(roots)
     names = ("annot1", "annot1_full_video", "annot2", "annot2_full_video")
     for slot, name in enumerate(names):
         lines = (texts / f"Davis17_{name}.txt").read_text(encoding="latin-1").splitlines()
-        assert lines == [f'{video} {number} "{sentence}"' for video, number, sentence in said[slot::4]]
+        assert lines == [f'{video} {number} "{sentence}"' for video, number, sentence in expressions[slot::4]]
 
 
 def test_an_mp4_needs_whole_blocks(tmp_path, capsys):

@@ -9,7 +9,7 @@ import torch
 from engine.logging import METRICS_FILE
 from loading.clips import MOST_SKIPPED_IN_A_ROW
 from loading.loaders import build_train_loader
-from loading.sampling import Visit
+from loading.sampling import SampleKey
 from loading.skipping import SkipCount
 from structures.samples import SkippedSample, VideoSample
 from tests.tiny_clips import make_clips, make_config, where
@@ -61,7 +61,7 @@ def test_a_batch_of_nothing_but_damaged_samples_goes_on_with_the_next_ones(root)
     clips = make_clips(root, on_error="skip")
     bad = [i for i in range(NUM_SAMPLES) if where(clips[i])[0][2][0] == "00000" and where(clips[i])[0][0] == "long"]
     truncate(root, "long", 0)
-    found = clips.__getitems__([Visit(bad[0], 0)])
+    found = clips.__getitems__([SampleKey(bad[0], 0)])
     assert isinstance(found[0], SkippedSample)
     assert [type(item) for item in found[1:-1]] == [SkippedSample] * (len(found) - 2)
     assert isinstance(found[-1], VideoSample)
@@ -73,7 +73,7 @@ def test_nothing_but_damaged_samples_is_an_error(root):
     for path in (root / "train" / "JPEGImages").rglob("*.jpg"):
         path.unlink()
     with pytest.raises(ValueError, match=rf"{MOST_SKIPPED_IN_A_ROW + 2} samples in a row.*\n.*no such frame"):
-        clips.__getitems__([Visit(0, 0), Visit(1, 0)])
+        clips.__getitems__([SampleKey(0, 0), SampleKey(1, 0)])
 
 
 def test_processes_make_equally_many_steps_whatever_is_damaged(root):

@@ -1,8 +1,10 @@
 """Whatever is drawn, masks, boxes, frames and words stay aligned: frames are painted from the masks and must match."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import Phase, given, settings
@@ -10,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from datasets.records import Expression, VideoRecord
-from loading.clips import ClipDataset, make_targets, read_clip
-from loading.sampling import Visit, centred_window, consecutive_windows, random_window
+from loading.clips import ClipDataset, as_clip, make_targets, read_clip
+from loading.sampling import SampleKey, centred_window, consecutive_windows, random_window
 from loading.transforms import flip_left_right, random_flip_left_right, resize, resize_frames, resized_size
 from structures.boxes import cxcywh_to_xyxy, mask_extents_xyxy
 
@@ -28,13 +30,13 @@ INSIDE, OUTSIDE = 250, 5
 class PaintedFrames:
     """Channel c of a frame is bright where object c + 1 is."""
 
-    def __init__(self, masks: Tensor) -> None:
+    def __init__(self, masks: np.ndarray) -> None:
         self.masks = masks  # (object, time, height, width)
 
     def read(self, positions):
         chosen = self.masks[:, list(positions)]
-        frames = torch.full((len(positions), 3, *chosen.shape[2:]), OUTSIDE, dtype=torch.uint8)
-        frames[:, : len(chosen)][chosen.transpose(0, 1)] = INSIDE
+        frames = np.full((len(positions), *chosen.shape[2:], 3), OUTSIDE, dtype=np.uint8)
+        frames[..., : len(chosen)][np.moveaxis(chosen, 0, -1)] = INSIDE
         return frames
 
     def size(self):
@@ -45,7 +47,7 @@ class PaintedFrames:
 
 
 class PaintedMasks:
-    def __init__(self, masks: Tensor) -> None:
+    def __init__(self, masks: np.ndarray) -> None:
         self.masks = masks
 
     def read(self, positions, *, size, objects):
@@ -57,7 +59,7 @@ class PaintedMasks:
 def painted_videos(draw):
     """A video with one to three rectangles, which may overlap and be missing from any frame but at least one."""
     height, width, length = draw(SIDE), draw(SIDE), draw(st.integers(1, 6))
-    masks = torch.zeros(draw(st.integers(1, 3)), length, height, width, dtype=torch.bool)
+    masks = np.zeros((draw(st.integers(1, 3)), length, height, width), dtype=bool)
     for mask in masks:
         shown = draw(st.sets(st.integers(0, length - 1), min_size=1))
         for position in shown:
@@ -74,17 +76,17 @@ def painted_videos(draw):
         expressions=tuple(
             Expression(str(i), "the thing on the left", tuple(sorted(ids))) for i, ids in enumerate(meant)
         ),
-        visible={n: frozenset(torch.nonzero(masks[n - 1].flatten(1).any(1)).flatten().tolist()) for n in numbers},
+        visible={n: frozenset(np.flatnonzero(masks[n - 1].any(axis=(1, 2))).tolist()) for n in numbers},
     )
 
 
 @st.composite
-def visits(draw):
-    """A data set of one video with drawn settings, and a visit."""
+def samples(draw):
+    """A data set of one video with drawn settings, and one of its samples."""
     video = draw(painted_videos())
     if draw(st.booleans()):
         seen = frozenset[int]().union(*video.visible.values())
-        video = VideoRecord(**{name: getattr(video, name) for name in video.__slots__} | {"annotated": seen})
+        video = replace(video, annotated=seen)
     clips = ClipDataset(
         [video],
         num_frames=draw(st.integers(1, 5)),
@@ -96,20 +98,20 @@ def visits(draw):
         flip_probability=draw(st.sampled_from([0.0, 0.5, 1.0])),
         seed=draw(st.integers(0, 99)),
     )
-    return video, clips, Visit(draw(st.integers(0, len(clips) - 1)), draw(st.integers(0, 9)))
+    return video, clips, SampleKey(draw(st.integers(0, len(clips) - 1)), draw(st.integers(0, 9)))
 
 
 def is_flipped(sample):
     """What the words say."""
-    (said,) = set(sample.sentences)
-    return {"the thing on the left": False, "the thing on the right": True}[said]
+    (sentence,) = set(sample.sentences)
+    return {"the thing on the left": False, "the thing on the right": True}[sentence]
 
 
 @PATIENT
-@given(visits())
+@given(samples())
 def test_every_sample_shows_its_objects_where_masks_and_boxes_say(drawn):
-    video, clips, visit = drawn
-    sample = clips[visit]
+    video, clips, key = drawn
+    sample = clips[key]
     height, width = sample.frames.shape[2:]
     assert (height, width) == resized_size(*video.frames.size(), short_side=clips.short_side, long_side=clips.long_side)
     window = [int(name) for name in sample.meta[0].frame_names]
@@ -117,7 +119,8 @@ def test_every_sample_shows_its_objects_where_masks_and_boxes_say(drawn):
     shown = range(len(window)) if sample.annotated_frame is None else [sample.annotated_frame]
     for meta, target in zip(sample.meta, sample.targets, strict=True):
         assert target.masks.shape == (1, len(shown), height, width)
-        original = video.masks.masks[[number - 1 for number in meta.object_ids]].any(dim=0)
+        (objects,) = [e.object_ids for e in video.expressions if e.name == meta.expression]
+        original = torch.from_numpy(video.masks.masks[[number - 1 for number in objects]].any(axis=0))
         if is_flipped(sample):
             original = original.flip(-1)
         for step, place in enumerate(shown):
@@ -130,8 +133,8 @@ def test_every_sample_shows_its_objects_where_masks_and_boxes_say(drawn):
             check_box(target.boxes_cxcywh_norm[0, step], truth, mask)
             scale = height / truth.shape[0]
             if scale >= 1:  # a shrunk picture blurs what its mask is sampled from
-                check_paint(sample.frames[place], mask, [number - 1 for number in meta.object_ids], scale)
-    frames = resize_frames(video.frames.read(window), short_side=clips.short_side, long_side=clips.long_side)
+                check_paint(sample.frames[place], mask, [number - 1 for number in objects], scale)
+    frames = resize_frames(as_clip(video.frames.read(window)), short_side=clips.short_side, long_side=clips.long_side)
     assert torch.equal(sample.frames, frames.flip(-1) if is_flipped(sample) else frames)
 
 
@@ -202,12 +205,12 @@ def test_windows_have_their_length_stay_in_the_video_and_hold_what_they_should(l
     windows = consecutive_windows(length, num_frames)
     assert {position for window in windows for position in window} == set(range(length))
     position = data.draw(st.integers(0, length - 1))
-    place = data.draw(st.integers(0, num_frames - 1))
+    index = data.draw(st.integers(0, num_frames - 1))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     drawn = random_window(length, num_frames, visible={position}, generator=generator)
     assert position in drawn
-    centred = centred_window(position, length, num_frames, place=place)
-    assert centred[place] == position
+    centred = centred_window(position, length, num_frames, index=index)
+    assert centred[index] == position
     for window in (*windows, drawn, centred):
         assert len(window) == num_frames
         assert all(later - sooner in (0, 1) for sooner, later in pairwise(window))
@@ -217,7 +220,7 @@ def test_windows_have_their_length_stay_in_the_video_and_hold_what_they_should(l
 @PATIENT
 @given(st.floats(0, 1), st.integers(0, 2**31))
 def test_a_flip_is_drawn_from_the_generator_alone(probability, seed):
-    masks = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    masks = np.ones((1, 1, 8, 8), dtype=bool)
     video = VideoRecord("v", ("0",), PaintedFrames(masks), PaintedMasks(masks), (Expression("0", "left", (1,)),))
     clip = read_clip(video, (0,), video.expressions)
     flips = []

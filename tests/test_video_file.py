@@ -4,7 +4,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import torch
 
 from media import video_seek
 from media.video_seek import VideoFileFrames
@@ -44,12 +43,12 @@ def test_every_window_is_what_decoding_the_whole_file_gives(folder, name):
     whole = read_whole_video(path)
     frames = VideoFileFrames(path)
     assert frames.num_frames == len(whole) == NUM_FRAMES
-    assert frames.size() == whole.shape[2:]
+    assert frames.size() == whole.shape[1:3]
     for centre in (0, 1, 9, 10, 11, 24, 37, NUM_FRAMES - 1):
         window = np.clip(np.arange(centre - 4, centre + 4), 0, NUM_FRAMES - 1).tolist()
-        assert np.array_equal(frames.read(window).numpy(), whole[window]), centre
+        assert np.array_equal(frames.read(window), whole[window]), centre
     scattered = [40, 3, 3, 17]
-    assert np.array_equal(frames.read(scattered).numpy(), whole[scattered])
+    assert np.array_equal(frames.read(scattered), whole[scattered])
 
 
 def test_a_window_needs_no_second_look_at_common_files(folder, monkeypatch):
@@ -74,7 +73,7 @@ def test_frames_that_lossless_cutting_hides_are_not_counted(folder):
     whole = read_whole_video(cut)
     frames = VideoFileFrames(cut)
     assert frames.num_frames == len(whole) == 30
-    assert np.array_equal(frames.read(range(5, 13)).numpy(), whole[5:13])
+    assert np.array_equal(frames.read(range(5, 13)), whole[5:13])
 
 
 def test_a_file_that_was_replaced_is_looked_at_again(folder):
@@ -117,7 +116,7 @@ def test_damage_inside_a_frame_is_an_error_or_pixels_but_never_another_frame(fol
         file.write(b"\xff" * 64)
     frames = VideoFileFrames(path)
     assert frames.num_frames == NUM_FRAMES
-    assert np.array_equal(frames.read(range(45, 50)).numpy(), whole[45:])
+    assert np.array_equal(frames.read(range(45, 50)), whole[45:])
 
 
 def test_a_reader_travels_to_a_worker_without_pixels(folder):
@@ -126,7 +125,7 @@ def test_a_reader_travels_to_a_worker_without_pixels(folder):
     expected = frames.read([4])
     data = pickle.dumps(frames)
     assert len(data) < 1000
-    assert torch.equal(pickle.loads(data).read([4]), expected)
+    np.testing.assert_array_equal(pickle.loads(data).read([4]), expected)
 
 
 def test_the_time_stamps_of_a_file_are_read_once(folder, monkeypatch):

@@ -2,8 +2,8 @@
 
 import json
 
-from configs.schema import DataConfig
 from loading.loaders import build_train_loader
+from tests.data_settings import data_config
 from tests.tiny_ref_youtube_vos import HEIGHT, WIDTH
 
 
@@ -16,7 +16,7 @@ def make_config(root, **changes):
         "flip_probability": 0.0,
         "num_workers": 0,
     }
-    return DataConfig(**(fields | changes))
+    return data_config(**(fields | changes))
 
 
 def make_clips(root, **changes):

@@ -1,4 +1,4 @@
-"""Tiny RefCOCO folders in both layouts, with the same images, objects and sentences.
+"""Tiny RefCOCO folders in both layouts, with the same images, objects and sentences; how to read and damage them.
 
 Objects are axis-parallel rectangles on whole pixels, so their masks are known without pycocotools.
 """
@@ -6,10 +6,14 @@ Objects are axis-parallel rectangles on whole pixels, so their masks are known w
 import itertools
 import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from datasets.definition import SplitRequest
+from datasets.refcoco import REFCOCO, RefcocoSettings
 
 HEIGHT, WIDTH = 48, 64
 
@@ -150,3 +154,62 @@ def write_instances_layout(root: Path, name: str = "refcoco") -> Path:
             json.dumps({"images": images, "annotations": annotations})
         )
     return root
+
+
+# --- reading ---
+
+
+def request_of(root, split, *, for_training=False, **settings):
+    return SplitRequest(RefcocoSettings(**settings), root, split, for_training=for_training)
+
+
+def read(root, split, **settings):
+    return REFCOCO.read(request_of(root, split, **settings))
+
+
+def sound_videos(root, split, **settings):
+    """The records of a split with which nothing is wrong."""
+    contents = read(root, split, **settings)
+    assert contents.problems == ()
+    return contents.videos
+
+
+def problems_of(contents):
+    """The problems; what Python says about a wrong type differs between its versions."""
+    return [(p.kind, p.name, re.sub(r"TypeError\(.*\)\)$", "TypeError)", p.detail)) for p in contents.problems]
+
+
+def sentences_by_image(videos):
+    return {video.name[-3:]: [e.sentence for e in video.expressions] for video in videos}
+
+
+TRAIN_SENTENCES = {
+    "901": ["the Red  square on the left", "upper one", "lower square"],
+    "902": ["the big one", "square in the middle"],
+}
+"""Sentences of the training split, by image."""
+
+
+# --- damage ---
+
+
+def change_json(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def change_pickle(path, change):
+    content = pickle.loads(path.read_bytes())
+    change(content)
+    path.write_bytes(pickle.dumps(content))
+
+
+def annotation_file(root):
+    path = root / "refcoco" / "instances.json"
+    return path if path.exists() else root / "refcoco" / "instances_refcoco_train.json"
+
+
+def annotations_of(content, annotation):
+    """The entries for this object: one, or one per sentence."""
+    return [entry for entry in content["annotations"] if entry["bbox"] == box(annotation)]

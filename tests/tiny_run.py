@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import Config
+from tests.data_settings import with_one_set
 from tests.tiny_ref_youtube_vos import write_tiny_data
 from tools.shapes.text import write_text_encoder
 
@@ -75,7 +76,12 @@ def tiny_config(root: Path, output_dir: Path, **sections: object) -> Config:
     assert isinstance(optim, dict)
     assert isinstance(stages, tuple)
     values["stages"] = tuple(
-        {**stage, "data": {**data, **stage.get("data", {})}, "optim": {**optim, **stage.get("optim", {})}}
+        {
+            **stage,
+            "data": with_one_set(**{**data, **stage.get("data", {})}),
+            "optim": {**optim, **stage.get("optim", {})},
+        }
         for stage in stages
     )
+    values["data"] = with_one_set(**data)
     return Config.model_validate(values)

@@ -42,10 +42,10 @@ def write_video(
 
 
 def read_whole_video(path: Path) -> np.ndarray:
-    """Every frame, decoded from start to end: uint8 (time, 3, height, width)."""
+    """Every frame, decoded from start to end: uint8 (time, height, width, 3)."""
     with av.open(str(path)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    return np.stack(frames).transpose(0, 3, 1, 2)
+    return np.stack(frames)
 
 
 def cut_start(path: Path, target: Path, *, seconds: float) -> Path:

@@ -9,13 +9,19 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from configs.loader import load_config
 from configs.schema import Config, DataConfig
-from tools.checks.formats import FORMATS, Format, configurations_below
+from datasets.definition import DatasetSettings, SplitRequest
+from datasets.table import DATASETS, definition_of
+from loading.loaders import split_request
 from tools.checks.report import SplitReport
 from tools.checks.split import check_split
+
+MAX_DEPTH = 3
+"""Folders below the given one that are searched for data sets."""
 
 EXIT_WOULD_FAIL = 1
 EXIT_BAD_USAGE = 2
@@ -39,11 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         wanted = _of_folder(options.root) if options.all else _of_config(load_config(options.config, options.overrides))
         reports = []
-        for format, data, split in wanted:
+        for request in wanted:
             report = check_split(
-                format,
-                data,
-                split,
+                request,
                 sample=0 if options.full else options.sample,
                 num_workers=options.workers if options.full else 0,
             )
@@ -80,41 +84,53 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _of_config(config: Config) -> list[tuple[Format, DataConfig, str]]:
+def _of_config(config: Config) -> list[SplitRequest]:
     """The different splits that training and evaluation with this configuration read."""
-    wanted: dict[tuple[str, ...], tuple[Format, DataConfig, str]] = {}
-    for data, split in _splits_of(config):
-        if data.root is None:
-            raise ValueError("data.root is not set: give data.root=FOLDER on the command line or set SOC_DATA_ROOT")
-        if not Path(data.root).expanduser().is_dir():
-            raise ValueError(f"data.root={data.root}: no such folder")
-        key = (data.dataset, data.variant, str(data.root), split)
-        wanted.setdefault(key, (FORMATS[data.dataset], data, split))
+    wanted: dict[tuple[str, Path, str], SplitRequest] = {}
+    for data, settings, split, for_training in _splits_of(config):
+        request = split_request(data, settings, split, for_training=for_training)
+        own_keys = settings.model_dump_json(exclude=DatasetSettings.model_fields.keys() - {"dataset"})
+        known = wanted.get((own_keys, request.root, split))
+        if known is None or for_training:  # which asks for more than evaluation does
+            wanted[own_keys, request.root, split] = replace(request, scan_masks=False)
     return list(wanted.values())
 
 
-def _splits_of(config: Config) -> Iterator[tuple[DataConfig, str]]:
-    for stage in config.training_stages():
-        for data in [stage.data.of_part(part) for part in stage.data.parts] or [stage.data]:
-            if FORMATS[data.dataset].is_trained_on:
-                yield data, data.train_split
-        yield stage.data.for_evaluation(), stage.data.eval_split
-    yield config.data.for_evaluation(), config.data.eval_split
+def _splits_of(config: Config) -> Iterator[tuple[DataConfig, DatasetSettings, str, bool]]:
+    """Splits, and whether they are trained on."""
+    trained_on = [stage.data for stage in config.training_stages()]
+    for data in trained_on:
+        for settings in data.sets:
+            if definition_of(settings).can_train:
+                yield data, settings, settings.train_split, True
+    for data in (*trained_on, config.data):
+        yield data, data.sets[0], data.sets[0].eval_split, False
 
 
-def _of_folder(root: Path) -> list[tuple[Format, DataConfig, str]]:
+def _of_folder(root: Path) -> list[SplitRequest]:
     if not root.is_dir():
         raise ValueError(f"--root {root}: no such folder")
     found = list(_below(root))
     if not found:
-        known = ", ".join(format.title for format in FORMATS.values())
+        known = ", ".join(definition.title for definition in DATASETS.values())
         raise ValueError(f"--root {root}: none of the known data sets lies in it or below ({known})")
     return found
 
 
-def _below(root: Path) -> Iterator[tuple[Format, DataConfig, str]]:
-    for format, data, splits in configurations_below(root):
-        yield from ((format, data, split) for split in splits)
+def _below(root: Path) -> Iterator[SplitRequest]:
+    """Every split of every data set in a folder or below it."""
+    level = [root]
+    for _ in range(MAX_DEPTH + 1):
+        deeper: list[Path] = []
+        for folder in level:
+            found = [(d, item) for d in DATASETS.values() for item in d.find(folder)]
+            for definition, item in found:
+                for split in item.splits:
+                    for_training = definition.can_train and split == item.settings.train_split
+                    yield SplitRequest(item.settings, folder, split, for_training=for_training, scan_masks=False)
+            if not found:  # folders of videos inside a data set are many
+                deeper += sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        level = deeper
 
 
 def _verdict(reports: Sequence[SplitReport]) -> str:

@@ -76,15 +76,15 @@ def _parse_size(text: str) -> tuple[int, int]:
 
 
 def format_statistics(statistics: dict) -> str:
-    """A table of sentences per kind and of the J that guessing reaches on the valid split."""
+    """A table: sentences per kind, and J of guessing on the valid split."""
     counts = statistics["sentences"]
-    chance = next(levels for key, levels in statistics.items() if key.endswith("_j_of_guessing"))
+    baselines = next(scores for key, scores in statistics.items() if key.endswith("_j_of_guessing"))
     lines = ["sentences per kind, and region J on the valid split of always picking", ""]
     lines.append(f"{'kind':12}" + "".join(f"{split:>8}" for split in counts) + "".join(f"{n:>20}" for n in GUESSES))
     for kind in (*counts["valid"], "all"):
         numbers = [sum(count.values()) if kind == "all" else count[kind] for count in counts.values()]
-        levels = "".join(f"{chance[kind][name]:20.3f}" if kind in chance else f"{'-':>20}" for name in GUESSES)
-        lines.append(f"{kind:12}" + "".join(f"{number:8}" for number in numbers) + levels)
+        scores = "".join(f"{baselines[kind][name]:20.3f}" if kind in baselines else f"{'-':>20}" for name in GUESSES)
+        lines.append(f"{kind:12}" + "".join(f"{number:8}" for number in numbers) + scores)
     return "\n".join(lines) + "\n\n"
 
 

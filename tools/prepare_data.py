@@ -1,9 +1,8 @@
 """Make the files that are derived from a data set: `python -m tools.prepare_data --config FILE --cache DIR`.
 
-    A2D-Sentences      list of frame counts and annotated frames; ground truth in the format of COCO
-    JHMDB-Sentences    the chosen frames as in the published metadata file; ground truth in the format of COCO
-    Ref-DAVIS17        the sentences as meta_expressions.json; where objects are visible
-    others             where objects are visible
+    ground truth in the format of COCO, where annotated frames are evaluated (A2D-, JHMDB-Sentences)
+    what readers keep: the annotated frames, or where each object is visible
+    what the module of the data set in datasets/ derives besides, such as sentences in the common layout
 
 Training and evaluation with `data.cache=DIR` use them, and make those they need where they are missing. A file is
 made anew when one of the files it comes from was changed, or its format was.
@@ -20,10 +19,10 @@ from typing import Any
 
 from configs.loader import load_config
 from configs.schema import DataConfig
-from datasets.a2d_sentences import A2DSentences
-from datasets.jhmdb_sentences import METADATA_FILES, JhmdbSentences
+from datasets.definition import AnnotatedFrames, DatasetSettings, SplitContents, SplitRequest
+from datasets.table import definition_of
 from evaluation.coco_ground_truth import coco_ground_truth
-from loading.loaders import VideoSource, open_split
+from loading.loaders import read_split, split_request
 from media.files import write_json
 
 MANIFEST = "prepared.json"
@@ -77,7 +76,7 @@ def prepare(data: DataConfig, cache: Path) -> Iterator[str]:
     """Makes what is missing or stale; yields a line about each file.
 
     Args:
-        data: which data set, and which splits of it.
+        data: which data sets, and which splits of them.
         cache: folder of the files.
 
     Raises:
@@ -88,77 +87,42 @@ def prepare(data: DataConfig, cache: Path) -> Iterator[str]:
     if cache.is_relative_to(REPOSITORY) and not ignored:
         raise ValueError(f"--cache {cache}: lies among the source files; name a folder outside of the repository")
     cache.mkdir(parents=True, exist_ok=True)
-    parts = [data.of_part(part) for part in data.parts] or [data]
-    for number, part in enumerate(parts):
-        part = part.model_copy(update={"cache": cache})
-        for split, is_for_training in _splits(part, is_evaluated=number == 0):
+    data = data.model_copy(update={"cache": cache})
+    for index, settings in enumerate(data.sets):
+        for split, for_training in _splits(settings, is_evaluated=index == 0):
             before = _state(cache)
-            source = open_split(part, split)
-            if is_for_training:
-                source.training_videos()
+            request = split_request(data, settings, split, for_training=for_training)
+            contents = read_split(data, settings, split, for_training=for_training)
             yield from (f"{'made' if path not in before else 'made anew'}: {path}" for path in _changed(cache, before))
-            for product in _products(part, split, source):
+            for product in _products(request, contents):
                 yield f"{_keep(cache, product)}: {cache / product.name}"
 
 
-def _splits(data: DataConfig, *, is_evaluated: bool) -> Iterator[tuple[str, bool]]:
-    """The splits of the recipe, and whether they are trained on; of a mixture only the first part is evaluated."""
-    can_be_trained_on = data.dataset != "jhmdb_sentences"
-    if can_be_trained_on:
-        yield data.train_split, True
-    if is_evaluated and not (can_be_trained_on and data.eval_split == data.train_split):
-        yield data.eval_split, False
+def _splits(settings: DatasetSettings, *, is_evaluated: bool) -> Iterator[tuple[str, bool]]:
+    """The splits of the recipe, and whether they are trained on; of a mixture only the first set is evaluated."""
+    can_train = definition_of(settings).can_train
+    if can_train:
+        yield settings.train_split, True
+    if is_evaluated and not (can_train and settings.eval_split == settings.train_split):
+        yield settings.eval_split, False
 
 
-def _products(data: DataConfig, split: str, source: VideoSource) -> Iterator[Product]:
-    if isinstance(source, A2DSentences | JhmdbSentences):
-        names_instances = isinstance(source, A2DSentences)
+def _products(request: SplitRequest, contents: SplitContents) -> Iterator[Product]:
+    definition = definition_of(request.settings)
+    protocol = definition.protocol
+    if isinstance(protocol, AnnotatedFrames):
         yield Product(
-            f"{data.dataset}_{split}_coco.json",
-            f"{GROUND_TRUTH_FORMAT}/{source.fingerprint}",
-            lambda: coco_ground_truth(source.videos, names_instances=names_instances),
+            f"{definition.name}_{request.split}_coco.json",
+            f"{GROUND_TRUTH_FORMAT}/{contents.fingerprint}",
+            lambda: coco_ground_truth(contents.videos, names_instances=protocol.names_instances),
         )
-    if isinstance(source, JhmdbSentences):
-        yield _made_of_itself(METADATA_FILES[0], _jhmdb_samples(source))
-    if data.dataset == "ref_davis17":
-        raw = open_split(data, split, raw_sentences=True)
-        yield _made_of_itself(f"{data.dataset}_{split}_meta_expressions.json", _meta_expressions(raw))
+    for name, content in definition.derived_files(request, contents).items():
+        yield _made_of_itself(name, content)
 
 
 def _made_of_itself(name: str, content: Any) -> Product:
     """A file whose content is known at no cost."""
     return Product(name, hashlib.sha256(json.dumps(content).encode()).hexdigest(), lambda: content)
-
-
-def _jhmdb_samples(source: JhmdbSentences) -> list[list[Any]]:
-    """As the published metadata file: video, path of the frame, path of the masks, number of frames, sentence."""
-    return [
-        [
-            video.name,
-            f"./jhmdb_sentences/Rename_Images/{source.places[video.name]}/{video.frame_names[position]}.png",
-            f"./jhmdb_sentences/puppet_mask/{source.places[video.name]}/puppet_mask.mat",
-            len(video.frame_names),
-            video.expressions[0].sentence,
-        ]
-        for video in source.videos
-        for position in sorted(video.annotated or ())
-    ]
-
-
-def _meta_expressions(source: VideoSource) -> dict[str, Any]:
-    """As the file of that name in Ref-YouTube-VOS."""
-    return {
-        "videos": {
-            video.name: {
-                "frames": list(video.frame_names),
-                "expressions": {
-                    expression.name: {"exp": expression.sentence, "obj_id": str(expression.object_ids[0])}
-                    for expression in video.expressions
-                },
-            }
-            for video in source.videos
-        }
-    }
 
 
 def _keep(cache: Path, product: Product) -> str:

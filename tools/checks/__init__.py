@@ -1,1 +1,1 @@
-"""What `python -m tools.check_data` finds out: walking folders, opening files, and the report about both."""
+"""What `python -m tools.check_data` finds out about a split, and the report about it."""

@@ -2,185 +2,193 @@
 
 import multiprocessing
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-import torch
+import numpy as np
 
+from datasets.problems import Problem, ProblemKind
 from datasets.readers import SizeMismatchError
 from datasets.records import VideoRecord
 from engine.distributed import World
 from engine.progress import progress_bar
-from tools.checks.report import Problem
 
 MAX_FRAMES_AT_ONCE = 16
-"""Frames of a video file that are decoded together."""
+"""Frames of one file that are decoded together."""
 
 SOURCE_LINE = re.compile(r"\w+, /\S+:\d+, ")
 """What torchvision writes in front of its messages: a place on the machine that built it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
-    """A video and the frames of it to open.
+class FrameSelection:
+    """Frames and masks of a video that are to be opened.
 
     Attributes:
-        video: what the loader knows about it.
-        positions: of the frames; those with masks are checked against these.
-        is_whole: whether these are all that have masks, so that an object without a pixel can be noticed.
-        root: names in problems are relative to it.
+        video: which one.
+        frames: positions of the frames.
+        masks: positions of the masks.
+        has_all_masks: whether these are all masks of the video, so that an object without a pixel can be noticed.
     """
 
     video: VideoRecord
-    positions: tuple[int, ...]
-    is_whole: bool
-    root: Path
+    frames: tuple[int, ...]
+    masks: tuple[int, ...]
+    has_all_masks: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """What came of it.
+class OpenedVideo:
+    """What came of a selection.
 
     Attributes:
-        num_frames: that were opened.
         problems: files that cannot be used.
-        unseen: objects of sentences without a pixel in any frame; empty where not all could be read.
+        unseen: objects of expressions without a pixel in any frame; empty where not all masks could be read.
     """
 
-    num_frames: int
     problems: tuple[Problem, ...]
     unseen: tuple[int, ...] = ()
 
 
-def candidates(video: VideoRecord) -> tuple[int, ...]:
-    """Positions of the frames that matter most: those with masks."""
+def positions_with_masks(video: VideoRecord) -> tuple[int, ...]:
+    """The frames that matter most."""
     return tuple(range(len(video.frame_names))) if video.annotated is None else tuple(sorted(video.annotated))
 
 
-def plan(videos: Sequence[VideoRecord], *, root: Path, sample: int, is_there: Callable[[Path], bool]) -> list[Opening]:
+def mask_file(video: VideoRecord, position: int) -> Path | None:
+    """The file that holds the mask of a frame; None where it has no mask, or where one file holds all masks."""
+    path_of = getattr(video.masks, "path", None)
+    has_mask = video.annotated is None or position in video.annotated
+    return path_of(position) if path_of is not None and has_mask else None
+
+
+def files_of(video: VideoRecord) -> Iterator[Path]:
+    """The files of all frames and masks of a video; a file of several frames comes several times."""
+    for position in range(len(video.frame_names)):
+        yield video.frames.path(position)
+        path = mask_file(video, position)
+        if path is not None:
+            yield path
+
+
+def select_frames(
+    videos: Sequence[VideoRecord], *, sample: int, can_open: Callable[[Path], bool]
+) -> list[FrameSelection]:
     """What to open: everything, or `sample` frames (0: all) at even distances over the whole split.
 
     Args:
         videos: of the split.
-        root: names in problems are relative to it.
         sample: most frames.
-        is_there: whether a file exists; what is missing is reported already and not opened.
+        can_open: False for files whose absence or damage is known already.
     """
-    total = sum(len(candidates(video)) for video in videos)
+    total = sum(len(positions_with_masks(video)) for video in videos)
     takes_all = not sample or total <= sample
     chosen = set() if takes_all else {index * total // sample for index in range(sample)}
-    openings, start = [], 0
+    selections, start = [], 0
     for video in videos:
-        own = candidates(video)
-        wanted = range(len(video.frame_names)) if takes_all else [p for i, p in enumerate(own, start) if i in chosen]
-        start += len(own)
-        positions = tuple(position for position in wanted if all(map(is_there, files_of(video, position))))
-        if positions:
-            openings.append(Opening(video, positions, set(own).issubset(positions), root))
-    return openings
+        with_masks = positions_with_masks(video)
+        own = [position for index, position in enumerate(with_masks, start) if takes_all or index in chosen]
+        start += len(with_masks)
+        masks = tuple(p for p in own if (path := mask_file(video, p)) is None or can_open(path))
+        frames = tuple(
+            position
+            for position in (range(len(video.frame_names)) if takes_all else own)
+            if can_open(video.frames.path(position))
+        )
+        if frames:
+            selections.append(FrameSelection(video, frames, masks, has_all_masks=masks == with_masks))
+    return selections
 
 
-def files_of(video: VideoRecord, position: int) -> tuple[Path, ...]:
-    """The files that hold a frame and, where it has one, its mask."""
-    has_mask = video.annotated is None or position in video.annotated
-    mask_path = getattr(video.masks, "path", None)  # readers of one file for everything have none
-    return (video.frames.path(position), *((mask_path(position),) if has_mask and mask_path else ()))
-
-
-def open_all(openings: Sequence[Opening], *, num_workers: int, title: str) -> Iterator[tuple[Opening, Opened]]:
+def open_all(
+    selections: Sequence[FrameSelection], *, num_workers: int, title: str
+) -> Iterator[tuple[FrameSelection, OpenedVideo]]:
     """Opens files in `num_workers` processes (0: in this one), with a bar that counts frames."""
-    total = sum(len(opening.positions) for opening in openings)
+    total = sum(len(selection.frames) for selection in selections)
     with progress_bar(total=total, title=title, world=World(), unit="frame") as bar:
-        for opening, opened in zip(openings, _results(openings, num_workers), strict=True):
-            bar.update(opened.num_frames)
-            yield opening, opened
+        for selection, opened in zip(selections, _results(selections, num_workers), strict=True):
+            bar.update(len(selection.frames))
+            yield selection, opened
 
 
-def _results(openings: Sequence[Opening], num_workers: int) -> Iterator[Opened]:
+def _results(selections: Sequence[FrameSelection], num_workers: int) -> Iterator[OpenedVideo]:
     if not num_workers:
-        yield from map(open_video, openings)
+        yield from map(open_video, selections)
         return
-    with ProcessPoolExecutor(
-        num_workers, mp_context=_context(), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        yield from pool.map(open_video, openings, chunksize=max(1, min(32, len(openings) // (4 * num_workers))))
+    with ProcessPoolExecutor(num_workers, mp_context=_context()) as pool:
+        yield from pool.map(open_video, selections, chunksize=max(1, min(32, len(selections) // (4 * num_workers))))
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """Processes that do not inherit threads (a fork may hang on them), but import torch only once, where possible."""
+    """Processes that do not inherit threads (a fork may hang on them), but import the decoder only once if possible."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "torchvision.io"])
     return context
 
 
-def open_video(opening: Opening) -> Opened:
+def open_video(selection: FrameSelection) -> OpenedVideo:
     """Reads frames and masks of one video as training does."""
-    video = opening.video
-    objects = tuple(sorted({number for expression in video.expressions for number in expression.object_ids}))
+    video, objects = selection.video, selection.video.object_ids
     problems: list[Problem] = []
+    sizes: dict[int, tuple[int, int]] = {}
+    for positions, frames in _read_by_file(selection.frames, video.frames.path, video.frames.read):
+        if isinstance(frames, ValueError):
+            problems.append(_problem(frames, video, positions))
+        else:
+            sizes.update(dict.fromkeys(positions, (frames.shape[1], frames.shape[2])))
+    usual = next(iter(sizes.values()), None)
+    for position, size in sizes.items():
+        if size != usual:
+            detail = f"(height, width) {size}, but other frames have (height, width) {usual}"
+            problems.append(Problem("mismatched", str(video.frames.path(position)), detail))
+    reader = video.masks
+    if reader is None or usual is None or not objects:
+        return OpenedVideo(tuple(problems))
+
+    def read_masks(positions: Sequence[int]) -> np.ndarray:
+        # a damaged frame does not keep its mask from being looked at
+        return reader.read(positions, size=sizes.get(positions[0], usual), objects=objects)
+
     seen: set[int] = set()
-    size: tuple[int, int] | None = None
-    for positions in _together(video, opening.positions):
-        found, error = _try_frames(video, positions)
-        if error is not None:
-            problems.append(_problem(error, opening, positions))
-        elif size is None:
-            size = found
-        elif found != size:
-            name = _relative(video.frames.path(positions[0]), opening.root)
-            problems.append(Problem("mismatched", name, f"{_pixels(found)}, but other frames have {_pixels(size)}"))
-        masked = [p for p in positions if video.annotated is None or p in video.annotated]
-        expected_size = found or size  # a damaged frame does not keep its mask from being looked at
-        if video.masks is None or not objects or expected_size is None or not masked:
-            continue
-        try:
-            masks = video.masks.read(masked, size=expected_size, objects=objects)
-        except ValueError as mask_error:
-            problems.append(_problem(mask_error, opening, masked))
-            continue
-        seen |= {objects[place] for place in masks.flatten(1).any(dim=1).nonzero().flatten().tolist()}
-    is_known = opening.is_whole and not problems and video.masks is not None
+    for positions, masks in _read_by_file(selection.masks, lambda p: mask_file(video, p) or p, read_masks):
+        if isinstance(masks, ValueError):
+            problems.append(_problem(masks, video, positions))
+        else:
+            seen |= {objects[index] for index in np.flatnonzero(masks.any(axis=(1, 2, 3)))}
+    is_known = selection.has_all_masks and not problems
     unseen = tuple(number for number in objects if number not in seen) if is_known else ()
-    return Opened(len(opening.positions), tuple(problems), unseen)
+    return OpenedVideo(tuple(problems), unseen)
 
 
-def _together(video: VideoRecord, positions: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Frames that are read with one call: of one file, as many as fit."""
-    for _, group in groupby(positions, key=video.frames.path):
-        same_file = tuple(group)
-        for start in range(0, len(same_file), MAX_FRAMES_AT_ONCE):
-            yield same_file[start : start + MAX_FRAMES_AT_ONCE]
+def _read_by_file(
+    positions: Sequence[int], file_of: Callable[[int], Hashable], read: Callable[[Sequence[int]], np.ndarray]
+) -> Iterator[tuple[tuple[int, ...], np.ndarray | ValueError]]:
+    """Positions of one file, as many as fit, and what was read; or the error, after which its rest is left alone."""
+    for _, group in groupby(positions, key=file_of):
+        of_file = tuple(group)
+        for start in range(0, len(of_file), MAX_FRAMES_AT_ONCE):
+            together = of_file[start : start + MAX_FRAMES_AT_ONCE]
+            try:
+                found = read(together)
+            except ValueError as error:
+                yield together, error
+                break
+            yield together, found
 
 
-def _try_frames(video: VideoRecord, positions: Sequence[int]) -> tuple[tuple[int, int], None] | tuple[None, ValueError]:
-    """(height, width) of these frames, or what is wrong with them."""
-    try:
-        frames = video.frames.read(positions)
-    except ValueError as error:
-        return None, error
-    return (frames.shape[-2], frames.shape[-1]), None
-
-
-def _problem(error: ValueError, opening: Opening, positions: Sequence[int]) -> Problem:
+def _problem(error: ValueError, video: VideoRecord, positions: Sequence[int]) -> Problem:
     """The readers' message, as one about the file that it names."""
-    kind = "mismatched" if isinstance(error, SizeMismatchError) else "unreadable"
+    kind: ProblemKind = "mismatched" if isinstance(error, SizeMismatchError) else "unreadable"
     text = SOURCE_LINE.sub("", str(error))
-    for path in (path for position in positions for path in files_of(opening.video, position)):
-        if str(path) in text:
-            return Problem(kind, _relative(path, opening.root), text.partition(f"{path}")[2].lstrip(": "))
+    for position in positions:
+        for path in (video.frames.path(position), mask_file(video, position)):
+            if path is not None and str(path) in text:
+                return Problem(kind, str(path), text.partition(str(path))[2].lstrip(": "))
     # a file for many videos, such as one of run lengths
-    name, _, detail = text.removeprefix(f"{opening.root}/").partition(": ")
-    return Problem(kind, name, f"video {opening.video.name}: {detail}")
-
-
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-
-
-def _pixels(size: tuple[int, int] | None) -> str:
-    return "nothing" if size is None else f"(height, width) {size}"
+    name, _, detail = text.partition(": ")
+    return Problem(kind, name, f"video {video.name}: {detail}")

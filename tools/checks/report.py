@@ -4,77 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.statistics import Counts
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A group of problems with one remedy.
-
-    Attributes:
-        title: headline of the group.
-        stops: whether training or evaluation would fail.
-        advice: what to do.
-    """
-
-    title: str
-    stops: bool
-    advice: str
-
-
-KINDS = {
-    "loader": Kind("the loader refuses the data", True, "mend what it names; the groups below may say more"),
-    "missing": Kind(
-        "missing files", True, "unpack the archive again, or copy what is absent; an interrupted copy looks like this"
-    ),
-    "unreadable": Kind(
-        "truncated or damaged files",
-        True,
-        "fetch these files again from the archive; if they come back damaged, so is it",
-    ),
-    "mismatched": Kind(
-        "masks and frames of different sizes",
-        True,
-        "take frames and masks from the same release; do not resize one of them alone",
-    ),
-    "objects": Kind(
-        "sentences whose object is missing",
-        True,
-        "expressions and masks are of different releases, or the masks were converted: compare with the original files",
-    ),
-    "empty_sentences": Kind("empty sentences", True, "take the file of sentences from the release again"),
-    "unseen": Kind(
-        "sentences about objects without a pixel",
-        False,
-        "nothing: training leaves them out, evaluation scores them against empty masks",
-    ),
-    "duplicates": Kind(
-        "ids that occur twice", False, "of each only the last entry is read; take the file from the release again"
-    ),
-    "line_ends": Kind("text files with Windows line ends", False, "nothing: they are read all the same"),
-    "counts": Kind(
-        "counts that differ from the published ones",
-        False,
-        "another release, or an incomplete one: figures will not be comparable with papers",
-    ),
-    "surplus": Kind("surplus files", False, "nothing needs them; delete them if they are not yours"),
-}
-"""In the order of the report."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong.
-
-    Attributes:
-        kind: key of `KINDS`.
-        name: the file, relative to the root, or video and expression.
-        detail: what is wrong with it, where the kind does not say all.
-    """
-
-    kind: str
-    name: str
-    detail: str = ""
+from datasets.counts import Counts
+from datasets.problems import KINDS, KindOfProblem, Problem, any_stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +13,14 @@ class SplitReport:
     """What is known about one split after the check.
 
     Attributes:
-        dataset: as in `data.dataset`.
+        dataset: as in `dataset` of an entry of `data.sets`.
         title: its name in papers.
         root: folder of the data.
         split: name of the split.
         counts: what was found.
         expected: what there should be; None where nobody says.
         expected_from: who says so.
-        num_frames: that the loader knows.
+        num_frames: that the index files list.
         num_opened: that were opened, out of these.
         is_sample: whether more could have been opened.
         problems: all that is wrong.
@@ -110,7 +41,7 @@ class SplitReport:
     @property
     def fails(self) -> bool:
         """Whether training on it or evaluating it would fail."""
-        return any(KINDS[problem.kind].stops for problem in self.problems)
+        return any_stops(self.problems)
 
     def as_json(self) -> dict[str, object]:
         """Everything, for programs."""
@@ -124,10 +55,7 @@ class SplitReport:
             "expected_from": self.expected_from,
             "frames": self.num_frames,
             "opened": self.num_opened,
-            "problems": [
-                {"kind": p.kind, "stops": KINDS[p.kind].stops, "name": p.name, "detail": p.detail}
-                for p in self.problems
-            ],
+            "problems": [{"kind": p.kind, "stops": p.stops, "name": p.name, "detail": p.detail} for p in self.problems],
         }
 
     def as_text(self, *, show: int) -> str:
@@ -160,7 +88,7 @@ class SplitReport:
         return f"opened {self.num_opened:,} of {self.num_frames:,} frames{hint}"
 
 
-def _group(kind: Kind, found: Sequence[Problem], show: int) -> list[str]:
+def _group(kind: KindOfProblem, found: Sequence[Problem], show: int) -> list[str]:
     lines = [f"  {'ERROR' if kind.stops else 'note'}: {kind.title} ({len(found):,})"]
     shown = found[:show] if show else found
     lines += [f"    {p.name}: {p.detail}" if p.detail else f"    {p.name}" for p in shown]

@@ -11,24 +11,24 @@ from pathlib import Path
 
 import torch
 
-from tools.parity.checking import KIT, check_folder
+from tools.parity.checking import PARITY_FOLDER, check_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 if every fixture passes, 1 if one does not, 2 for a wrong call."""
     parser = argparse.ArgumentParser(prog="python -m tools.parity", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, nargs="?", default=KIT, help="default: tests/parity")
+    parser.add_argument("folder", type=Path, nargs="?", default=PARITY_FOLDER, help="default: tests/parity")
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="fixtures whose names hold a PART")
     options = parser.parse_args(arguments)
     torch.set_default_dtype(torch.float64)
     try:
-        verdicts = check_folder(options.folder, options.only)
+        results = check_folder(options.folder, options.only)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    passed = sum(verdict.passed for verdict in verdicts.values())
-    sys.stdout.write(f"{passed} of {len(verdicts)} fixtures ok\n")
-    return 0 if passed == len(verdicts) else 1
+    passed = sum(result.passed for result in results.values())
+    sys.stdout.write(f"{passed} of {len(results)} fixtures ok\n")
+    return 0 if passed == len(results) else 1
 
 
 if __name__ == "__main__":

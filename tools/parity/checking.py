@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from tools.parity import criterion_fixtures, fixture_io, metric_fixtures, model_fixtures
+from tools.parity import criterion_fixtures, fixture_io, metric_fixtures, model_fixtures, postprocess_fixtures
 
-KIT = Path(__file__).parents[2] / "tests" / "parity"
+PARITY_FOLDER = Path(__file__).parents[2] / "tests" / "parity"
 
 RUNNERS: dict[str, Callable[..., Mapping[str, Any]]] = {
     **model_fixtures.RUNNERS,
     **criterion_fixtures.RUNNERS,
+    **postprocess_fixtures.RUNNERS,
     **metric_fixtures.RUNNERS,
 }
 
@@ -27,20 +28,20 @@ TOLERANCE = 1e-6
 # The synthetic outputs of these kinds are stored and processed in float32: its rounding is what may differ.
 SINGLE_PRECISION_KINDS = ("postprocess_a2d", "postprocess_ytvos", "postprocess_coco", "infer_ytvos", "infer_davis")
 
-# What the published object cluster cannot spoil when it mixes the frames of different samples: all before it.
+# Tensors computed before the published object cluster, which mixes the frames of different samples.
 BEFORE_OBJECT_CLUSTER = re.compile(r"mid/(?!voc$).*|(.*/)?text_sentence_feature|target_boxes/.*")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Outcome of one fixture.
+class FixtureResult:
+    """Result of one fixture.
 
     Attributes:
         error: largest deviation of a value, or of the mean, deviation or magnitude of a whole tensor, relative to the
             tensor's magnitude; infinite where a tensor is missing, misshapen, not finite, or differs in an integer.
         worst: the tensor with that error.
         tolerance: largest error that passes.
-        note: what was left out or went wrong.
+        note: which tensors were left out, or the error.
     """
 
     error: float
@@ -62,7 +63,7 @@ def mixes_frames(entry: Mapping[str, Any]) -> bool:
     return len(entry["sizes"]) > 1 and time > 1
 
 
-def check_fixture(entry: dict[str, Any], path: Path, load_spec: Callable[[str], dict[str, Any]]) -> Verdict:
+def check_fixture(entry: dict[str, Any], path: Path, load_spec: Callable[[str], dict[str, Any]]) -> FixtureResult:
     """Run one fixture.
 
     Raises:
@@ -78,15 +79,13 @@ def check_fixture(entry: dict[str, Any], path: Path, load_spec: Callable[[str], 
         note = ""
         if mixes_frames(entry):
             kept = [key for key in keys if BEFORE_OBJECT_CLUSTER.fullmatch(key)]
-            note = (
-                f"{len(kept)} of {len(keys)} tensors: those that the batch-mixing of the published VOC does not reach"
-            )
+            note = f"{len(kept)} of {len(keys)} tensors: those computed before the published VOC mixes samples"
             keys = kept
         if not keys:
             raise ValueError("the fixture holds no tensor to compare")
         errors = {key: _error(fixture, key, outputs) for key in keys}
     worst = max(errors, key=lambda key: errors[key])
-    return Verdict(errors[worst], worst, TOLERANCE, note)
+    return FixtureResult(errors[worst], worst, TOLERANCE, note)
 
 
 def _error(fixture: Any, key: str, outputs: Mapping[str, Any]) -> float:
@@ -104,7 +103,7 @@ def _error(fixture: Any, key: str, outputs: Mapping[str, Any]) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def check_folder(folder: Path, only: Sequence[str] = ()) -> dict[str, Verdict]:
+def check_folder(folder: Path, only: Sequence[str] = ()) -> dict[str, FixtureResult]:
     """Run every fixture of a folder, printing one line each.
 
     Raises:
@@ -120,24 +119,24 @@ def check_folder(folder: Path, only: Sequence[str] = ()) -> dict[str, Verdict]:
         raise ValueError(f"{folder}: no fixture {'named like ' + ', '.join(only) if only else 'in the manifest'}")
 
     def load_spec(name: str) -> dict[str, Any]:
-        for place in (folder / "specs", fixtures / "specs", fixtures.parent / "specs", KIT / "specs"):
-            if (place / f"{name}.json").is_file():
-                return json.loads((place / f"{name}.json").read_text())
+        for specs in (folder / "specs", fixtures / "specs", fixtures.parent / "specs", PARITY_FOLDER / "specs"):
+            if (specs / f"{name}.json").is_file():
+                return json.loads((specs / f"{name}.json").read_text())
         raise ValueError(f"specs/{name}.json: no such file")
 
-    verdicts = {}
+    results = {}
     for name in names:
         try:
-            verdict = check_fixture(manifest[name], fixtures / f"{name}.npz", load_spec)
-        except Exception as error:  # noqa: BLE001  # whatever went wrong, it is reported and the others still run
-            verdict = Verdict(float("inf"), "-", TOLERANCE, f"{type(error).__name__}: {error}")
-        verdicts[name] = verdict
-        _print_line(name, verdict)
-    return verdicts
+            result = check_fixture(manifest[name], fixtures / f"{name}.npz", load_spec)
+        except Exception as error:  # noqa: BLE001  # any error is reported, and the other fixtures still run
+            result = FixtureResult(float("inf"), "-", TOLERANCE, f"{type(error).__name__}: {error}")
+        results[name] = result
+        _print_line(name, result)
+    return results
 
 
-def _print_line(name: str, verdict: Verdict) -> None:
-    line = f"{name:<40} error {verdict.error:8.1e}  tolerance {verdict.tolerance:.0e}  "
-    line += f"{'ok' if verdict.passed else 'FAIL'}  worst: {verdict.worst}"
-    sys.stdout.write(line + (f"  ({verdict.note})" if verdict.note else "") + "\n")
+def _print_line(name: str, result: FixtureResult) -> None:
+    line = f"{name:<40} error {result.error:8.1e}  tolerance {result.tolerance:.0e}  "
+    line += f"{'ok' if result.passed else 'FAIL'}  worst: {result.worst}"
+    sys.stdout.write(line + (f"  ({result.note})" if result.note else "") + "\n")
     sys.stdout.flush()

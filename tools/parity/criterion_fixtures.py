@@ -1,4 +1,4 @@
-"""Rebuild the inputs of the criterion, post-processing and inference fixtures and run our code on them."""
+"""Rebuild the inputs of the criterion fixtures and run our code on them."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,15 +11,6 @@ from torch import Tensor
 from models.criterion import Criterion, Losses, LossWeights
 from models.matcher import Assignment, Matcher, cost_matrices, stack_targets
 from models.outputs import LayerOutput, SOCOutput
-from models.postprocess import (
-    choose_query,
-    detect,
-    merge_objects,
-    resize_logits,
-    segment_all_queries,
-    segment_at_original_size,
-    segment_best_query,
-)
 from structures.boxes import mask_extents_xyxy, xyxy_to_cxcywh
 from structures.samples import ClipTarget
 from tools.parity import inputs, weights
@@ -137,7 +128,7 @@ def match_keys(assignments: Iterable[Assignment]) -> dict[str, Tensor]:
 
 
 def only(entry: Mapping[str, Any], outputs: Mapping[str, Any]) -> Outputs:
-    """What the manifest lists, no more."""
+    """The outputs that the manifest lists."""
     return {key: outputs[key] for key in entry["outputs"]}
 
 
@@ -222,106 +213,6 @@ def run_criterion(entry: dict[str, Any], fixture: Any, load_spec: Callable[[str]
     return only(entry, outputs)
 
 
-def _synthetic_layer(entry: Mapping[str, Any], prefix: str, time: int, batch: int, queries: int) -> LayerOutput:
-    """Outputs of the post-processing fixtures: single precision, one class unless stated otherwise."""
-    shapes = {
-        "masks": (time, batch, queries, *entry["mask_hw"]),
-        "cls": (time, batch, queries, entry.get("K", 1)),
-        "boxes": (time, batch, queries, 4),
-    }
-    return layer_output(raw_outputs(prefix, shapes, torch.float32))
-
-
-def _sizes(pairs: Iterable[Iterable[int]]) -> list[tuple[int, int]]:
-    return [(height, width) for height, width in pairs]
-
-
-def run_postprocess_a2d(entry: dict[str, Any], fixture: Any, load_spec: Callable[[str], dict[str, Any]]) -> Outputs:
-    """All queries of single frames."""
-    candidates = segment_all_queries(
-        _synthetic_layer(entry, entry["key"], entry.get("T", 1), entry["B"], entry["Q"]),
-        padded=(entry["padded"][0], entry["padded"][1]),
-        unpadded=_sizes(entry["resized"]),
-        original=_sizes(entry["original"]),
-    )
-    outputs: dict[str, Any] = {}
-    for i, candidate in enumerate(candidates):
-        outputs[f"scores/{i}"] = candidate.scores
-        outputs[f"masks/{i}"] = candidate.masks
-        outputs[f"area/{i}"] = candidate.masks.flatten(1).sum(dim=1)
-    return only(entry, outputs)
-
-
-def run_postprocess_ytvos(entry: dict[str, Any], fixture: Any, load_spec: Callable[[str], dict[str, Any]]) -> Outputs:
-    """The best query of padded clips."""
-    segmentations = segment_best_query(
-        _synthetic_layer(entry, entry["key"], entry["T"], entry["B"], entry["Q"]),
-        padded=(entry["padded"][0], entry["padded"][1]),
-        unpadded=_sizes(entry["resized"]),
-        original=_sizes(entry["original"]),
-    )
-    outputs: dict[str, Any] = {f"masks/{i}": clip.masks for i, clip in enumerate(segmentations)}
-    outputs["chosen"] = torch.tensor([clip.query for clip in segmentations])
-    outputs["scores"] = torch.stack([clip.scores for clip in segmentations])
-    return only(entry, outputs)
-
-
-def run_postprocess_coco(entry: dict[str, Any], fixture: Any, load_spec: Callable[[str], dict[str, Any]]) -> Outputs:
-    """Ranked detections in images."""
-    detections = detect(
-        _synthetic_layer(entry, entry["key"], entry.get("T", 1), entry["B"], entry["Q"]),
-        unpadded=_sizes(entry["resized"]),
-        original=_sizes(entry["original"]),
-    )
-    outputs: dict[str, Any] = {}
-    for i, image in enumerate(detections):
-        outputs[f"scores/{i}"] = image.scores
-        outputs[f"labels/{i}"] = image.labels
-        outputs[f"boxes/{i}"] = image.boxes_xyxy_px
-        outputs[f"masks/{i}"] = image.masks
-        outputs[f"area/{i}"] = image.masks.flatten(1).sum(dim=1)
-    return only(entry, outputs)
-
-
-def run_infer_ytvos(entry: dict[str, Any], fixture: Any, load_spec: Callable[[str], dict[str, Any]]) -> Outputs:
-    """The best query of one whole video."""
-    height, width = entry["original"]
-    layer = _synthetic_layer(entry, entry["key"], entry["T"], 1, entry["Q"])
-    video = segment_at_original_size(layer, original=[(height, width)])[0]
-    outputs = {
-        "masks": video.masks,
-        # Recorded as the model gives them: relative to the frame.
-        "boxes": xyxy_to_cxcywh(video.boxes_xyxy_px) / video.boxes_xyxy_px.new_tensor([width, height, width, height]),
-        "chosen": torch.tensor(video.query),
-        "scores": video.scores,
-    }
-    return only(entry, outputs)
-
-
-def run_infer_davis(entry: dict[str, Any], fixture: Any, load_spec: Callable[[str], dict[str, Any]]) -> Outputs:
-    """Several objects, each with its own choice per clip, merged to one index map."""
-    size = (entry["original"][0], entry["original"][1])
-    outputs: dict[str, Any] = {}
-    per_object = []
-    for o in range(entry["objects"]):
-        clips = []
-        for c, (start, stop) in enumerate(entry["clips"]):
-            layer = _synthetic_layer(entry, f"{entry['key']}/{o}/{c}", stop - start, 1, entry["Q"])
-            query = choose_query(layer.class_logits)[0]
-            clips.append(resize_logits(layer.mask_logits[0, :, query], size))
-            outputs[f"chosen/{o}/{c}"] = query
-        per_object.append(torch.cat(clips))
-    index_map = merge_objects(per_object)
-    outputs["index_map"] = index_map
-    outputs["histogram"] = torch.bincount(index_map.flatten().long(), minlength=entry["objects"] + 1)
-    return only(entry, outputs)
-
-
 RUNNERS: dict[str, Callable[[dict[str, Any], Any, Callable[[str], dict[str, Any]]], Outputs]] = {
     "criterion": run_criterion,
-    "postprocess_a2d": run_postprocess_a2d,
-    "postprocess_ytvos": run_postprocess_ytvos,
-    "postprocess_coco": run_postprocess_coco,
-    "infer_ytvos": run_infer_ytvos,
-    "infer_davis": run_infer_davis,
 }

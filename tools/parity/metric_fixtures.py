@@ -2,22 +2,16 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
-from metrics.coco_map import CocoMeter
-from metrics.overlap import OverlapMeter, first_hit_rank, refexp_precision
-from metrics.region_boundary import (
-    SequenceMasks,
-    boundary_accuracy,
-    frame_statistics,
-    region_similarity,
-    score_sequences,
-)
+from evaluation.ranked_report import BoxScore, MaskScore, RankedReport, RankedScore, score_boxes, score_masks
+from metrics.overlap import OverlapScores
+from metrics.region_boundary import SequenceMasks, frame_statistics, region_and_boundary, score_sequences
 from tools.parity import inputs
 
 Fixture = Mapping[str, np.ndarray]
@@ -27,39 +21,29 @@ Masks = Bool[np.ndarray, "time height width"]
 
 def run_metrics_a2d(entry: dict[str, Any], fixture: Fixture, load_spec: object = None) -> Outputs:
     """Overlap and COCO figures of masks."""
-    annotations, predictions, scores = _masks(fixture)
-    overlap, coco = OverlapMeter(), CocoMeter("segm")
-    for sample in zip(annotations, predictions, scores, strict=True):
-        overlap.add_masks(*sample)
-        coco.add_masks(*sample)
-    return {**_overlap_outputs(overlap), "coco_stats": np.array(coco.compute())}
+    report = _report([score_masks(*sample) for sample in zip(*_masks(fixture), strict=True)])
+    return {**_overlap_outputs(report.mask_overlap), "coco_stats": np.array(report.mask_ap)}
 
 
 def run_metrics_refcoco(entry: dict[str, Any], fixture: Fixture, load_spec: object = None) -> Outputs:
     """Overlap and COCO figures of masks and boxes, and the precision of ranked boxes."""
     annotations, predictions, scores = _masks(fixture)
-    boxes_xywh, boxes_xyxy = fixture["input/gt_boxes_xywh"], fixture["input/pred_boxes_xyxy"]
-    mask_overlap, box_overlap = OverlapMeter(), OverlapMeter()
-    masks, masks_second, boxes = CocoMeter("segm"), CocoMeter("segm"), CocoMeter("bbox")
-    ranks = []
-    for true, predicted, score, box, predicted_boxes in zip(
-        annotations, predictions, scores, boxes_xywh, boxes_xyxy, strict=True
-    ):
-        box_xyxy = np.concatenate([box[:2], box[:2] + box[2:]])
-        mask_overlap.add_masks(true, predicted, score)
-        box_overlap.add_boxes(box_xyxy, predicted_boxes, score)
-        masks.add_masks(true, predicted, score)
-        # the reference takes the lower right corner for width and height here
-        masks_second.add_masks(true, predicted, score, areas_px=predicted_boxes[:, 2] * predicted_boxes[:, 3])
-        boxes.add_boxes(box, float(np.count_nonzero(true)), predicted_boxes, score)
-        ranks.append(first_hit_rank(box_xyxy, predicted_boxes, score))
+    report = _report(
+        [score_masks(*sample) for sample in zip(annotations, predictions, scores, strict=True)],
+        [
+            score_boxes(box, float(np.count_nonzero(mask)), predicted, ranking)
+            for box, mask, predicted, ranking in zip(
+                fixture["input/gt_boxes_xywh"], annotations, fixture["input/pred_boxes_xyxy"], scores, strict=True
+            )
+        ],
+    )
     return {
-        **_overlap_outputs(mask_overlap, "segm_"),
-        **_overlap_outputs(box_overlap, "bbox_"),
-        "coco_eval_masks": np.array(masks.compute()),
-        "coco_eval_bbox": np.array(boxes.compute()),
-        "second_segm_stats": np.array(masks_second.compute()),
-        "refexp_giou_precision_1_5_10_sorted": np.array(refexp_precision(ranks)),
+        **_overlap_outputs(report.mask_overlap, "segm_"),
+        **_overlap_outputs(report.box_overlap, "bbox_"),
+        "coco_eval_masks": np.array(report.mask_ap),
+        "coco_eval_bbox": np.array(report.box_ap),
+        "second_segm_stats": np.array(report.mask_ap_by_box_corner),
+        "refexp_giou_precision_1_5_10_sorted": np.array(report.first_hits),
     }
 
 
@@ -71,13 +55,11 @@ def run_metrics_davis(entry: dict[str, Any], fixture: Fixture, load_spec: object
     void = _unpack(fixture["input/void"], shape)
     outputs: Outputs = {}
     for case, ignored in (("novoid", None), ("void", void)):
-        for letter, measure in (("J", region_similarity), ("F", boundary_accuracy)):
-            per_frame = measure(annotation, prediction, ignored)
+        for letter, per_frame in zip("JF", region_and_boundary(annotation, prediction, ignored), strict=True):
             outputs[f"{case}/{letter}_per_frame"] = per_frame
             outputs[f"{case}/{letter}_mean_recall_decay"] = np.array(frame_statistics(per_frame))
-    large, moved = _large_masks(entry, float(fixture["large/J"]))
-    outputs["large/J"] = region_similarity(large, moved)[0]
-    outputs["large/F"] = boundary_accuracy(large, moved)[0]
+    region, boundary = region_and_boundary(*_large_masks(entry, float(fixture["large/J"])))
+    outputs["large/J"], outputs["large/F"] = region[0], boundary[0]
     return outputs
 
 
@@ -106,15 +88,26 @@ RUNNERS: dict[str, Callable[..., Outputs]] = {
 
 
 def read_fixture(name: str) -> tuple[dict[str, Any], Fixture]:
-    """What the manifest says about a fixture, and its arrays."""
+    """The entry of the manifest about a fixture, and its arrays."""
     folder = Path(__file__).parents[2] / "tests" / "parity" / "fixtures"
     entry = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))[name]
     with np.load(folder / f"{name}.npz") as arrays:
         return entry, dict(arrays)
 
 
-def _overlap_outputs(meter: OverlapMeter, prefix: str = "") -> Outputs:
-    scores = meter.compute()
+def _report(masks: Sequence[MaskScore], boxes: Sequence[BoxScore] = ()) -> RankedReport:
+    """The report of evaluation on these samples."""
+    compared: Sequence[BoxScore | None] = boxes or [None] * len(masks)
+    entries = [
+        RankedScore(f"sample {i}", f"video {i}", "0", "0", "", mask, box)
+        for i, (mask, box) in enumerate(zip(masks, compared, strict=True))
+    ]
+    return RankedReport(len(entries), len(entries), entries)
+
+
+def _overlap_outputs(scores: OverlapScores | None, prefix: str = "") -> Outputs:
+    if scores is None:
+        raise ValueError("nothing was compared")
     return {
         f"{prefix}precision_at_k": np.array(scores.precision_at),
         f"{prefix}overall_iou": np.array(scores.overall_iou),
@@ -134,9 +127,9 @@ def _unpack(bits: np.ndarray, shape: np.ndarray) -> Bool[np.ndarray, "..."]:
 
 
 def _large_masks(entry: dict[str, Any], recorded_j: float) -> tuple[Masks, Masks]:
-    """The pair of masks that a fixture names by a recipe instead of storing it.
+    """The pair of masks that a fixture describes by a recipe instead of storing it.
 
-    The recipe names several prefixes, one for each set of fixtures, and no fixture says to which set it belongs: we
+    The recipe names several prefixes, one for each set of fixtures, and no fixture names its set: we
     take the prefix whose J is nearest to the recorded one.
     """
     recipe = " ".join(entry["inputs"])
@@ -147,4 +140,4 @@ def _large_masks(entry: dict[str, Any], recorded_j: float) -> tuple[Masks, Masks
     for prefix in prefixes:
         mask = inputs.blob_mask(f"{prefix}/bigA", 480, 854)
         pairs.append((mask[None], np.roll(mask, (4, 9), (0, 1))[None]))
-    return min(pairs, key=lambda pair: abs(region_similarity(*pair)[0] - recorded_j))
+    return min(pairs, key=lambda pair: abs(region_and_boundary(*pair)[0][0] - recorded_j))

@@ -47,7 +47,7 @@ def _filled(spec: Mapping[str, Sequence[int]], prefix: str = "") -> dict[str, Te
 
 
 def _without_randomness(module: nn.Module) -> nn.Module:
-    """All dropout and drop-path probabilities to zero, also those that live outside modules."""
+    """All dropout and drop-path probabilities to zero, also those that are plain attributes."""
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
@@ -140,10 +140,10 @@ def run_ms_deform_attn_module(entry: dict[str, Any], fixture: Any, load_spec: Lo
     layer = MSDeformAttn(dim, num_levels=num_levels, num_heads=heads, num_points=points)
     spec = {name: tuple(parameter.shape) for name, parameter in layer.state_dict().items()}
     load_strictly(layer, _filled(spec, prefix="msda_module."), source="fixture")
-    n, lq, cells = entry["N"], entry["Lq"], sum(h * w for h, w in shapes)
-    query, memory = _uniform(f"{key}/query", (n, lq, dim)), _uniform(f"{key}/input", (n, cells, dim))
+    n, lq, num_tokens = entry["N"], entry["Lq"], sum(h * w for h, w in shapes)
+    query, memory = _uniform(f"{key}/query", (n, lq, dim)), _uniform(f"{key}/input", (n, num_tokens, dim))
     reference = 0.5 + 0.5 * _uniform(f"{key}/ref", (n, lq, num_levels, entry["reference_dim"]))
-    is_padding = torch.from_numpy(weights.uniform(f"{key}/pad", n * cells).reshape(n, cells) > 0.6)
+    is_padding = torch.from_numpy(weights.uniform(f"{key}/pad", n * num_tokens).reshape(n, num_tokens) > 0.6)
     with torch.no_grad():
         output = layer(query, reference, memory, shapes, memory_is_padding=is_padding)
         locations, attention = layer.sampling_locations(query, reference, shapes)
@@ -200,48 +200,48 @@ def _published_outputs(output: SOCOutput, sentence: Tensor) -> Outputs:
 
 
 class _Recorder:
-    """Keeps what the modules of a model return, by module."""
+    """Records the outputs of modules of a model, by name."""
 
     def __init__(self, model: SOC) -> None:
-        self.seen: dict[str, list[Any]] = {}
+        self.module_outputs: dict[str, list[Any]] = {}
         for name in ("visual_encoder", "transformer", "object_cluster", "spatial_decoder", "fusion"):
-            model.get_submodule(name).register_forward_hook(self._keep(name))
-        model.transformer.encoder_layers[-1].register_forward_hook(self._keep("encoder_memory"))
+            model.get_submodule(name).register_forward_hook(self._record(name))
+        model.transformer.encoder_layers[-1].register_forward_hook(self._record("encoder_memory"))
 
-    def _keep(self, name: str) -> Callable[..., None]:
+    def _record(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self.seen.setdefault(name, []).append(output)
+            self.module_outputs.setdefault(name, []).append(output)
 
         return hook
 
 
 def _intermediates(
-    model: SOC, clips: PaddedClips, video: VideoFeatures, text: TextFeatures, seen: dict[str, list[Any]]
+    model: SOC, clips: PaddedClips, video: VideoFeatures, text: TextFeatures, module_outputs: dict[str, list[Any]]
 ) -> Outputs:
     """The `mid/*` tensors, in the published axis orders."""
-    found: TransformerOutput = seen["transformer"][0]
+    transformer: TransformerOutput = module_outputs["transformer"][0]
     batch, dim = text.sentence.shape
     outputs: Outputs = {
         "text_memory": rearrange(text.words, "b s c -> s b c"),
         "text_sentence": text.sentence,
         "text_pos": rearrange(text.word_positions, "b s c -> b c s"),
-        "hs": rearrange(found.objects, "l b t q c -> l (b t) q c"),
-        "init_reference": rearrange(found.first_reference, "b t q c -> (b t) q c"),
-        "inter_references": rearrange(found.references, "l b t q c -> l (b t) q c"),
-        "voc": rearrange(seen["object_cluster"][0], "(l b) q c -> l b q c", b=batch),
-        "mask_features": rearrange(seen["spatial_decoder"][0], "b t c h w -> (t b) c h w"),
+        "hs": rearrange(transformer.objects, "l b t q c -> l (b t) q c"),
+        "init_reference": rearrange(transformer.first_reference, "b t q c -> (b t) q c"),
+        "inter_references": rearrange(transformer.references, "l b t q c -> l (b t) q c"),
+        "voc": rearrange(module_outputs["object_cluster"][0], "(l b) q c -> l b q c", b=batch),
+        "mask_features": rearrange(module_outputs["spatial_decoder"][0], "b t c h w -> (t b) c h w"),
     }
-    for i, level in enumerate(seen["visual_encoder"][0]):
+    for i, level in enumerate(module_outputs["visual_encoder"][0]):
         outputs[f"backbone{i}"] = rearrange(level, "b t c h w -> (b t) c h w")
         is_padding = resize_padding(clips.is_padding, (level.shape[-2], level.shape[-1]))
         outputs[f"mask{i}"] = rearrange(is_padding, "b t h w -> (b t) h w")
         positions = pixel_positions(is_padding, dim, level.dtype)
         outputs[f"pos{i}"] = rearrange(positions, "b t c h w -> (b t) c h w")
-    for i, fused in enumerate(seen["fusion"]):
+    for i, fused in enumerate(module_outputs["fusion"]):
         outputs[f"vlf{i}"] = rearrange(fused, "b t c h w -> (t h w) b c")
     for i, level in enumerate(zip(video.levels, video.positions, video.is_padding, strict=True)):
         outputs[f"lvf{i}"] = rearrange(model.fusion.words(*level, text), "b s c -> s b c")
-    outputs["encoder_memory"] = seen["encoder_memory"][0]
+    outputs["encoder_memory"] = module_outputs["encoder_memory"][0]
     return {f"mid/{name}": tensor for name, tensor in outputs.items()}
 
 
@@ -255,7 +255,7 @@ def run_soc_forward(entry: dict[str, Any], fixture: Any, load_spec: LoadSpec) ->
         text = model.encode_text(tokens)
         output = model.segment(video, text)
         outputs = _published_outputs(output, model.sentence_feature(video, text))
-        outputs.update(_intermediates(model, clips, video, text, recorder.seen))
+        outputs.update(_intermediates(model, clips, video, text, recorder.module_outputs))
     return outputs
 
 

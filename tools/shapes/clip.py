@@ -1,4 +1,4 @@
-"""One clip of Referring Shapes as the generator knows it: the truth that every layout writes down in its own way."""
+"""One clip of Referring Shapes with its ground truth, from which every layout writes its files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from tools.shapes.predicates import Facts, measure
 from tools.shapes.render import render_scene
-from tools.shapes.scene import Scene, Stage, sample_scene
+from tools.shapes.scene import Canvas, Scene, sample_scene
 from tools.shapes.sentences import Sentence, write_sentences
 
 SPLITS = ("train", "valid", "hidden", "missed")
@@ -20,13 +20,13 @@ _MIN_SENTENCES = 4
 
 @dataclass(frozen=True)
 class ShapesClip:
-    """A clip and all that is true of it.
+    """A clip and its ground truth.
 
     Attributes:
         split: one of `SPLITS`.
         index: within the split.
         seed: of the data set.
-        scene: looks and trajectories.
+        scene: appearance and trajectories.
         frames: RGB.
         object_ids: number of the front-most object at each pixel, from 1; 0 for the background.
         facts: measurements.
@@ -49,35 +49,35 @@ class ShapesClip:
 
     @property
     def num_objects(self) -> int:
-        """Whether they can be seen or not."""
+        """Objects of the scene, visible or not."""
         return len(self.scene.actors)
 
     @property
-    def is_seen(self) -> Bool[np.ndarray, "object time"]:
-        """Where an object has at least one pixel."""
+    def has_pixels(self) -> Bool[np.ndarray, "object time"]:
+        """True where an object has at least one visible pixel."""
         return np.stack([(self.object_ids == i + 1).any(axis=(1, 2)) for i in range(self.num_objects)])
 
     def generator(self) -> np.random.Generator:
-        """Randomness for what a layout adds; always the same for the same clip."""
+        """A generator for random choices of a layout; the same for the same clip."""
         return np.random.default_rng([self.seed, SPLITS.index(self.split), self.index, 1])
 
 
-def draw_clip(
-    split: str, index: int, *, seed: int, stage: Stage, is_usable: Callable[[ShapesClip], bool] | None = None
+def generate_clip(
+    split: str, index: int, *, seed: int, canvas: Canvas, is_usable: Callable[[ShapesClip], bool] | None = None
 ) -> ShapesClip:
-    """The clip of this number: the same for the same arguments.
+    """The clip with this index: the same for the same arguments.
 
     Args:
         split: one of `SPLITS`.
         index: within the split.
         seed: of the data set.
-        stage: sizes.
-        is_usable: a layout's demand; clips that miss it are drawn again.
+        canvas: size and length of the clip.
+        is_usable: condition of a layout; a clip that does not fulfil it is generated anew.
     """
     cv2.setNumThreads(1)
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     while True:
-        scene = sample_scene(rng, stage)
+        scene = sample_scene(rng, canvas)
         rendered = render_scene(scene)
         facts = measure(scene, rendered)
         sentences = write_sentences(rng, facts)

@@ -1,4 +1,4 @@
-"""Sentences that mean several objects of a clip at once, as those of MeViS: "the red shapes moving to the left"."""
+"""Sentences that refer to several objects of a clip, as in MeViS: "the red shapes moving to the left"."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _PREDICATES: tuple[tuple[str, Callable[[Facts, int], Verdict], str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class PluralSentence:
-    """A sentence and the objects, at least two, that it means.
+    """A sentence and the objects, at least two, that it refers to.
 
     Attributes:
         text: lower case, without a full stop.
@@ -41,24 +41,24 @@ class PluralSentence:
 
 
 def plural_sentences(facts: Facts) -> Iterator[PluralSentence]:
-    """All sentences that are true of two or more objects, and of which no viewer would doubt which ones."""
+    """All sentences that are true of two or more objects, and clearly false of all others."""
     nouns = noun_phrases(facts)
     for noun in nouns:
-        indices = _meant(facts, noun.fits)
+        indices = _referred_objects(facts, noun.fits)
         if indices:
             yield PluralSentence(f"the {_plural(noun)}", "appearance", indices)
         for kind, predicate, words in _PREDICATES:
             verdicts = tuple(both_true(fits, predicate(facts, i)) for i, fits in enumerate(noun.fits))
-            indices = _meant(facts, verdicts)
+            indices = _referred_objects(facts, verdicts)
             if indices:
                 yield PluralSentence(f"the {_plural(noun)} {words}", kind, indices)
 
 
-def _meant(facts: Facts, verdicts: tuple[Verdict, ...]) -> tuple[int, ...]:
-    """The objects with verdict True; none where one verdict is open or fewer than two objects are well visible."""
-    meant = tuple(i for i, verdict in enumerate(verdicts) if verdict)
-    is_clear = None not in verdicts and all(facts.can_be_meant(i) for i in meant)
-    return meant if is_clear and len(meant) > 1 else ()
+def _referred_objects(facts: Facts, verdicts: tuple[Verdict, ...]) -> tuple[int, ...]:
+    """The objects with verdict True, if there are two or more, all well visible, and no verdict is None."""
+    referred = tuple(i for i, verdict in enumerate(verdicts) if verdict)
+    is_clear = None not in verdicts and all(facts.can_be_referred_to(i) for i in referred)
+    return referred if is_clear and len(referred) > 1 else ()
 
 
 def _plural(noun: Noun) -> str:

@@ -1,7 +1,7 @@
-"""What is true of an object in a clip of Referring Shapes, read off trajectories and pixels.
+"""What is true of an object in a clip of Referring Shapes, measured on trajectories and masks.
 
-A predicate answers True, False, or None where a viewer might hesitate. A sentence is used only if its predicates are
-True for one object and False, not None, for all others that it could mean.
+A predicate returns True, False, or None where viewers might disagree. A sentence is used only if its predicates are
+True for one object and False, not None, for all others that its noun could refer to.
 """
 
 from collections.abc import Callable
@@ -23,19 +23,19 @@ class Facts:
     Attributes:
         shapes: of each object.
         colours: of each object.
-        places: centres divided by the width and height of the frame.
-        steps: displacement from frame to frame in units of the stage's pace.
+        centres_norm: centres divided by the width and height of the frame.
+        steps: displacement from frame to frame in units of the canvas's pace.
         travelled: distance from the start in length units (pixels of a frame of 64 x 96).
         radii: in length units, of the circle that looks as large.
         turns: rotation over the whole clip, in degrees.
-        is_visible: True where enough of the object is seen.
+        is_visible: True where at least a quarter of the object's full area is visible.
         share_inside: of the object's full area that lies within the frame.
-        covered: share of object i (its part within the frame) that is hidden by object j.
+        covered: share of object i (its part within the frame) that object j occludes.
     """
 
     shapes: tuple[str, ...]
     colours: tuple[str, ...]
-    places: Float[np.ndarray, "object time 2"]
+    centres_norm: Float[np.ndarray, "object time 2"]
     steps: Float[np.ndarray, "object step 2"]
     travelled: Float[np.ndarray, "object time"]
     radii: Float[np.ndarray, "object time"]
@@ -44,7 +44,7 @@ class Facts:
     share_inside: Float[np.ndarray, "object time"]
     covered: Float[np.ndarray, "object object time"]
 
-    def can_be_meant(self, index: int) -> bool:
+    def can_be_referred_to(self, index: int) -> bool:
         """Whether the object is visible in at least half of the frames."""
         return bool(self.is_visible[index].mean() >= 0.5)
 
@@ -59,8 +59,8 @@ class Facts:
 
 
 def measure(scene: Scene, clip: RenderedClip) -> Facts:
-    """Collect the facts about a scene and its drawing."""
-    stage = scene.stage
+    """Measures a scene and its rendered clip."""
+    canvas = scene.canvas
     centres = np.stack([actor.centres for actor in scene.actors])
     inside = clip.silhouettes.sum(axis=(2, 3)).astype(float)
     seen = np.stack([clip.object_ids == i + 1 for i in range(len(scene.actors))])
@@ -68,10 +68,10 @@ def measure(scene: Scene, clip: RenderedClip) -> Facts:
     return Facts(
         shapes=tuple(actor.shape for actor in scene.actors),
         colours=tuple(actor.colour for actor in scene.actors),
-        places=centres / [stage.width, stage.height],
-        steps=np.diff(centres, axis=1) / stage.pace,
-        travelled=np.linalg.norm(centres - centres[:, :1], axis=-1) / stage.unit,
-        radii=np.stack([actor.radii / SIZE_FACTORS[actor.shape] for actor in scene.actors]) / stage.unit,
+        centres_norm=centres / [canvas.width, canvas.height],
+        steps=np.diff(centres, axis=1) / canvas.pace,
+        travelled=np.linalg.norm(centres - centres[:, :1], axis=-1) / canvas.unit,
+        radii=np.stack([actor.radii / SIZE_FACTORS[actor.shape] for actor in scene.actors]) / canvas.unit,
         turns=np.rad2deg(np.stack([actor.angles[-1] - actor.angles[0] for actor in scene.actors])),
         is_visible=seen.sum(axis=(2, 3)) >= 0.25 * clip.full_areas,
         share_inside=inside / clip.full_areas,
@@ -187,12 +187,12 @@ def is_small(facts: Facts, index: int) -> Verdict:
     return decide(facts.radii[index].max() <= 8.2, facts.radii[index].min() >= 9.7)
 
 
-# -------------------------------------------------------------------------------------------------- place
+# -------------------------------------------------------------------------------------------------- position
 
 
 def _side_value(facts: Facts, index: int, side: str) -> Float[np.ndarray, " time"]:
     """Distance from a side of the frame as a share of the frame: 0 at that side, 1 at the other."""
-    value = facts.places[index, :, 0 if side in ("left", "right") else 1]
+    value = facts.centres_norm[index, :, 0 if side in ("left", "right") else 1]
     return value if side in ("left", "top") else 1 - value
 
 

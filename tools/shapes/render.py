@@ -1,4 +1,4 @@
-"""Draw a scene: anti-aliased frames, and masks that are exact under occlusion."""
+"""Renders a scene: anti-aliased frames, and masks that are exact under occlusion."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from tools.shapes.scene import Actor, Scene, Stage, Texture
+from tools.shapes.scene import Actor, Canvas, Scene, Texture
 
 _SUPERSAMPLING = 3
 _SHIFT = 6
@@ -15,12 +15,12 @@ _SHIFT = 6
 
 @dataclass(frozen=True, slots=True)
 class RenderedClip:
-    """What the camera sees.
+    """Frames and masks of a scene.
 
     Attributes:
         frames: RGB.
-        object_ids: id of the front-most shape at each pixel, 0 for the background.
-        silhouettes: each object within the frame as if nothing hid it.
+        object_ids: id of the front-most object at each pixel, 0 for the background.
+        silhouettes: mask of each object within the frame as if nothing occluded it.
         full_areas: of each silhouette, in pixels, if the frame had no border.
     """
 
@@ -31,34 +31,34 @@ class RenderedClip:
 
 
 def render_scene(scene: Scene) -> RenderedClip:
-    """Draw all frames of a scene, from the back to the front."""
-    stage = scene.stage
-    background = _render_background(np.random.default_rng(scene.background_seed), stage)
-    shape = (stage.num_frames, stage.height, stage.width)
+    """Renders all frames of a scene, from the back to the front."""
+    canvas = scene.canvas
+    background = _render_background(np.random.default_rng(scene.background_seed), canvas)
+    shape = (canvas.num_frames, canvas.height, canvas.width)
     frames = np.empty((*shape, 3), np.uint8)
     object_ids = np.zeros(shape, np.uint8)
     silhouettes = np.zeros((len(scene.actors), *shape), bool)
-    full_areas = np.zeros((len(scene.actors), stage.num_frames))
+    full_areas = np.zeros((len(scene.actors), canvas.num_frames))
     patterns = [_noise_pattern(actor.texture) for actor in scene.actors]
-    for t in range(stage.num_frames):
-        canvas = background.copy()
+    for t in range(canvas.num_frames):
+        image = background.copy()
         for index, actor in enumerate(scene.actors):
             polygons = outline(actor, t)
             full_areas[index, t] = cv2.contourArea(polygons[0].astype(np.float32)) - sum(
                 cv2.contourArea(hole.astype(np.float32)) for hole in polygons[1:]
             )
-            window = _window(stage, actor, t)
+            window = _window(canvas, actor, t)
             if window is None:
                 continue
             coverage = _coverage(polygons, window)
             rows, columns = window
             brightness = _brightness(actor, t, patterns[index], window)
-            ink = np.minimum(brightness[..., None] * np.array(actor.rgb, np.float32), 255)
-            canvas[rows, columns] += coverage[..., None] * (ink - canvas[rows, columns])
+            colour = np.minimum(brightness[..., None] * np.array(actor.rgb, np.float32), 255)
+            image[rows, columns] += coverage[..., None] * (colour - image[rows, columns])
             covered = coverage >= 0.5
             silhouettes[index, t, rows, columns] = covered
             object_ids[t, rows, columns][covered] = index + 1
-        frames[t] = np.rint(canvas).clip(0, 255).astype(np.uint8)
+        frames[t] = np.rint(image).clip(0, 255).astype(np.uint8)
     return RenderedClip(frames, object_ids, silhouettes, full_areas)
 
 
@@ -95,12 +95,12 @@ def _regular(corners: int, start: float = 0.0) -> Float[np.ndarray, "corner 2"]:
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
 
-def _window(stage: Stage, actor: Actor, t: int) -> tuple[slice, slice] | None:
+def _window(canvas: Canvas, actor: Actor, t: int) -> tuple[slice, slice] | None:
     """Rows and columns of the frame that an actor can touch; None when it is outside."""
     reach = actor.radii[t] + 2
     x, y = actor.centres[t]
-    left, right = max(0, int(x - reach)), min(stage.width, int(x + reach) + 1)
-    top, bottom = max(0, int(y - reach)), min(stage.height, int(y + reach) + 1)
+    left, right = max(0, int(x - reach)), min(canvas.width, int(x + reach) + 1)
+    top, bottom = max(0, int(y - reach)), min(canvas.height, int(y + reach) + 1)
     return None if left >= right or top >= bottom else (slice(top, bottom), slice(left, right))
 
 
@@ -113,8 +113,8 @@ def _coverage(
     fine = np.zeros((height * _SUPERSAMPLING, width * _SUPERSAMPLING), np.uint8)
     for corners, value in zip(polygons, (255, 0), strict=False):
         # a pixel centre at integer x covers [x - 0.5, x + 0.5]; on the fine grid centres lie at integers as well
-        placed = (corners - [columns.start, rows.start] + 0.5) * _SUPERSAMPLING - 0.5
-        cv2.fillPoly(fine, [np.rint(placed * 2**_SHIFT).astype(np.int32)], value, shift=_SHIFT)
+        on_grid = (corners - [columns.start, rows.start] + 0.5) * _SUPERSAMPLING - 0.5
+        cv2.fillPoly(fine, [np.rint(on_grid * 2**_SHIFT).astype(np.int32)], value, shift=_SHIFT)
     return cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
@@ -151,19 +151,19 @@ def _brightness(
     return (1 + texture.strength * pattern_value).astype(np.float32)
 
 
-def _render_background(rng: np.random.Generator, stage: Stage) -> Float[np.ndarray, "height width 3"]:
+def _render_background(rng: np.random.Generator, canvas: Canvas) -> Float[np.ndarray, "height width 3"]:
     """Greyish noise of several scales with a gradient; far less saturated than any shape."""
-    height, width = stage.height, stage.width
+    height, width = canvas.height, canvas.width
     base = rng.uniform(70, 185) + rng.uniform(-16, 16, size=3)
-    canvas = np.zeros((height, width), np.float32)
-    for cells, amplitude in ((3, 18.0), (8, 14.0), (24, 9.0)):
-        grid = rng.normal(size=(cells, int(cells * width / height) + 1)).astype(np.float32)
-        canvas += amplitude * rng.uniform(0.3, 1.0) * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+    image = np.zeros((height, width), np.float32)
+    for num_rows, amplitude in ((3, 18.0), (8, 14.0), (24, 9.0)):
+        grid = rng.normal(size=(num_rows, int(num_rows * width / height) + 1)).astype(np.float32)
+        image += amplitude * rng.uniform(0.3, 1.0) * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
     y, x = np.mgrid[:height, :width]
     slope = rng.uniform(-25, 25, size=2)
-    canvas += (slope[0] * (x / width - 0.5) + slope[1] * (y / height - 0.5)).astype(np.float32)
+    image += (slope[0] * (x / width - 0.5) + slope[1] * (y / height - 0.5)).astype(np.float32)
     if rng.random() < 0.4:
-        period = rng.uniform(6, 16) * stage.unit
+        period = rng.uniform(6, 16) * canvas.unit
         slant = rng.uniform(0, np.pi)
-        canvas += 9 * np.sin(2 * np.pi * (x * np.cos(slant) + y * np.sin(slant)) / period).astype(np.float32)
-    return np.clip(canvas[..., None] + base, 12, 243).astype(np.float32)
+        image += 9 * np.sin(2 * np.pi * (x * np.cos(slant) + y * np.sin(slant)) / period).astype(np.float32)
+    return np.clip(image[..., None] + base, 12, 243).astype(np.float32)

@@ -1,8 +1,8 @@
-"""What moves in a clip of Referring Shapes: looks, trajectories and how a clip is staged.
+"""The scene of a clip of Referring Shapes: appearance and trajectories of its objects, and how they are arranged.
 
 Lengths are given for frames of 64 x 96 pixels and 12 frames, and scaled to other sizes and counts. Most clips hold a
-pair of look-alikes (same shape, colour and size) that move or change differently; where the pair starts is drawn so
-that swapping the two motions would have been as likely, so the first frame says nothing about who moves how.
+pair of look-alikes (same shape, colour and size) that move or change differently. Their start positions are sampled so
+that the two motions could be exchanged with the same probability: the first frame does not show which object moves how.
 """
 
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 TURNABLE_SHAPES = ("square", "triangle", "star", "cross")
-"""Shapes whose rotation shows."""
+"""Shapes whose rotation is visible."""
 
 COLOURS = {
     "red": (215, 45, 40),
@@ -30,15 +30,15 @@ CHANGES = ("grow", "shrink", "spin")
 SIZE_FACTORS = {"circle": 1.0, "ring": 1.0, "square": 1.15, "triangle": 1.2, "star": 1.25, "cross": 1.1}
 """Radius of the circumscribed circle at which a shape looks as large as a circle of radius 1."""
 
-_PLANS = {"motion": 0.34, "change": 0.30, "pass": 0.22, "border": 0.09, "free": 0.05}
-"""How often a clip is staged for which kind of sentence; whatever else is true of it may be said as well."""
+_SCENARIOS = {"motion": 0.34, "change": 0.30, "pass": 0.22, "border": 0.09, "free": 0.05}
+"""Probability of each arrangement of a clip. Each makes one kind of sentence possible; others may be true as well."""
 
 _MAX_TRIES = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """The room that a clip has.
+class Canvas:
+    """Size and length of a clip, and the units that follow from them.
 
     Attributes:
         height: of the frames, in pixels.
@@ -55,11 +55,11 @@ class Stage:
     pace: float
 
 
-def make_stage(size: tuple[int, int], num_frames: int) -> Stage:
-    """The stage for frames of `size` (height, width).
+def make_canvas(size: tuple[int, int], num_frames: int) -> Canvas:
+    """The canvas of clips of `num_frames` frames of `size` (height, width).
 
     Raises:
-        ValueError: frames too small to tell shapes apart, or too few frames to see a motion.
+        ValueError: frames too small to distinguish shapes, or too few frames to see a motion.
     """
     height, width = size
     if height < 48 or width < 72 or height > 1080 or width > 1920:
@@ -67,7 +67,7 @@ def make_stage(size: tuple[int, int], num_frames: int) -> Stage:
     if not 4 <= num_frames <= 200:
         raise ValueError(f"num_frames={num_frames} must lie between 4 and 200")
     unit = min(height / 64, width / 96)
-    return Stage(height, width, num_frames, unit, unit * min(1.0, 11 / (num_frames - 1)))
+    return Canvas(height, width, num_frames, unit, unit * min(1.0, 11 / (num_frames - 1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Texture:
 
 @dataclass(frozen=True)
 class Actor:
-    """One shape and its life in the clip.
+    """An object of the scene: its appearance and its trajectory.
 
     Attributes:
         shape: one of `SHAPES`.
@@ -112,44 +112,44 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A clip before it is drawn.
+    """A clip before it is rendered.
 
     Attributes:
-        stage: sizes.
+        canvas: size and length of the clip.
         actors: from the back to the front; object id is the index plus one.
         background_seed: of the background texture.
     """
 
-    stage: Stage
+    canvas: Canvas
     actors: tuple[Actor, ...]
     background_seed: int
 
 
-def sample_scene(rng: np.random.Generator, stage: Stage) -> Scene:
-    """Draw looks, motions and places of 2 to 4 shapes.
+def sample_scene(rng: np.random.Generator, canvas: Canvas) -> Scene:
+    """Samples appearance, motion and position of 2 to 4 objects.
 
     Args:
         rng: source of all randomness.
-        stage: sizes of the clip.
+        canvas: size and length of the clip.
     """
     while True:
-        plan = str(rng.choice(list(_PLANS), p=list(_PLANS.values())))
+        scenario = str(rng.choice(list(_SCENARIOS), p=list(_SCENARIOS.values())))
         count = int(rng.choice([2, 3, 4], p=[0.2, 0.45, 0.35]))
-        count = max(count, 3) if plan in ("pass", "free") else count
-        actors = _stage_plan(rng, stage, plan, _sample_looks(rng, stage, plan, count))
+        count = max(count, 3) if scenario in ("pass", "free") else count
+        actors = _arrange_actors(rng, canvas, scenario, _sample_appearances(rng, canvas, scenario, count))
         if actors is not None:
             order = rng.permutation(len(actors))
-            return Scene(stage, tuple(actors[i] for i in order), int(rng.integers(2**31)))
+            return Scene(canvas, tuple(actors[i] for i in order), int(rng.integers(2**31)))
 
 
-def _sample_looks(rng: np.random.Generator, stage: Stage, plan: str, count: int) -> list[Actor]:
-    """Actors at rest at the origin; the first two look alike unless the plan is "free"."""
-    needs_turn = plan == "change"
+def _sample_appearances(rng: np.random.Generator, canvas: Canvas, scenario: str, count: int) -> list[Actor]:
+    """Actors at rest at the origin; the first two look alike unless the scenario is "free"."""
+    needs_turn = scenario == "change"
     pool = TURNABLE_SHAPES if needs_turn and rng.random() < 0.6 else SHAPES
-    first = _new_actor(rng, stage, str(rng.choice(pool)), str(rng.choice(list(COLOURS))), rng.uniform(7.5, 11.0))
+    first = _new_actor(rng, canvas, str(rng.choice(pool)), str(rng.choice(list(COLOURS))), rng.uniform(7.5, 11.0))
     actors = [first]
-    if plan != "free":
-        twin = _new_actor(rng, stage, first.shape, first.colour, 1.0)
+    if scenario != "free":
+        twin = _new_actor(rng, canvas, first.shape, first.colour, 1.0)
         actors.append(replace(twin, radii=first.radii * rng.uniform(0.93, 1.07), rgb=first.rgb))
     while len(actors) < count:
         model = actors[int(rng.integers(len(actors)))]
@@ -157,11 +157,11 @@ def _sample_looks(rng: np.random.Generator, stage: Stage, plan: str, count: int)
         shape = model.shape if shared < 0.35 else str(rng.choice(SHAPES))
         colour = model.colour if 0.35 <= shared < 0.7 else str(rng.choice(list(COLOURS)))
         if all((a.shape, a.colour) != (shape, colour) for a in actors):
-            actors.append(_new_actor(rng, stage, shape, colour, rng.uniform(6.8, 11.8)))
+            actors.append(_new_actor(rng, canvas, shape, colour, rng.uniform(6.8, 11.8)))
     return actors
 
 
-def _new_actor(rng: np.random.Generator, stage: Stage, shape: str, colour: str, radius: float) -> Actor:
+def _new_actor(rng: np.random.Generator, canvas: Canvas, shape: str, colour: str, radius: float) -> Actor:
     shade = np.array(COLOURS[colour]) * rng.uniform(0.88, 1.06) + rng.uniform(-12, 12, size=3)
     red, green, blue = (float(v) for v in np.clip(shade, 0, 255))
     texture = Texture(
@@ -170,32 +170,32 @@ def _new_actor(rng: np.random.Generator, stage: Stage, shape: str, colour: str, 
         strength=float(rng.uniform(0.12, 0.28)),
         seed=int(rng.integers(2**31)),
     )
-    radius *= SIZE_FACTORS[shape] * stage.unit
+    radius *= SIZE_FACTORS[shape] * canvas.unit
     return Actor(
         shape=shape,
         colour=colour,
         rgb=(red, green, blue),
         texture=texture,
-        centres=np.zeros((stage.num_frames, 2)),
-        radii=np.full(stage.num_frames, radius),
-        angles=np.full(stage.num_frames, rng.uniform(-0.25, 0.25)),
+        centres=np.zeros((canvas.num_frames, 2)),
+        radii=np.full(canvas.num_frames, radius),
+        angles=np.full(canvas.num_frames, rng.uniform(-0.25, 0.25)),
     )
 
 
 def sample_path(
-    rng: np.random.Generator, stage: Stage, motion: str, speed: tuple[float, float] | None = None
+    rng: np.random.Generator, canvas: Canvas, motion: str, speed: tuple[float, float] | None = None
 ) -> Float[np.ndarray, "time 2"]:
     """Offsets from the start, in pixels, of a named motion.
 
     Args:
         rng: source of randomness.
-        stage: sizes of the clip.
+        canvas: size and length of the clip.
         motion: a direction, "still", or "stop" (moves in some direction, then rests).
-        speed: range in units of `stage.pace`; by default 2.4 to 3.4 sideways, 1.9 to 2.6 up and down.
+        speed: range in units of `canvas.pace`; by default 2.4 to 3.4 sideways, 1.9 to 2.6 up and down.
     """
-    steps = np.ones(stage.num_frames - 1)
+    steps = np.ones(canvas.num_frames - 1)
     if motion == "still":
-        return np.zeros((stage.num_frames, 2))
+        return np.zeros((canvas.num_frames, 2))
     direction = motion
     if motion == "stop":
         direction = str(rng.choice(list(DIRECTIONS)))
@@ -204,45 +204,47 @@ def sample_path(
     low, high = speed or ((2.4, 3.4) if direction in ("left", "right") else (1.9, 2.6))
     angle = rng.uniform(-0.14, 0.14)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    velocity = turn @ np.array(DIRECTIONS[direction]) * rng.uniform(low, high) * stage.pace
+    velocity = turn @ np.array(DIRECTIONS[direction]) * rng.uniform(low, high) * canvas.pace
     travelled = np.concatenate([[0.0], np.cumsum(steps)])
     return travelled[:, None] * velocity
 
 
-def _stage_plan(rng: np.random.Generator, stage: Stage, plan: str, looks: list[Actor]) -> list[Actor] | None:
-    """Give the actors their trajectories; None when no arrangement was found."""
-    if plan == "motion":
-        actors = _place_pair(rng, stage, looks[:2], _contrasting_paths(rng, stage))
-    elif plan == "change":
-        pair = _change_pair(rng, stage, looks[:2])
+def _arrange_actors(
+    rng: np.random.Generator, canvas: Canvas, scenario: str, waiting: list[Actor]
+) -> list[Actor] | None:
+    """Gives the actors their trajectories; None when no arrangement was found."""
+    if scenario == "motion":
+        actors = _arrange_pair(rng, canvas, waiting[:2], _contrasting_paths(rng, canvas))
+    elif scenario == "change":
+        pair = _change_pair(rng, canvas, waiting[:2])
         motions = [str(m) for m in rng.choice(["left", "right", "up", "down", "still", "still"], size=2)]
-        actors = _place_pair(rng, stage, pair, [sample_path(rng, stage, m) for m in motions])
-    elif plan == "pass":
-        actors = _place_passing(rng, stage, looks)
-        actors = None if actors is None else _add_second_candidate(rng, stage, looks[1], actors)
-        looks = [looks[0], looks[2], looks[1], *looks[3:]]
-    elif plan == "border":
-        actors = _place_at_border(rng, stage, looks[0])
+        actors = _arrange_pair(rng, canvas, pair, [sample_path(rng, canvas, m) for m in motions])
+    elif scenario == "pass":
+        actors = _arrange_crossing(rng, canvas, waiting)
+        actors = None if actors is None else _add_look_alike(rng, canvas, waiting[1], actors)
+        waiting = [waiting[0], waiting[2], waiting[1], *waiting[3:]]
+    elif scenario == "border":
+        actors = _arrange_at_border(rng, canvas, waiting[0])
     else:
         actors = []
     if actors is None:
         return None
-    for look in looks[len(actors) :]:
-        placed = _place_freely(rng, stage, look, actors)
-        if placed is None:
+    for actor in waiting[len(actors) :]:
+        arranged = _arrange_freely(rng, canvas, actor, actors)
+        if arranged is None:
             return None
-        actors.append(placed)
+        actors.append(arranged)
     return actors
 
 
-def _contrasting_paths(rng: np.random.Generator, stage: Stage) -> list[Float[np.ndarray, "time 2"]]:
-    """Two motions that a sentence can tell apart, in random order."""
+def _contrasting_paths(rng: np.random.Generator, canvas: Canvas) -> list[Float[np.ndarray, "time 2"]]:
+    """Two motions that a sentence can distinguish, in random order."""
     direction = str(rng.choice(list(DIRECTIONS)))
     kind = rng.random()
     if kind < 0.14:
         direction = str(rng.choice(["left", "right"]))
         fast, slow = (3.4, 4.2), (1.0, 1.4)
-        paths = [sample_path(rng, stage, direction, fast), sample_path(rng, stage, direction, slow)]
+        paths = [sample_path(rng, canvas, direction, fast), sample_path(rng, canvas, direction, slow)]
     else:
         if kind < 0.50:
             other = OPPOSITE[direction]
@@ -250,40 +252,40 @@ def _contrasting_paths(rng: np.random.Generator, stage: Stage) -> list[Float[np.
             other = str(rng.choice([d for d in DIRECTIONS if d not in (direction, OPPOSITE[direction])]))
         else:
             other = "still" if kind < 0.78 else "stop"
-        paths = [sample_path(rng, stage, direction), sample_path(rng, stage, other)]
+        paths = [sample_path(rng, canvas, direction), sample_path(rng, canvas, other)]
     return paths[::-1] if rng.random() < 0.5 else paths
 
 
-def _change_pair(rng: np.random.Generator, stage: Stage, pair: list[Actor]) -> list[Actor]:
-    """Let one or both actors grow, shrink or spin, differently; sizes agree at a random moment."""
+def _change_pair(rng: np.random.Generator, canvas: Canvas, pair: list[Actor]) -> list[Actor]:
+    """Lets one or both actors grow, shrink or spin, differently; their sizes agree at a random time."""
     names = ["grow", "shrink", "none"]
     if pair[0].shape in TURNABLE_SHAPES:
         names.append("spin")
     chosen = [str(n) for n in rng.choice(names, size=2, replace=False)]
     moment = rng.uniform(0.25, 0.75)
-    return [_apply_change(rng, stage, actor, name, moment) for actor, name in zip(pair, chosen, strict=True)]
+    return [_apply_change(rng, canvas, actor, name, moment) for actor, name in zip(pair, chosen, strict=True)]
 
 
-def _apply_change(rng: np.random.Generator, stage: Stage, actor: Actor, change: str, moment: float) -> Actor:
-    time = np.linspace(0, 1, stage.num_frames)
+def _apply_change(rng: np.random.Generator, canvas: Canvas, actor: Actor, change: str, moment: float) -> Actor:
+    time = np.linspace(0, 1, canvas.num_frames)
     if change in ("grow", "shrink"):
         rate = np.log(rng.uniform(1.6, 1.9)) * (1 if change == "grow" else -1)
         return replace(actor, radii=actor.radii * np.exp(rate * (time - moment)))
     if change == "spin":
-        rate = np.deg2rad(rng.uniform(14, 21)) * rng.choice([-1, 1]) * min(1.0, 11 / (stage.num_frames - 1))
-        return replace(actor, angles=actor.angles + rate * np.arange(stage.num_frames))
+        rate = np.deg2rad(rng.uniform(14, 21)) * rng.choice([-1, 1]) * min(1.0, 11 / (canvas.num_frames - 1))
+        return replace(actor, angles=actor.angles + rate * np.arange(canvas.num_frames))
     return actor
 
 
-def _random_start(rng: np.random.Generator, stage: Stage) -> Float[np.ndarray, "2"]:
-    margin = 6 * stage.unit
-    return rng.uniform([margin, margin], [stage.width - margin, stage.height - margin])
+def _random_start(rng: np.random.Generator, canvas: Canvas) -> Float[np.ndarray, "2"]:
+    margin = 6 * canvas.unit
+    return rng.uniform([margin, margin], [canvas.width - margin, canvas.height - margin])
 
 
-def _stays_inside(stage: Stage, actor: Actor, share_of_radius: float) -> bool:
+def _stays_inside(canvas: Canvas, actor: Actor, share_of_radius: float) -> bool:
     """Whether the centre keeps this share of the radius from the border in every frame."""
     margin = (share_of_radius * actor.radii)[:, None]
-    limit = np.array([stage.width - 1, stage.height - 1])
+    limit = np.array([canvas.width - 1, canvas.height - 1])
     return bool(((actor.centres >= margin) & (actor.centres <= limit - margin)).all())
 
 
@@ -292,38 +294,38 @@ def _closeness(a: Actor, b: Actor) -> Float[np.ndarray, " time"]:
     return np.linalg.norm(a.centres - b.centres, axis=-1) / (a.radii + b.radii)
 
 
-def _place_pair(
-    rng: np.random.Generator, stage: Stage, pair: list[Actor], paths: list[Float[np.ndarray, "time 2"]]
+def _arrange_pair(
+    rng: np.random.Generator, canvas: Canvas, pair: list[Actor], paths: list[Float[np.ndarray, "time 2"]]
 ) -> list[Actor] | None:
-    """Starts for two look-alikes that suit the paths as given and exchanged, so that they tell nothing about them."""
+    """Two look-alikes whose start positions suit both assignments of the paths, so that the start hides the path."""
     for _ in range(_MAX_TRIES):
-        starts = [_random_start(rng, stage), _random_start(rng, stage)]
-        placements = [
+        starts = [_random_start(rng, canvas), _random_start(rng, canvas)]
+        arrangements = [
             [replace(actor, centres=start + path) for actor, start, path in zip(pair, starts, order, strict=True)]
             for order in (paths, paths[::-1])
         ]
         if all(
-            all(_stays_inside(stage, actor, 0.35) for actor in placed) and _closeness(*placed).min() > 0.8
-            for placed in placements
+            all(_stays_inside(canvas, actor, 0.35) for actor in arranged) and _closeness(*arranged).min() > 0.8
+            for arranged in arrangements
         ):
-            return placements[0]
+            return arrangements[0]
     return None
 
 
-def _place_passing(rng: np.random.Generator, stage: Stage, looks: list[Actor]) -> list[Actor] | None:
-    """The first actor crosses the third, which rests or drifts; the second is placed later."""
-    mover, crossed = looks[0], looks[2]
+def _arrange_crossing(rng: np.random.Generator, canvas: Canvas, waiting: list[Actor]) -> list[Actor] | None:
+    """The first actor crosses the third, which rests or drifts; the second is arranged later."""
+    mover, crossed = waiting[0], waiting[2]
     for _ in range(_MAX_TRIES):
-        path = sample_path(rng, stage, str(rng.choice(list(DIRECTIONS))), (3.0, 4.0))
-        mover = replace(mover, centres=_random_start(rng, stage) + path)
-        moment = round((stage.num_frames - 1) * rng.uniform(0.4, 0.6))
+        path = sample_path(rng, canvas, str(rng.choice(list(DIRECTIONS))), (3.0, 4.0))
+        mover = replace(mover, centres=_random_start(rng, canvas) + path)
+        moment = round((canvas.num_frames - 1) * rng.uniform(0.4, 0.6))
         meeting = mover.centres[moment] + rng.uniform(-0.4, 0.4, size=2) * crossed.radii[0]
         drift = path - path[moment]
         crossed = replace(crossed, centres=meeting - drift * rng.choice([0.0, 0.0, 0.2]))
         apart = _closeness(mover, crossed)
         if (
-            _stays_inside(stage, mover, 0.35)
-            and _stays_inside(stage, crossed, 0.5)
+            _stays_inside(canvas, mover, 0.35)
+            and _stays_inside(canvas, crossed, 0.5)
             and apart[0] > 1
             and (apart[-1] > 1)
         ):
@@ -331,61 +333,65 @@ def _place_passing(rng: np.random.Generator, stage: Stage, looks: list[Actor]) -
     return None
 
 
-def _add_second_candidate(
-    rng: np.random.Generator, stage: Stage, look: Actor, actors: list[Actor]
+def _add_look_alike(
+    rng: np.random.Generator, canvas: Canvas, look_alike: Actor, actors: list[Actor]
 ) -> list[Actor] | None:
-    """Add a look-alike of the passing actor that starts about as far from the crossed one, but misses it."""
+    """Adds a look-alike of the passing actor that starts about as far from the crossed one, but misses it."""
     mover, crossed = actors
     distance = np.linalg.norm(mover.centres[0] - crossed.centres[0])
     for _ in range(_MAX_TRIES):
-        placed = _place_freely(rng, stage, look, actors)
-        if placed is None:
+        arranged = _arrange_freely(rng, canvas, look_alike, actors)
+        if arranged is None:
             return None
-        ratio = np.linalg.norm(placed.centres[0] - crossed.centres[0]) / distance
-        if 0.7 < ratio < 1.4 and _closeness(placed, crossed).min() > 0.9 and _could_exchange(stage, mover, placed):
-            return [*actors, placed]
+        ratio = np.linalg.norm(arranged.centres[0] - crossed.centres[0]) / distance
+        if 0.7 < ratio < 1.4 and _closeness(arranged, crossed).min() > 0.9 and _could_exchange(canvas, mover, arranged):
+            return [*actors, arranged]
     return None
 
 
-def _could_exchange(stage: Stage, a: Actor, b: Actor) -> bool:
+def _could_exchange(canvas: Canvas, a: Actor, b: Actor) -> bool:
     """Whether both would stay in the frame with their own motion and with that of the other."""
     between = b.centres[0] - a.centres[0]
     swapped = (replace(a, centres=b.centres - between), replace(b, centres=a.centres + between))
-    return all(_stays_inside(stage, actor, 0.35) for actor in (a, b, *swapped))
+    return all(_stays_inside(canvas, actor, 0.35) for actor in (a, b, *swapped))
 
 
-def _place_at_border(rng: np.random.Generator, stage: Stage, look: Actor) -> list[Actor] | None:
-    """An actor that enters the frame or leaves it."""
+def _arrange_at_border(rng: np.random.Generator, canvas: Canvas, actor: Actor) -> list[Actor] | None:
+    """The actor with a trajectory that enters the frame or leaves it."""
     for _ in range(_MAX_TRIES):
         direction = str(rng.choice(list(DIRECTIONS)))
-        path = sample_path(rng, stage, direction, (2.8, 3.8))
-        start = _random_start(rng, stage)
+        path = sample_path(rng, canvas, direction, (2.8, 3.8))
+        start = _random_start(rng, canvas)
         axis, sign = (0, DIRECTIONS[direction][0]) if direction in ("left", "right") else (1, DIRECTIONS[direction][1])
-        extent = (stage.width, stage.height)[axis]
+        extent = (canvas.width, canvas.height)[axis]
         enters = rng.random() < 0.5
         edge = (0 if sign > 0 else extent) if enters else (extent if sign > 0 else 0) - path[-1, axis]
-        start[axis] = edge + (-1 if enters else 1) * sign * look.radii[0] * rng.uniform(1.0, 1.2)
-        actor = replace(look, centres=start + path)
-        across = actor.centres[:, 1 - axis]
-        margin = 0.8 * look.radii[0]
-        inside = actor.centres[len(path) // 2, axis]
-        if margin < across.min() and across.max() < (stage.height, stage.width)[axis] - margin and 0 < inside < extent:
-            return [actor]
+        start[axis] = edge + (-1 if enters else 1) * sign * actor.radii[0] * rng.uniform(1.0, 1.2)
+        moving = replace(actor, centres=start + path)
+        across = moving.centres[:, 1 - axis]
+        margin = 0.8 * actor.radii[0]
+        inside = moving.centres[len(path) // 2, axis]
+        if (
+            margin < across.min()
+            and across.max() < (canvas.height, canvas.width)[axis] - margin
+            and 0 < inside < extent
+        ):
+            return [moving]
     return None
 
 
-def _place_freely(rng: np.random.Generator, stage: Stage, look: Actor, others: list[Actor]) -> Actor | None:
-    """Any motion, mostly in the frame, starting beside the others and not hiding or hidden for long."""
+def _arrange_freely(rng: np.random.Generator, canvas: Canvas, actor: Actor, others: list[Actor]) -> Actor | None:
+    """The actor with any motion: mostly in the frame, apart from the others at first, and no long occlusion."""
     for _ in range(_MAX_TRIES):
         motion = str(
             rng.choice(["left", "right", "up", "down", "still", "stop"], p=[0.18, 0.18, 0.15, 0.15, 0.22, 0.12])
         )
-        actor = replace(look, centres=_random_start(rng, stage) + sample_path(rng, stage, motion))
-        closeness = [_closeness(actor, other) for other in others]
-        if _stays_inside(stage, actor, 0.2) and all(
+        moving = replace(actor, centres=_random_start(rng, canvas) + sample_path(rng, canvas, motion))
+        closeness = [_closeness(moving, other) for other in others]
+        if _stays_inside(canvas, moving, 0.2) and all(
             c[0] > 0.85 and (c < 0.6).mean() < 0.3 and c.min() > 0.2 for c in closeness
         ):
             if len(others) >= 2 and rng.random() < 0.12:
-                actor = _apply_change(rng, stage, actor, str(rng.choice(CHANGES)), 0.5)
-            return actor
+                moving = _apply_change(rng, canvas, moving, str(rng.choice(CHANGES)), 0.5)
+            return moving
     return None

@@ -11,7 +11,7 @@ from tools.shapes.predicates import Facts, Verdict
 KINDS = ("appearance", "place", "motion", "change", "relation")
 
 _KIND_WEIGHTS = {"appearance": 0.28, "place": 0.15, "motion": 0.36, "change": 0.70, "relation": 0.32}
-"""Relative chance of a kind where a clip offers it; change and relation are offered by fewer clips."""
+"""Relative probability of a kind where a clip has such a sentence; fewer clips have one of change or relation."""
 
 _SIZES = ("large", "small")
 _SIDES = {
@@ -42,7 +42,7 @@ _CHANGES: tuple[tuple[Callable[[Facts, int], Verdict], tuple[str, ...]], ...] = 
     (predicates.keeps_its_size, ("{} that keeps its size", "{} that stays the same size")),
     (predicates.does_not_spin, ("{} that does not spin", "{} that does not rotate")),
 )
-_PLACES: tuple[tuple[Callable[[Facts, int], Verdict], tuple[str, ...]], ...] = (
+_POSITIONS: tuple[tuple[Callable[[Facts, int], Verdict], tuple[str, ...]], ...] = (
     *((predicates.lies_at(side), tuple(f"{{}} {words}" for words in _SIDES[side])) for side in _SIDES),
     *((predicates.starts_at(side), tuple(f"{{}} that starts {words}" for words in _SIDES[side])) for side in _SIDES),
 )
@@ -70,14 +70,14 @@ _RELATIONS: tuple[tuple[Callable[[Facts, int, int], Verdict], tuple[str, ...]], 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence and what it is about.
+    """A sentence and the object that it refers to.
 
     Attributes:
         text: lower case, without a full stop.
         kind: one of `KINDS`.
-        index: of the object that is meant.
-        claim: tells apart the things that can be said about an object; phrasings of one thing share it.
-        is_lasting: true in every single frame, so that one frame shows it: looks and places, not motions.
+        index: of the referred object.
+        claim: identifies what the sentence states about the object; its different phrasings share the claim.
+        is_lasting: whether it is true in every single frame: of appearance and position, not of motion.
     """
 
     text: str
@@ -89,11 +89,11 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """A noun phrase and the objects that it fits.
+    """A noun phrase and the objects that it describes.
 
     Attributes:
         words: without article, such as "red circle".
-        fits: verdict for each object of the clip.
+        fits: for each object of the clip, whether the words describe it.
     """
 
     words: str
@@ -104,30 +104,30 @@ class Noun:
         """With article."""
         return f"the {self.words}"
 
-    def may_mean(self) -> list[int]:
-        """Objects that the words fit or might fit."""
+    def possible_referents(self) -> list[int]:
+        """Objects that the phrase describes or might describe."""
         return [i for i, verdict in enumerate(self.fits) if verdict is not False]
 
 
 def write_sentences(rng: np.random.Generator, facts: Facts) -> list[Sentence]:
-    """Four to eight different sentences about a clip; fewer if it offers fewer.
+    """Four to eight different sentences about a clip; fewer if fewer are true of it.
 
     Args:
-        rng: chooses among phrasings and among the things that could be said.
+        rng: chooses phrasings and sentences.
         facts: of the clip.
     """
-    offers: dict[str, list[Sentence]] = {kind: [] for kind in KINDS}
+    candidates: dict[str, list[Sentence]] = {kind: [] for kind in KINDS}
     for sentence in all_sentences(rng, facts):
-        offers[sentence.kind].append(sentence)
-    for sentences in offers.values():
+        candidates[sentence.kind].append(sentence)
+    for sentences in candidates.values():
         rng.shuffle(sentences)
     target = int(rng.integers(4, 9))
     chosen: list[Sentence] = []
     claims: set[tuple[object, ...]] = set()
-    while len(chosen) < target and any(offers.values()):
-        kinds = [kind for kind in KINDS if offers[kind]]
+    while len(chosen) < target and any(candidates.values()):
+        kinds = [kind for kind in KINDS if candidates[kind]]
         weights = np.array([_KIND_WEIGHTS[kind] for kind in kinds])
-        sentence = offers[str(rng.choice(kinds, p=weights / weights.sum()))].pop()
+        sentence = candidates[str(rng.choice(kinds, p=weights / weights.sum()))].pop()
         if (sentence.index, sentence.claim) not in claims:
             claims.add((sentence.index, sentence.claim))
             chosen.append(sentence)
@@ -135,17 +135,17 @@ def write_sentences(rng: np.random.Generator, facts: Facts) -> list[Sentence]:
 
 
 def all_sentences(rng: np.random.Generator, facts: Facts) -> Iterator[Sentence]:
-    """Whatever can be said of a clip, object by object; `rng` chooses among phrasings."""
+    """All sentences that are true of exactly one object of a clip, object by object; `rng` chooses their phrasings."""
     nouns = noun_phrases(facts)
     for index in range(len(facts.shapes)):
-        if not facts.can_be_meant(index):
+        if not facts.can_be_referred_to(index):
             continue
-        mine = [noun for noun in nouns if noun.fits[index]]
-        yield from _appearance(rng, mine, index)
-        plain = [noun for noun in mine if noun.words.split()[0] not in _SIZES]
-        for kind, table in (("place", _PLACES), ("motion", _MOTIONS), ("change", _CHANGES), ("relation", _BORDER)):
-            yield from _one_place(rng, facts, plain, index, kind, table)
-        yield from _two_place(rng, facts, nouns, index)
+        fitting = [noun for noun in nouns if noun.fits[index]]
+        yield from _appearance(rng, fitting, index)
+        plain = [noun for noun in fitting if noun.words.split()[0] not in _SIZES]
+        for kind, table in (("place", _POSITIONS), ("motion", _MOTIONS), ("change", _CHANGES), ("relation", _BORDER)):
+            yield from _sentences_of_predicate(rng, facts, plain, index, kind, table)
+        yield from _sentences_of_relation(rng, facts, nouns, index)
 
 
 def noun_phrases(facts: Facts) -> list[Noun]:
@@ -156,14 +156,14 @@ def noun_phrases(facts: Facts) -> list[Noun]:
         nouns.append(Noun(shape, tuple(s == shape for s in facts.shapes)))
     for colour in sorted(set(facts.colours)):
         nouns.append(Noun(f"{colour} shape", tuple(c == colour for c in facts.colours)))
-    looks = list(zip(facts.colours, facts.shapes, strict=True))
-    for look in sorted(set(looks)):
-        nouns.append(Noun(" ".join(look), tuple(other == look for other in looks)))
+    appearances = list(zip(facts.colours, facts.shapes, strict=True))
+    for appearance in sorted(set(appearances)):
+        nouns.append(Noun(" ".join(appearance), tuple(other == appearance for other in appearances)))
     sizes = {"large": predicates.is_large, "small": predicates.is_small}
     for word, predicate in sizes.items():
         verdicts = [predicate(facts, i) for i in range(len(facts.shapes))]
         for noun in [n for n in nouns if not n.words.startswith(tuple(sizes))]:
-            # only where the size tells something: some other object is excluded by it
+            # only where the size excludes an object that the noun alone describes
             both = tuple(both_true(a, b) for a, b in zip(noun.fits, verdicts, strict=True))
             if True in both and any(a and b is False for a, b in zip(noun.fits, both, strict=True)):
                 nouns.append(Noun(f"{word} {noun.words}", both))
@@ -179,7 +179,7 @@ def both_true(a: Verdict, b: Verdict) -> Verdict:
 
 def _appearance(rng: np.random.Generator, nouns: list[Noun], index: int) -> Iterator[Sentence]:
     for noun in nouns:
-        if noun.may_mean() != [index] or noun.words == "shape":
+        if noun.possible_referents() != [index] or noun.words == "shape":
             continue
         text = noun.phrase
         words = noun.words.split()
@@ -188,7 +188,7 @@ def _appearance(rng: np.random.Generator, nouns: list[Noun], index: int) -> Iter
         yield Sentence(text, "appearance", index, (noun.words,), is_lasting=True)
 
 
-def _one_place(
+def _sentences_of_predicate(
     rng: np.random.Generator,
     facts: Facts,
     nouns: list[Noun],
@@ -196,49 +196,51 @@ def _one_place(
     kind: str,
     table: tuple[tuple[Callable[[Facts, int], Verdict], tuple[str, ...]], ...],
 ) -> Iterator[Sentence]:
-    """Sentences of a noun and one predicate; for motion and change only where a look-alike does otherwise."""
+    """Sentences of a noun and a predicate; for motion and change only where it is false for a look-alike."""
     for number, (predicate, templates) in enumerate(table):
         if predicate(facts, index) is not True:
             continue
         excluded = [i for i in range(len(facts.shapes)) if predicate(facts, i) is False]
         if kind in ("motion", "change"):
-            # one that crosses the border would give its direction away by its place
+            # the position of an object that crosses the border would show its direction
             has_look_alike = any(_is_look_alike(facts, index, other) for other in excluded)
             if not has_look_alike or not facts.stays_inside(index):
                 continue
-        usable = [n for n in nouns if set(n.may_mean()) <= {index, *excluded}]
-        # the noun should not decide alone; where it must, the sentence says little about its kind
-        telling = [n for n in usable if len(n.may_mean()) > 1]
-        usable = telling if telling or kind == "place" else usable
+        usable = [n for n in nouns if set(n.possible_referents()) <= {index, *excluded}]
+        # prefer nouns that describe several objects: then the predicate decides which one is referred to
+        ambiguous = [n for n in usable if len(n.possible_referents()) > 1]
+        usable = ambiguous if ambiguous or kind == "place" else usable
         if usable:
             noun = usable[int(rng.integers(len(usable)))]
             template = templates[int(rng.integers(len(templates)))]
-            is_lasting = table is _PLACES and number < len(_SIDES)
+            is_lasting = table is _POSITIONS and number < len(_SIDES)
             yield Sentence(template.format(noun.phrase), kind, index, (kind, str(number)), is_lasting)
 
 
 def _is_look_alike(facts: Facts, index: int, other: int) -> bool:
-    """Whether another object has the same shape and colour, a similar size, and is seen as well."""
+    """Whether another object has the same shape and colour, a similar size, and is visible as well."""
     same = facts.shapes[index] == facts.shapes[other] and facts.colours[index] == facts.colours[other]
     ratio = facts.radii[index].mean() / facts.radii[other].mean()
-    return index != other and same and 0.6 < ratio < 1.67 and facts.can_be_meant(other) and facts.stays_inside(other)
+    return (
+        index != other and same and 0.6 < ratio < 1.67 and facts.can_be_referred_to(other) and facts.stays_inside(other)
+    )
 
 
-def _two_place(rng: np.random.Generator, facts: Facts, nouns: list[Noun], index: int) -> Iterator[Sentence]:
-    """Sentences of a noun, a relation and the noun of a third object that only it fits."""
+def _sentences_of_relation(rng: np.random.Generator, facts: Facts, nouns: list[Noun], index: int) -> Iterator[Sentence]:
+    """Sentences of a noun, a relation and a landmark: a noun that describes only the other object."""
     every = range(len(facts.shapes))
     plain = [noun for noun in nouns if noun.words.split()[0] not in _SIZES]
-    mine = [noun for noun in plain if noun.fits[index]]
+    fitting = [noun for noun in plain if noun.fits[index]]
     for number, (relation, templates) in enumerate(_RELATIONS):
         for other in every:
-            if other == index or not facts.can_be_meant(other) or relation(facts, index, other) is not True:
+            if other == index or not facts.can_be_referred_to(other) or relation(facts, index, other) is not True:
                 continue
             excluded = {i for i in every if i != other and relation(facts, i, other) is False}
-            landmarks = [n for n in plain if n.may_mean() == [other] and "shape" not in n.words]
-            usable = [n for n in mine if set(n.may_mean()) <= {index, other, *excluded}]
-            usable = [n for n in usable if len(set(n.may_mean()) - {other}) > 1] or usable
-            if number >= 2:  # a lasting side by side is said only where the noun leaves a choice
-                usable = [n for n in usable if len(set(n.may_mean()) - {other}) > 1]
+            landmarks = [n for n in plain if n.possible_referents() == [other] and "shape" not in n.words]
+            usable = [n for n in fitting if set(n.possible_referents()) <= {index, other, *excluded}]
+            usable = [n for n in usable if len(set(n.possible_referents()) - {other}) > 1] or usable
+            if number >= 2:  # relative position: only where the noun describes several objects
+                usable = [n for n in usable if len(set(n.possible_referents()) - {other}) > 1]
             if not landmarks or not usable:
                 continue
             noun, landmark = usable[int(rng.integers(len(usable)))], landmarks[int(rng.integers(len(landmarks)))]

@@ -1,4 +1,4 @@
-"""Write Referring Shapes in one of several layouts, whole or not at all."""
+"""Writes Referring Shapes in one of several layouts; the folder appears complete or not at all."""
 
 import json
 import multiprocessing
@@ -13,17 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from tools.shapes.clip import draw_clip
-from tools.shapes.scene import Stage, make_stage
+from datasets.generated import DATASET_NAME, STATISTICS_FILE
+from tools.shapes.clip import generate_clip
+from tools.shapes.layouts import LAYOUTS
+from tools.shapes.scene import Canvas, make_canvas
 from tools.shapes.sentences import KINDS
 from tools.shapes.text import write_text_encoder
-from tools.shapes.writers import LAYOUTS
 from tools.shapes.writers.base import GUESSES, ClipRecord, write_json, write_truth_index
 
-__all__ = ["DEFAULT_LAYOUT", "GUESSES", "LAYOUTS", "STATISTICS_FILE", "make_shapes"]
-
-DATASET_NAME = "Referring Shapes"
-STATISTICS_FILE = "statistics.json"
 DEFAULT_LAYOUT = "ref_youtube_vos"
 
 
@@ -39,11 +36,11 @@ def make_shapes(  # noqa: PLR0913  # each is an option of the command line
     num_workers: int = 2,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Generate the data set; `out` appears whole or not at all.
+    """Generates the data set; `out` appears complete or not at all.
 
     Args:
         out: folder to create.
-        layout: one of `LAYOUTS`: of which real data set the files have the form.
+        layout: one of `LAYOUTS`: the data set whose files are imitated.
         seed: the same seed, count of frames and size give the same clips, whatever the number of clips or workers.
         num_train: clips of the train split.
         num_valid: clips of the valid split.
@@ -53,18 +50,18 @@ def make_shapes(  # noqa: PLR0913  # each is an option of the command line
         overwrite: replace `out` if it holds Referring Shapes.
 
     Returns:
-        What `statistics.json` holds: options, sentences per kind, and the J that guessing reaches.
+        What `statistics.json` holds: options, sentences per kind, and J of the baselines.
 
     Raises:
         ValueError: an argument out of range, or `out` exists and may not be replaced.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r} must be one of {', '.join(LAYOUTS)}")
-    form = LAYOUTS[layout]
-    size = size or form.size
-    stage = make_stage(size, num_frames)
-    if any(extent % form.size_multiple for extent in size):
-        raise ValueError(f"size={size[0]}x{size[1]} must be multiples of {form.size_multiple} for format {layout}")
+    writer = LAYOUTS[layout]
+    size = size or writer.size
+    canvas = make_canvas(size, num_frames)
+    if any(extent % writer.size_multiple for extent in size):
+        raise ValueError(f"size={size[0]}x{size[1]} must be multiples of {writer.size_multiple} for format {layout}")
     for name, value, least in (("seed", seed, 0), ("num_train", num_train, 1), ("num_valid", num_valid, 1)):
         if not least <= value <= 99_999:
             raise ValueError(f"{name}={value} must lie between {least} and 99999")
@@ -81,18 +78,18 @@ def make_shapes(  # noqa: PLR0913  # each is an option of the command line
     }
     if layout != DEFAULT_LAYOUT:
         options["format"] = layout
-    with _appearing_whole(out) as folder:
+    with _atomic_folder(out) as folder:
         records = {
-            split: _write_clips(folder, split, count, layout=layout, seed=seed, stage=stage, num_workers=num_workers)
-            for split, count in form.num_clips(num_train, num_valid).items()
+            split: _write_clips(folder, split, count, layout=layout, seed=seed, canvas=canvas, num_workers=num_workers)
+            for split, count in writer.num_clips(num_train, num_valid).items()
         }
-        form.write_index(folder, records)
-        if form.has_truth:
+        writer.write_index(folder, records)
+        if writer.has_truth:
             write_truth_index(folder, records)
-        seen_in_training = records.get("train", records["valid"])
-        sentences = [e["text"] for record in seen_in_training for e in record.truth["expressions"]]
+        training_records = records.get("train", records["valid"])
+        sentences = [e["text"] for record in training_records for e in record.truth["expressions"]]
         write_text_encoder(folder / "text_encoder", sentences)
-        statistics = {"dataset": DATASET_NAME, "options": options, **_statistics(records, form.scored_split)}
+        statistics = {"dataset": DATASET_NAME, "options": options, **_statistics(records, writer.scored_split)}
         write_json(folder / STATISTICS_FILE, statistics)
     return statistics
 
@@ -113,21 +110,21 @@ def _check_replaceable(out: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def _appearing_whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends well, and vanishes when it does not."""
+def _atomic_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out`, renamed to it when the block ends well and deleted when it does not."""
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         folder = work / "new"
         folder.mkdir()
         yield folder
-        _exchange(folder, out, work / "old")
+        _replace_folder(folder, out, work / "old")
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _exchange(new: Path, out: Path, old: Path) -> None:
-    """Put `new` in the place of `out`, which moves to `old` if it exists, and comes back if that fails."""
+def _replace_folder(new: Path, out: Path, old: Path) -> None:
+    """Renames `new` to `out`; an existing `out` is first renamed to `old`, and restored if this fails."""
     if out.exists():
         out.replace(old)
     try:
@@ -139,25 +136,25 @@ def _exchange(new: Path, out: Path, old: Path) -> None:
 
 
 def _write_clips(
-    folder: Path, split: str, count: int, *, layout: str, seed: int, stage: Stage, num_workers: int
+    folder: Path, split: str, count: int, *, layout: str, seed: int, canvas: Canvas, num_workers: int
 ) -> list[ClipRecord]:
-    job = partial(_write_clip, folder=folder, split=split, layout=layout, seed=seed, stage=stage)
+    job = partial(_write_clip, folder=folder, split=split, layout=layout, seed=seed, canvas=canvas)
     if num_workers == 1:
         return [job(index) for index in range(count)]
     with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
         return pool.map(job, range(count), chunksize=max(1, min(25, count // num_workers)))
 
 
-def _write_clip(index: int, *, folder: Path, split: str, layout: str, seed: int, stage: Stage) -> ClipRecord:
-    form = LAYOUTS[layout]
-    return form.write_clip(draw_clip(split, index, seed=seed, stage=stage, is_usable=form.is_usable), folder)
+def _write_clip(index: int, *, folder: Path, split: str, layout: str, seed: int, canvas: Canvas) -> ClipRecord:
+    writer = LAYOUTS[layout]
+    return writer.write_clip(generate_clip(split, index, seed=seed, canvas=canvas, is_usable=writer.is_usable), folder)
 
 
 def _statistics(records: Mapping[str, Sequence[ClipRecord]], scored_split: str) -> dict[str, Any]:
-    """Sentences per split and kind, and the J that guessing reaches on the valid split."""
+    """Sentences per split and kind, and J of the baselines on the valid split."""
     counts = {
-        split: Counter(kind for record in found for kind in record.kinds)
-        for split, found in records.items()
+        split: Counter(kind for record in clip_records for kind in record.kinds)
+        for split, clip_records in records.items()
         if split in ("train", "valid")
     }
     by_kind: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in (*KINDS, "all")}
@@ -165,12 +162,12 @@ def _statistics(records: Mapping[str, Sequence[ClipRecord]], scored_split: str) 
         for kind, guess in zip(record.kinds, record.guesses, strict=True):
             by_kind[kind].append(guess)
             by_kind["all"].append(guess)
-    chance = {
+    baselines = {
         kind: {name: round(float(np.mean([g[i] for g in guesses])), 4) for i, name in enumerate(GUESSES)}
         for kind, guesses in by_kind.items()
         if guesses
     }
     return {
         "sentences": {split: {kind: count[kind] for kind in KINDS} for split, count in counts.items()},
-        f"{scored_split}_j_of_guessing": chance,
+        f"{scored_split}_j_of_guessing": baselines,
     }

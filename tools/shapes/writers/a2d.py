@@ -19,11 +19,18 @@ from jaxtyping import UInt8
 
 from tools.shapes.clip import ShapesClip, boxes_of
 from tools.shapes.scene import SHAPES
-from tools.shapes.writers.base import ClipRecord, Layout, Said, looks_of, make_record, write_lines
+from tools.shapes.writers.base import (
+    ClipRecord,
+    ExpressionTruth,
+    LayoutWriter,
+    appearances_of,
+    make_record,
+    write_lines,
+)
 
 FRAMES_PER_SECOND = 25
 KEYFRAME_INTERVAL = 12
-"""Frames from one picture that stands for itself to the next; a reader that seeks lands on one."""
+"""Frames from one key frame to the next."""
 
 _CRF = "16"
 """Quality of x264; lower is better, 23 is its default."""
@@ -31,36 +38,36 @@ _CRF = "16"
 _SUBSETS = {"train": 0, "missed": 0, "valid": 1}
 
 
-class A2D(Layout):
-    """As in the real data, a frame's h5 names only some of the objects; where it is one alone, `reMask` has two axes.
+class A2DWriter(LayoutWriter):
+    """As in the real data, a frame's h5 names only some of the objects; for a single one, `reMask` has two axes.
 
-    Clips of odd index annotate one object, the others every object that a sentence means.
+    Clips of odd index annotate one object, the others every object that a sentence refers to.
     """
 
     name = "a2d"
     scored_split = "test"
     size = (320, 480)
-    size_multiple = 16  # x264 fills up incomplete blocks differently from one time to the next
+    size_multiple = 16  # x264 pads incomplete blocks differently in each run
 
     def num_clips(self, num_train: int, num_valid: int) -> dict[str, int]:
         """One clip more, which has no sentence."""
         return {"train": num_train, "valid": num_valid, "missed": 1}
 
     def write_clip(self, clip: ShapesClip, folder: Path) -> ClipRecord:
-        """The clip, and the masks of its first, middle and last frame."""
+        """Writes the clip, and the masks of its first, middle and last frame."""
         write_mp4(folder / "Release" / "clips320H" / f"{clip.video}.mp4", clip.frames)
         num_frames = len(clip.frames)
-        said: list[Said] = []
+        expressions: list[ExpressionTruth] = []
         annotated: list[int] = []
         if clip.split != "missed":
             annotated = sorted({0, num_frames // 2, num_frames - 1})
             first_of = {s.index: s for s in reversed(clip.sentences)}
-            meant = sorted(first_of)[:1] if clip.index % 2 else sorted(first_of)
-            for i in meant:
-                shown = tuple(t for t in annotated if clip.is_seen[i, t])
-                said.append(Said(str(i), first_of[i].text, first_of[i].kind, (i + 1,), shown))
+            referred = sorted(first_of)[:1] if clip.index % 2 else sorted(first_of)
+            for i in referred:
+                shown = tuple(t for t in annotated if clip.has_pixels[i, t])
+                expressions.append(ExpressionTruth(str(i), first_of[i].text, first_of[i].kind, (i + 1,), shown))
             for t in annotated:
-                self._write_masks(folder, clip, t, meant)
+                self._write_masks(folder, clip, t, referred)
         label = SHAPES.index(clip.facts.shapes[0]) + 1
         height, width = clip.frames.shape[1:3]
         seconds = num_frames // FRAMES_PER_SECOND
@@ -72,14 +79,14 @@ class A2D(Layout):
             video=clip.video,
             frame_names=[f"{t + 1:05d}" for t in range(num_frames)],
             object_ids=clip.object_ids,
-            looks=looks_of(clip),
-            said=said,
-            entry=",".join(map(str, row)),
+            appearances=appearances_of(clip),
+            expressions=expressions,
+            index_entry=",".join(map(str, row)),
         )
 
     def _write_masks(self, folder: Path, clip: ShapesClip, t: int, objects: Sequence[int]) -> None:
         """As MATLAB stores them: last axis first, so that masks come as (instance, width, height)."""
-        shown = [i for i in objects if clip.is_seen[i, t]]
+        shown = [i for i in objects if clip.has_pixels[i, t]]
         if not shown:
             return
         masks = np.stack([clip.object_ids[t] == i + 1 for i in shown]).transpose(0, 2, 1).astype(np.uint8)
@@ -92,32 +99,32 @@ class A2D(Layout):
             file["reBBox"] = corners.T
 
     def write_index(self, folder: Path, records: Mapping[str, Sequence[ClipRecord]]) -> None:
-        """The lists; among the sentences one bad row, like the real file."""
-        everything = [record for found in records.values() for record in found]
+        """Writes the lists; the sentences contain one malformed row, as in the real file."""
+        clip_records = [record for of_split in records.values() for record in of_split]
         rows = [
-            f"{r.video},{said['name']},{said['text']}"
-            for r in sorted(everything, key=lambda r: r.video)
-            for said in r.truth["expressions"]
+            f"{r.video},{expression['name']},{expression['text']}"
+            for r in sorted(clip_records, key=lambda r: r.video)
+            for expression in r.truth["expressions"]
         ]
         video, _, text = rows[0].split(",", 2)
         rows.insert(1, f"{video},1 (copy),{text}")
         texts = folder / "text_annotations"
-        write_lines(folder / "Release" / "videoset.csv", [record.entry for record in everything])
+        write_lines(folder / "Release" / "videoset.csv", [record.index_entry for record in clip_records])
         write_lines(texts / "a2d_annotation.txt", ["video_id,instance_id,query", *rows])
         write_lines(texts / "a2d_missed_videos.txt", [record.video for record in records["missed"]])
 
 
 def write_mp4(path: Path, frames: UInt8[np.ndarray, "time height width 3"]) -> None:
-    """An H.264 clip with pictures that refer to later ones, as cameras and web sites write them.
+    """Writes an H.264 clip with B-frames, as cameras and web sites do.
 
     Args:
         path: of the file; its folder is made.
-        frames: RGB; height and width multiples of 16, or the bytes may differ from one time to the next.
+        frames: RGB; height and width multiples of 16, or the bytes may differ between runs.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(path, "w") as container:
-        # one thread: the same bytes on every machine
-        options = {"crf": _CRF, "preset": "fast", "bf": "2", "threads": "1", "sc_threshold": "0"}
+        # The same bytes in every run: one thread, and no macroblock tree, whose result differs from run to run.
+        options = {"crf": _CRF, "preset": "fast", "bf": "2", "threads": "1", "sc_threshold": "0", "mbtree": "0"}
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

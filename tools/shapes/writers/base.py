@@ -1,4 +1,4 @@
-"""What the layouts share: their interface, the truth beside the data, and files of one image."""
+"""What the layouts share: their interface, the ground truth beside the data, and files of one image."""
 
 import json
 from abc import ABC, abstractmethod
@@ -16,23 +16,23 @@ from media.mask_png import DAVIS_PALETTE
 from tools.shapes.clip import ShapesClip, boxes_of
 
 TRUTH_FOLDER = "truth"
-"""Beside the data: what every video shows and every sentence means, in one form for all layouts. No loader reads it."""
+"""Folder with masks and referred objects, in the same format for all layouts. For tests; no loader reads it."""
 
 GUESSES = ("random object", "largest object", "random look-alike")
-"""What the chance levels pick: any object, the largest one, any of the meant object's shape and colour."""
+"""Baselines that ignore the sentence: any object, the largest, any of the shape and colour of the referred one."""
 
 _JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A sentence in a layout.
+class ExpressionTruth:
+    """The ground truth of one sentence of a layout; its fields are the keys of `truth/<split>.json`.
 
     Attributes:
-        name: its identifier within the video, as a loader should report it.
-        text: as the loader should return it.
-        kind: tag of the sentence.
-        objects: numbers of the objects that it means, in the truth's object maps.
+        name: identifier of the sentence within the video, as a loader must return it.
+        text: as a loader must return it.
+        kind: one of `KINDS`.
+        objects: ids of the referred objects in the object maps.
         annotated: positions of the frames with a mask of the object; None for all frames.
         source: which of several sets in one folder it belongs to (RefCOCO); empty elsewhere.
     """
@@ -47,47 +47,47 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class ClipRecord:
-    """What the index files say about one clip, and what guessing would reach on it.
+    """What the index files need about one clip, and the scores of the baselines on it.
 
     Attributes:
         split: of the generator.
         video: name of its folder or file.
-        entry: what the layout's index needs to know.
+        index_entry: what the writer of the index files needs.
         truth: entry of `truth/<split>.json`.
         kinds: of the sentences.
-        guesses: per sentence, expected J of each of `GUESSES`.
+        guesses: J of each of `GUESSES`, for each sentence.
     """
 
     split: str
     video: str
-    entry: Any
+    index_entry: Any
     truth: dict[str, Any]
     kinds: tuple[str, ...]
     guesses: tuple[tuple[float, ...], ...]
 
 
-class Layout(ABC):
-    """How one real data set lies on disk. Without state, so that worker processes may have copies."""
+class LayoutWriter(ABC):
+    """Writes the files of one real data set's layout. Has no state, so that worker processes may have copies."""
 
     name: ClassVar[str]
     size: ClassVar[tuple[int, int]] = (64, 96)
     """(height, width) of the frames unless the user says otherwise."""
 
     scored_split: ClassVar[str] = "valid"
-    """What the loader calls the generator's split `valid`; an evaluation of it shows what guessing would reach."""
+    """The loader's name of the generated split `valid`; its evaluation reports the scores of the baselines."""
 
     size_multiple: ClassVar[int] = 1
-    """Height and width must be multiples of this."""
+    """Divisor of height and width."""
 
     has_truth: ClassVar[bool] = True
     """Whether `truth/` is written."""
 
     def num_clips(self, num_train: int, num_valid: int) -> dict[str, int]:
-        """Clips of each of the generator's splits."""
+        """Number of clips of each generated split."""
         return {"train": num_train, "valid": num_valid}
 
     def is_usable(self, clip: ShapesClip) -> bool:
-        """Whether the layout can show this clip."""
+        """Whether the clip can be written in this layout."""
         return True
 
     @abstractmethod
@@ -106,32 +106,32 @@ def make_record(  # noqa: PLR0913  # the parts of one record
     video: str,
     frame_names: Sequence[str],
     object_ids: UInt8[np.ndarray, "time height width"],
-    looks: Sequence[tuple[str, str]],
-    said: Sequence[Said],
-    entry: Any,
+    appearances: Sequence[tuple[str, str]],
+    expressions: Sequence[ExpressionTruth],
+    index_entry: Any,
     positions: Sequence[int] | None = None,
     has_truth: bool = True,
 ) -> ClipRecord:
-    """Writes the masks of the truth of one video, and sums up what the index files must say.
+    """Writes the true masks of one video, and returns what the index files need.
 
     Args:
         folder: of the data set.
         clip: where the video comes from.
         video: its name in the layout.
-        frame_names: as a loader should report them.
-        object_ids: number of the object at each pixel, as the layout shows it.
-        looks: shape and colour of objects 1, 2, ...
-        said: the sentences.
-        entry: what the layout's index needs to know.
+        frame_names: as a loader must return them.
+        object_ids: id of the object at each pixel, as numbered in the layout.
+        appearances: shape and colour of objects 1, 2, ...
+        expressions: the sentences.
+        index_entry: what the writer of the index files needs.
         positions: of the frames in the clip; None for all of it.
         has_truth: write the masks.
     """
-    masks = [object_ids == number + 1 for number in range(len(looks))]
+    masks = [object_ids == number + 1 for number in range(len(appearances))]
     truth: dict[str, Any] = {
         "index": clip.index,
         "positions": list(range(len(clip.frames)) if positions is None else positions),
         "frames": list(frame_names),
-        "expressions": [asdict(sentence) for sentence in said],
+        "expressions": [asdict(expression) for expression in expressions],
     }
     if has_truth:
         path = folder / TRUTH_FOLDER / clip.split / f"{video}.npz"
@@ -139,26 +139,30 @@ def make_record(  # noqa: PLR0913  # the parts of one record
         np.savez_compressed(
             path,
             object_ids=object_ids,
-            boxes_xyxy_px=boxes_of(object_ids, len(looks)),
-            is_visible=np.array([mask.any(axis=(1, 2)) for mask in masks]).reshape(len(looks), len(object_ids)),
+            boxes_xyxy_px=boxes_of(object_ids, len(appearances)),
+            is_visible=np.array([mask.any(axis=(1, 2)) for mask in masks]).reshape(len(appearances), len(object_ids)),
         )
-    guesses = tuple(_guess(masks, looks, [number - 1 for number in sentence.objects]) for sentence in said)
-    return ClipRecord(clip.split, video, entry, truth, tuple(sentence.kind for sentence in said), guesses)
+    guesses = tuple(
+        _j_of_guesses(masks, appearances, [number - 1 for number in expression.objects]) for expression in expressions
+    )
+    return ClipRecord(clip.split, video, index_entry, truth, tuple(e.kind for e in expressions), guesses)
 
 
-def looks_of(clip: ShapesClip) -> list[tuple[str, str]]:
+def appearances_of(clip: ShapesClip) -> list[tuple[str, str]]:
     """Shape and colour of each object."""
     return list(zip(clip.facts.shapes, clip.facts.colours, strict=True))
 
 
-def _guess(
-    masks: Sequence[Bool[np.ndarray, "time height width"]], looks: Sequence[tuple[str, str]], meant: Sequence[int]
+def _j_of_guesses(
+    masks: Sequence[Bool[np.ndarray, "time height width"]],
+    appearances: Sequence[tuple[str, str]],
+    referred: Sequence[int],
 ) -> tuple[float, ...]:
-    """Expected J of each of `GUESSES` for the objects `meant`."""
-    target = np.logical_or.reduce([masks[i] for i in meant])
+    """Expected J of each of `GUESSES` against the union of the `referred` objects (indices)."""
+    target = np.logical_or.reduce([masks[i] for i in referred])
     overlaps = np.array([_region_overlap(mask, target) for mask in masks])
     largest = int(np.argmax([mask.sum() for mask in masks]))
-    alike = [i for i, look in enumerate(looks) if look == looks[meant[0]]]
+    alike = [i for i, appearance in enumerate(appearances) if appearance == appearances[referred[0]]]
     return float(overlaps.mean()), float(overlaps[largest]), float(overlaps[alike].mean())
 
 
@@ -170,12 +174,12 @@ def _region_overlap(a: Bool[np.ndarray, "time height width"], b: Bool[np.ndarray
 
 def write_truth_index(folder: Path, records: Mapping[str, Sequence[ClipRecord]]) -> None:
     """`truth/<split>.json`: frames and sentences of each video; its masks, boxes and visibility lie beside it."""
-    for split, found in records.items():
-        write_json(folder / TRUTH_FOLDER / f"{split}.json", {"videos": {r.video: r.truth for r in found}})
+    for split, clip_records in records.items():
+        write_json(folder / TRUTH_FOLDER / f"{split}.json", {"videos": {r.video: r.truth for r in clip_records}})
 
 
 def write_frame(path: Path, frame: UInt8[np.ndarray, "height width 3"]) -> None:
-    """An RGB image as `.jpg` or `.png`."""
+    """Writes an RGB image as `.jpg` or `.png`."""
     options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix == ".jpg" else []
     is_good, data = cv2.imencode(path.suffix, frame[..., ::-1], options)
     assert is_good
@@ -183,19 +187,19 @@ def write_frame(path: Path, frame: UInt8[np.ndarray, "height width 3"]) -> None:
 
 
 def write_mask(path: Path, object_ids: UInt8[np.ndarray, "height width"]) -> None:
-    """Object numbers as a PNG with the palette of DAVIS."""
+    """Writes object ids as a PNG with the palette of DAVIS."""
     image = Image.fromarray(object_ids, mode="P")
     image.putpalette(list(DAVIS_PALETTE))
     image.save(path, optimize=False)
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
-    """A JSON file, with its folder; indented unless told otherwise."""
+    """Writes a JSON file, and makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
 
 
 def write_lines(path: Path, lines: Sequence[str], *, encoding: str = "utf-8") -> None:
-    """A text file, with its folder."""
+    """Writes a text file, and makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines), encoding=encoding)

@@ -19,9 +19,9 @@ from tools.shapes.clip import ShapesClip
 from tools.shapes.sentences import Sentence, all_sentences
 from tools.shapes.writers.base import (
     ClipRecord,
-    Layout,
-    Said,
-    looks_of,
+    ExpressionTruth,
+    LayoutWriter,
+    appearances_of,
     make_record,
     write_frame,
     write_json,
@@ -35,27 +35,27 @@ TEXT_FILES = (
     "Davis17_annot2.txt",
     "Davis17_annot2_full_video.txt",
 )
-"""In the order of the four sentences of an object; by who saw only the first frame, or the whole video."""
+"""In the order of the four sentences of an object; their annotators saw the first frame, or the whole video."""
 
 _SETS = {"train": "train", "valid": "val"}
-_KINDS_OF_VIDEO = ("motion", "change", "relation", "place", "appearance")
+_VIDEO_KINDS_FIRST = ("motion", "change", "relation", "place", "appearance")
 
 
-class Davis(Layout):
-    """Objects that no sentence can tell apart are not annotated; the others are numbered anew, without gaps.
+class DavisWriter(LayoutWriter):
+    """Objects that no sentence identifies are not annotated; the others are numbered anew, without gaps.
 
     In clips of odd index the lowest row is void.
     """
 
     name = "davis"
-    scored_split = "valid_sentences"  # which no evaluation reads: it scores objects, not sentences
+    scored_split = "valid_sentences"  # read by no evaluation: that of DAVIS scores objects, not sentences
 
     def write_clip(self, clip: ShapesClip, folder: Path) -> ClipRecord:
-        """Frames and masks."""
-        offers: dict[int, list[Sentence]] = {}
+        """Writes frames and masks."""
+        candidates: dict[int, list[Sentence]] = {}
         for sentence in (*clip.sentences, *all_sentences(clip.generator(), clip.facts)):
-            offers.setdefault(sentence.index, []).append(sentence)
-        objects = sorted(offers)
+            candidates.setdefault(sentence.index, []).append(sentence)
+        objects = sorted(candidates)
         object_ids = np.zeros_like(clip.object_ids)
         for number, i in enumerate(objects, start=1):
             object_ids[clip.object_ids == i + 1] = number
@@ -70,10 +70,10 @@ class Davis(Layout):
         for name, frame, ids in zip(names, clip.frames, stored, strict=True):
             write_frame(frames / f"{name}.jpg", frame)
             write_mask(masks / f"{name}.png", ids)
-        said = [
-            Said(str(4 * (number - 1) + slot), sentence.text, sentence.kind, (number,))
+        expressions = [
+            ExpressionTruth(str(4 * (number - 1) + slot), sentence.text, sentence.kind, (number,))
             for number, i in enumerate(objects, start=1)
-            for slot, sentence in enumerate(_four(offers[i]))
+            for slot, sentence in enumerate(_four_sentences(candidates[i]))
         ]
         return make_record(
             folder,
@@ -81,30 +81,32 @@ class Davis(Layout):
             video=clip.video,
             frame_names=names,
             object_ids=object_ids,
-            looks=[looks_of(clip)[i] for i in objects],
-            said=said,
-            entry=None,
+            appearances=[appearances_of(clip)[i] for i in objects],
+            expressions=expressions,
+            index_entry=None,
         )
 
     def write_index(self, folder: Path, records: Mapping[str, Sequence[ClipRecord]]) -> None:
-        """Sets, the four text files and the prepared ones."""
+        """Writes the sets, the four text files and the prepared ones."""
         lines: dict[str, list[str]] = {name: [] for name in TEXT_FILES}
-        for split, found in records.items():
-            write_lines(folder / "ImageSets" / "2017" / f"{_SETS[split]}.txt", [record.video for record in found])
+        for split, clip_records in records.items():
+            write_lines(
+                folder / "ImageSets" / "2017" / f"{_SETS[split]}.txt", [record.video for record in clip_records]
+            )
             videos = {}
-            for record in found:
-                said = record.truth["expressions"]
-                for place, entry in enumerate(said):
-                    lines[TEXT_FILES[place % 4]].append(f'{record.video} {entry["objects"][0]} "{entry["text"]}"')
-                expressions = {e["name"]: {"exp": e["text"], "obj_id": str(e["objects"][0])} for e in said}
+            for record in clip_records:
+                truths = record.truth["expressions"]
+                for number, entry in enumerate(truths):
+                    lines[TEXT_FILES[number % 4]].append(f'{record.video} {entry["objects"][0]} "{entry["text"]}"')
+                expressions = {e["name"]: {"exp": e["text"], "obj_id": str(e["objects"][0])} for e in truths}
                 videos[record.video] = {"expressions": expressions, "frames": record.truth["frames"]}
             write_json(folder / "meta_expressions" / split / "meta_expressions.json", {"videos": videos})
         for name, content in lines.items():
             write_lines(folder / "davis_text_annotations" / name, content, encoding="latin-1")
 
 
-def _four(offers: Sequence[Sentence]) -> list[Sentence]:
-    """Two annotators, each with a sentence about looks (if there is one) and one about the video."""
-    looks = [s for s in offers if s.kind == "appearance"] or list(offers)
-    video = sorted(offers, key=lambda s: _KINDS_OF_VIDEO.index(s.kind))
-    return [looks[0], video[0], looks[-1], video[1 % len(video)]]
+def _four_sentences(candidates: Sequence[Sentence]) -> list[Sentence]:
+    """Two annotators, each with a sentence about the appearance (if there is one) and one about the video."""
+    appearance = [s for s in candidates if s.kind == "appearance"] or list(candidates)
+    video = sorted(candidates, key=lambda s: _VIDEO_KINDS_FIRST.index(s.kind))
+    return [appearance[0], video[0], appearance[-1], video[1 % len(video)]]

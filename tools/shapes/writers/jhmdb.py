@@ -18,9 +18,9 @@ from tools.shapes.clip import ShapesClip
 from tools.shapes.sentences import Sentence
 from tools.shapes.writers.base import (
     ClipRecord,
-    Layout,
-    Said,
-    looks_of,
+    ExpressionTruth,
+    LayoutWriter,
+    appearances_of,
     make_record,
     write_frame,
     write_json,
@@ -31,11 +31,11 @@ METADATA_FILE = "jhmdb_sentences_samples_metadata.json"
 FRAMES_PER_SENTENCE = 3
 
 _HEADER = b"MATLAB 5.0 MAT-file, Referring Shapes".ljust(116)
-"""SciPy writes the time of day here."""
+"""Replaces the time of day that SciPy writes."""
 
 
-class Jhmdb(Layout):
-    """For evaluation only: there is no train split. The "action" is the shape of the object that is meant."""
+class JhmdbWriter(LayoutWriter):
+    """For evaluation only: there is no train split. The "action" is the shape of the referred object."""
 
     name = "jhmdb"
     scored_split = "test"
@@ -45,20 +45,20 @@ class Jhmdb(Layout):
         return {"valid": num_valid}
 
     def is_usable(self, clip: ShapesClip) -> bool:
-        """The object must be there all the time, as the person is in the real clips."""
+        """The object must be visible in every frame, as the person is in the real clips."""
         return _sentence(clip) is not None
 
     def write_clip(self, clip: ShapesClip, folder: Path) -> ClipRecord:
-        """Frames and masks."""
+        """Writes frames and masks."""
         sentence = _sentence(clip)
         assert sentence is not None
-        place = Path(clip.facts.shapes[sentence.index]) / clip.video
+        video_folder = Path(clip.facts.shapes[sentence.index]) / clip.video
         names = [f"{t + 1:05d}" for t in range(len(clip.frames))]
-        (folder / "Rename_Images" / place).mkdir(parents=True)
+        (folder / "Rename_Images" / video_folder).mkdir(parents=True)
         for name, frame in zip(names, clip.frames, strict=True):
-            write_frame(folder / "Rename_Images" / place / f"{name}.png", frame)
+            write_frame(folder / "Rename_Images" / video_folder / f"{name}.png", frame)
         mask = clip.object_ids == sentence.index + 1
-        mat = folder / "puppet_mask" / place / "puppet_mask.mat"
+        mat = folder / "puppet_mask" / video_folder / "puppet_mask.mat"
         mat.parent.mkdir(parents=True)
         part_mask = np.ascontiguousarray(mask.transpose(1, 2, 0)).astype(np.uint8)
         scipy.io.savemat(mat, {"part_mask": part_mask}, do_compression=True)
@@ -68,8 +68,8 @@ class Jhmdb(Layout):
         samples = [
             [
                 clip.video,
-                f"./jhmdb_sentences/Rename_Images/{place.as_posix()}/{names[t]}.png",
-                f"./jhmdb_sentences/puppet_mask/{place.as_posix()}/puppet_mask.mat",
+                f"./jhmdb_sentences/Rename_Images/{video_folder.as_posix()}/{names[t]}.png",
+                f"./jhmdb_sentences/puppet_mask/{video_folder.as_posix()}/puppet_mask.mat",
                 len(names),
                 sentence.text,
             ]
@@ -81,20 +81,22 @@ class Jhmdb(Layout):
             video=clip.video,
             frame_names=names,
             object_ids=clip.object_ids,
-            looks=looks_of(clip),
-            said=[Said("0", sentence.text, sentence.kind, (sentence.index + 1,), tuple(chosen))],
-            entry=samples,
+            appearances=appearances_of(clip),
+            expressions=[ExpressionTruth("0", sentence.text, sentence.kind, (sentence.index + 1,), tuple(chosen))],
+            index_entry=samples,
         )
 
     def write_index(self, folder: Path, records: Mapping[str, Sequence[ClipRecord]]) -> None:
-        """Sentences, and the choice of frames with paths as of another machine, like the published file."""
-        found = records["valid"]
-        rows = [f"{record.video},{record.truth['expressions'][0]['text']}" for record in found]
+        """Writes the sentences, and the chosen frames with paths of another machine, as in the published file."""
+        clip_records = records["valid"]
+        rows = [f"{record.video},{record.truth['expressions'][0]['text']}" for record in clip_records]
         write_lines(folder / "jhmdb_annotation.txt", ["video_id,query", *rows])
-        write_json(folder / METADATA_FILE, [sample for record in found for sample in record.entry], indent=None)
+        write_json(
+            folder / METADATA_FILE, [sample for record in clip_records for sample in record.index_entry], indent=None
+        )
 
 
 def _sentence(clip: ShapesClip) -> Sentence | None:
     """The first one about an object that every frame shows."""
-    always = [bool(seen.all()) for seen in clip.is_seen]
-    return next((s for s in clip.sentences if always[s.index]), None)
+    is_always_visible = [bool(has_pixels.all()) for has_pixels in clip.has_pixels]
+    return next((s for s in clip.sentences if is_always_visible[s.index]), None)

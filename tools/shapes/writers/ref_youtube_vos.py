@@ -6,9 +6,9 @@ from pathlib import Path
 from tools.shapes.clip import ShapesClip
 from tools.shapes.writers.base import (
     ClipRecord,
-    Layout,
-    Said,
-    looks_of,
+    ExpressionTruth,
+    LayoutWriter,
+    appearances_of,
     make_record,
     write_frame,
     write_json,
@@ -16,14 +16,14 @@ from tools.shapes.writers.base import (
 )
 
 
-class RefYoutubeVosLayout(Layout):
-    """The layout of the quick start; every sentence carries its kind. Its masks are its truth."""
+class RefYoutubeVosWriter(LayoutWriter):
+    """The layout of the quick start; every sentence has its kind. It has no folder `truth`: its masks are exact."""
 
     name = "ref_youtube_vos"
     has_truth = False
 
     def write_clip(self, clip: ShapesClip, folder: Path) -> ClipRecord:
-        """Frames and masks."""
+        """Writes frames and masks."""
         names = [f"{t:05d}" for t in range(len(clip.frames))]
         root = folder / clip.split
         for kind in ("JPEGImages", "Annotations"):
@@ -31,31 +31,31 @@ class RefYoutubeVosLayout(Layout):
         for name, frame, ids in zip(names, clip.frames, clip.object_ids, strict=True):
             write_frame(root / "JPEGImages" / clip.video / f"{name}.jpg", frame)
             write_mask(root / "Annotations" / clip.video / f"{name}.png", ids)
-        seen = clip.is_seen
+        has_pixels = clip.has_pixels
         objects = {
-            str(i + 1): {"category": actor.shape, "frames": [n for n, s in zip(names, seen[i], strict=True) if s]}
+            str(i + 1): {"category": actor.shape, "frames": [n for n, s in zip(names, has_pixels[i], strict=True) if s]}
             for i, actor in enumerate(clip.scene.actors)
         }
         expressions = {
             str(k): {"exp": s.text, "obj_id": str(s.index + 1), "kind": s.kind} for k, s in enumerate(clip.sentences)
         }
-        said = [Said(str(k), s.text, s.kind, (s.index + 1,)) for k, s in enumerate(clip.sentences)]
+        truths = [ExpressionTruth(str(k), s.text, s.kind, (s.index + 1,)) for k, s in enumerate(clip.sentences)]
         return make_record(
             folder,
             clip,
             video=clip.video,
             frame_names=names,
             object_ids=clip.object_ids,
-            looks=looks_of(clip),
-            said=said,
-            entry=(objects, {"expressions": expressions, "frames": names}),
+            appearances=appearances_of(clip),
+            expressions=truths,
+            index_entry=(objects, {"expressions": expressions, "frames": names}),
             has_truth=self.has_truth,
         )
 
     def write_index(self, folder: Path, records: Mapping[str, Sequence[ClipRecord]]) -> None:
-        """Objects and expressions of each split."""
-        for split, found in records.items():
-            objects = {r.video: {"objects": r.entry[0]} for r in found}
+        """Writes the objects and expressions of each split."""
+        for split, clip_records in records.items():
+            objects = {r.video: {"objects": r.index_entry[0]} for r in clip_records}
             write_json(folder / split / "meta.json", {"videos": objects})
-            expressions = {r.video: r.entry[1] for r in found}
+            expressions = {r.video: r.index_entry[1] for r in clip_records}
             write_json(folder / "meta_expressions" / split / "meta_expressions.json", {"videos": expressions})

@@ -4,8 +4,8 @@
     coco/<name>/instances.json, refs(unc).p            as published (RefCOCOg: refs(umd).p): references with sentences
     coco/<name>/instances_<name>_{train,val}.json      as prepared for MDETR: an image entry for every sentence
 
-<name> is refcoco, refcoco+ or refcocog. The three share the images, and differ in what their sentences speak of:
-looks and places, only looks, or looks and relations.
+<name> is refcoco, refcoco+ or refcocog. The three share the images, and differ in the kinds of their sentences:
+appearance and place, only appearance, or appearance and relation.
 """
 
 import pickle
@@ -19,7 +19,15 @@ from tools.shapes.clip import ShapesClip, boxes_of
 from tools.shapes.polygons import mask_to_polygons
 from tools.shapes.scene import SHAPES
 from tools.shapes.sentences import all_sentences
-from tools.shapes.writers.base import ClipRecord, Layout, Said, looks_of, make_record, write_frame, write_json
+from tools.shapes.writers.base import (
+    ClipRecord,
+    ExpressionTruth,
+    LayoutWriter,
+    appearances_of,
+    make_record,
+    write_frame,
+    write_json,
+)
 
 REFS_FILES = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
 
@@ -32,19 +40,19 @@ _MAX_SENTENCES = 3
 _CATEGORIES = [{"id": i + 1, "name": shape, "supercategory": "shape"} for i, shape in enumerate(SHAPES)]
 
 
-class Refcoco(Layout):
-    """One frame of every clip, the one that shows the most objects, with sentences that a single image bears out."""
+class RefcocoWriter(LayoutWriter):
+    """One frame of every clip, the one that shows the most objects, with sentences that are true of a single image."""
 
     name = "refcoco"
-    scored_split = "val_of_three_sets"  # which no evaluation reads: it is about one of the sets
+    scored_split = "val_of_three_sets"  # read by no evaluation: that is of one of the three sets
 
     def is_usable(self, clip: ShapesClip) -> bool:
-        """There must be something to say in each of the three sets."""
-        said = {sentence.source for sentence in _said(clip, _best_frame(clip))}
-        return said == set(_KINDS)
+        """Each of the three sets must get a sentence."""
+        sources = {expression.source for expression in _expressions_of_frame(clip, _best_frame(clip))}
+        return sources == set(_KINDS)
 
     def write_clip(self, clip: ShapesClip, folder: Path) -> ClipRecord:
-        """The image; its objects go to the index."""
+        """Writes the image; its objects are part of the index."""
         t = _best_frame(clip)
         image_id = _FIRST_IMAGE[clip.split] + clip.index
         file_name = f"COCO_train2014_{image_id:012d}.jpg"
@@ -54,7 +62,7 @@ class Refcoco(Layout):
         ids = clip.object_ids[t]
         boxes = boxes_of(ids[None], clip.num_objects)[:, 0]
         objects: dict[int, dict[str, Any]] = {}
-        for i in np.flatnonzero(clip.is_seen[:, t]).tolist():
+        for i in np.flatnonzero(clip.has_pixels[:, t]).tolist():
             left, top, right, bottom = boxes[i].tolist()
             objects[i + 1] = {
                 "segmentation": mask_to_polygons(ids == i + 1),
@@ -71,18 +79,18 @@ class Refcoco(Layout):
             video=Path(file_name).stem,
             frame_names=[Path(file_name).stem],
             object_ids=ids[None],
-            looks=looks_of(clip),
-            said=_said(clip, t),
-            entry=(image, objects),
+            appearances=appearances_of(clip),
+            expressions=_expressions_of_frame(clip, t),
+            index_entry=(image, objects),
             positions=[t],
         )
 
     def write_index(self, folder: Path, records: Mapping[str, Sequence[ClipRecord]]) -> None:
-        """Images and objects, and the sentences of the three sets twice over."""
+        """Writes images and objects, and the sentences of the three sets in both layouts."""
         instances: dict[str, Any] = {"images": [], "annotations": [], "categories": _CATEGORIES}
         numbers: dict[tuple[str, int], int] = {}
-        for record in (r for found in records.values() for r in found):
-            image, objects = record.entry
+        for record in (r for clip_records in records.values() for r in clip_records):
+            image, objects = record.index_entry
             instances["images"].append(image)
             for i, content in objects.items():
                 numbers[record.video, i] = len(numbers) + 1
@@ -94,29 +102,31 @@ class Refcoco(Layout):
             # protocol 2 is what Python 2 wrote the published files with
             refs = _references(name, records, numbers)
             (folder / "coco" / name / refs_file).write_bytes(pickle.dumps(refs, protocol=2))
-            for split, found in records.items():
+            for split, clip_records in records.items():
                 path = folder / "coco" / name / f"instances_{name}_{_SPLITS[split]}.json"
-                write_json(path, _one_image_per_sentence(name, found, numbers), indent=None)
+                write_json(path, _one_image_per_sentence(name, clip_records, numbers), indent=None)
 
 
 def _best_frame(clip: ShapesClip) -> int:
     return int(clip.facts.is_visible.sum(axis=0).argmax())
 
 
-def _said(clip: ShapesClip, t: int) -> list[Said]:
-    """What can be said of frame `t`, set by set; of a relation only where every object is well visible."""
+def _expressions_of_frame(clip: ShapesClip, t: int) -> list[ExpressionTruth]:
+    """The sentences about frame `t`, set by set; relations only where every object is well visible."""
     visible = clip.facts.is_visible[:, t]
     lasting = [s for s in all_sentences(clip.generator(), clip.facts) if s.is_lasting and visible[s.index]]
-    found: list[Said] = []
+    expressions: list[ExpressionTruth] = []
     for source, kinds in _KINDS.items():
         usable = [s for s in lasting if s.kind in kinds and (s.kind != "relation" or visible.all())]
         counts: dict[int, int] = {}
         for sentence in usable:
             counts[sentence.index] = counts.get(sentence.index, 0) + 1
             if counts[sentence.index] <= _MAX_SENTENCES:
-                name = str(sum(said.source == source for said in found))
-                found.append(Said(name, sentence.text, sentence.kind, (sentence.index + 1,), source=source))
-    return found
+                name = str(sum(expression.source == source for expression in expressions))
+                expressions.append(
+                    ExpressionTruth(name, sentence.text, sentence.kind, (sentence.index + 1,), source=source)
+                )
+    return expressions
 
 
 def _references(
@@ -125,12 +135,12 @@ def _references(
     """One entry per object with its sentences; its file name has a number behind that of the image, as published."""
     references: list[dict[str, Any]] = []
     num_sentences = 0
-    for split, found in records.items():
-        for record in found:
-            image, objects = record.entry
-            said = [e for e in record.truth["expressions"] if e["source"] == name]
-            for number in dict.fromkeys(e["objects"][0] for e in said):
-                texts = [e["text"] for e in said if e["objects"] == (number,)]
+    for split, clip_records in records.items():
+        for record in clip_records:
+            image, objects = record.index_entry
+            truths = [e for e in record.truth["expressions"] if e["source"] == name]
+            for number in dict.fromkeys(e["objects"][0] for e in truths):
+                texts = [e["text"] for e in truths if e["objects"] == (number,)]
                 ids = list(range(num_sentences, num_sentences + len(texts)))
                 num_sentences += len(texts)
                 references.append(
@@ -157,11 +167,11 @@ def _one_image_per_sentence(
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for record in records:
-        image, objects = record.entry
-        for said in record.truth["expressions"]:
-            if said["source"] != name:
+        image, objects = record.index_entry
+        for truth in record.truth["expressions"]:
+            if truth["source"] != name:
                 continue
-            number = said["objects"][0]
+            number = truth["objects"][0]
             images.append(
                 {
                     "file_name": image["file_name"],
@@ -169,9 +179,9 @@ def _one_image_per_sentence(
                     "width": image["width"],
                     "id": len(images),
                     "original_id": image["id"],
-                    "caption": said["text"],
+                    "caption": truth["text"],
                     "dataset_name": name,
-                    "tokens_negative": [[0, len(said["text"])]],
+                    "tokens_negative": [[0, len(truth["text"])]],
                 }
             )
             annotations.append(
@@ -180,7 +190,7 @@ def _one_image_per_sentence(
                     "id": len(annotations),
                     "image_id": len(images) - 1,
                     "original_id": numbers[record.video, number],
-                    "tokens_positive": [[0, len(said["text"])]],
+                    "tokens_positive": [[0, len(truth["text"])]],
                 }
             )
     return {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": _CATEGORIES}

@@ -1,0 +1,38 @@
+"""Image files as arrays."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+
+def read_rgb(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """An image file as RGB: grey and CMYK are converted, transparency is dropped.
+
+    Raises:
+        ValueError: the file is missing, damaged or no image, or has 16 bits per channel.
+    """
+    # torchvision decodes; it is imported here, because configurations are read and checked without PyTorch.
+    import torch
+    from torchvision.io import ImageReadMode, decode_image
+
+    try:
+        data = path.read_bytes()
+        image = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such frame") from None
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ValueError(f"{path}: not a readable image ({error})") from None
+    if image.dtype != torch.uint8:
+        raise ValueError(f"{path}: an image with {image.dtype} values; convert it to 8 bits per channel")
+    return image.permute(1, 2, 0).numpy()  # (height, width, 3)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image file, from its header."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except OSError as error:
+        raise ValueError(f"{path}: not a readable image ({error})") from None
