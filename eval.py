@@ -10,10 +10,10 @@ import torch
 
 from configs.schema import Config
 from engine.checkpoint import git_revision, versions
-from engine.distributed import World, choose_device, gather, process_group, read_world, wait_for_all
-from engine.logging import setup_logging
+from engine.distributed import World, gather, process_group, read_world, wait_for_all
 from engine.progress import progress_bar
 from engine.seeding import seed_everything
+from engine.startup import start_process
 from evaluation.benchmarks import Benchmark, benchmark_for
 from evaluation.report import Report
 from loading.loaders import build_eval_dataset
@@ -37,10 +37,7 @@ def evaluate(config: Config, model: SOC | None = None) -> Report:
         ValueError: if data, weights or output folder are not usable.
     """
     world = read_world()
-    setup_logging(world)
-    device = choose_device(config.device, world)
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
+    device = start_process(config, world)
     seed_everything(config.train.seed)
     folder = config.output_dir
     build_eval_dataset(config.data)  # errors in the data are reported before the model is built

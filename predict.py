@@ -16,10 +16,10 @@ from torch import Tensor
 
 from configs.schema import Config
 from engine.checkpoint import git_revision, versions
-from engine.distributed import World, choose_device
-from engine.logging import setup_logging
+from engine.distributed import World
 from engine.progress import progress_bar
 from engine.seeding import seed_everything
+from engine.startup import start_process
 from loading.text import clean_sentence
 from loading.transforms import resize_frames
 from media.files import claim_output, write_json
@@ -76,10 +76,7 @@ def predict(config: Config) -> None:
     Raises:
         ValueError: if video, sentences, weights or output folder are not usable.
     """
-    setup_logging(World())
-    device = choose_device(config.device, World())
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
+    device = start_process(config, World())
     seed_everything(config.train.seed)
     settings, folder = config.predict, config.output_dir
     sentences = clean_sentences(config)

@@ -24,11 +24,12 @@ from engine.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from engine.distributed import World, choose_device, gather, process_group, read_world, wait_for_all
-from engine.logging import METRICS_FILE, MetricsLog, StepWindow, describe, setup_logging
+from engine.distributed import World, gather, process_group, read_world, wait_for_all
+from engine.logging import METRICS_FILE, MetricsLog, StepWindow, describe
 from engine.optim import build_optimizer, build_schedule, learning_rates
 from engine.progress import progress_bar
 from engine.seeding import random_state, restore_random_state, seed_everything
+from engine.startup import start_process
 from eval import evaluate_model
 from loading.loaders import build_eval_dataset, build_train_loader
 from loading.sampling import EpochSampler
@@ -52,10 +53,7 @@ def fit(config: Config) -> None:
         ValueError: if data, weights or output folder are not usable, or a loss is not finite.
     """
     world = read_world()
-    setup_logging(world)
-    device = choose_device(config.device, world)
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
+    device = start_process(config, world)
     with process_group(world, device):
         train_stages(prepare_run(config, world, device))
 

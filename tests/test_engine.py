@@ -3,16 +3,18 @@ import json
 import logging
 import math
 import re
+import subprocess
 from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
 from torch import nn
 
-from configs.schema import OptimConfig
+from configs.schema import Config, OptimConfig
 from engine.checkpoint import (
     Progress,
     TrainingState,
+    git_revision,
     read_checkpoint,
     restore_model,
     save_checkpoint,
@@ -22,6 +24,7 @@ from engine.logging import METRICS_FILE, MetricsLog, StepWindow, setup_logging
 from engine.optim import build_optimizer, build_schedule, learning_rate_factor, learning_rates
 from engine.progress import progress_bar
 from engine.seeding import random_state, restore_random_state, seed_everything
+from engine.startup import start_process
 from media.files import atomic_path, claim_output, write_json
 from structures.parameters import ParameterGroup
 from tests.tiny_run import read_metrics, tiny_config
@@ -294,3 +297,29 @@ def test_asking_for_a_gpu_that_is_not_there_is_an_error():
     assert choose_device("auto", World()) == torch.device("cpu")
     with pytest.raises(ValueError, match="device=cuda"):
         choose_device("cuda", World())
+
+
+def test_a_process_computes_with_the_configured_threads_on_the_configured_device():
+    before = torch.get_num_threads()
+    try:
+        assert start_process(Config(num_threads=before + 1, device="cpu"), World()) == torch.device("cpu")
+        assert torch.get_num_threads() == before + 1
+        start_process(Config(num_threads=0, device="cpu"), World())
+        assert torch.get_num_threads() == before + 1, "0 leaves the choice to PyTorch"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_revision_is_one_word_or_unknown(monkeypatch):
+    def describe(command, **options):
+        assert command[:2] == ["git", "describe"]
+        return subprocess.CompletedProcess(command, 0, stdout="0123abc-dirty\n")
+
+    monkeypatch.setattr(subprocess, "run", describe)
+    assert git_revision() == "0123abc-dirty"
+
+    def fail(command, **options):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    assert git_revision() == "unknown"

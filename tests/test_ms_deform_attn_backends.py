@@ -354,3 +354,21 @@ def test_empty_inputs_get_empty_outputs_and_zero_gradients():
     output.sum().backward()
     assert value.grad is not None
     assert not value.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "package", "capability", "reason"),
+    [
+        (False, object(), (9, 0), "PyTorch sees no CUDA device"),
+        (True, None, (9, 0), "the package triton is not installed"),
+        (True, object(), (6, 1), "this one has 6.1"),
+        (True, object(), (7, 0), None),
+        (True, object(), (9, 0), None),
+    ],
+)
+def test_triton_says_why_it_cannot_be_used(monkeypatch, has_gpu, package, capability, reason):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: package)
+    message = BACKENDS["triton"].why_unavailable()
+    assert message is None if reason is None else reason in message
