@@ -9,16 +9,17 @@ from typing import Any
 import torch
 
 from configs.schema import Config
-from engine.checkpoint import git_revision, versions
 from engine.distributed import World, gather, process_group, read_world, wait_for_all
 from engine.progress import progress_bar
+from engine.provenance import provenance
 from engine.seeding import seed_everything
 from engine.startup import start_process
 from evaluation.benchmarks import Benchmark, benchmark_for
 from evaluation.report import Report
 from loading.loaders import build_eval_dataset
+from loading.videos import EvalDataset
 from media.files import atomic_path, claim_output, write_json, write_text
-from models.build import build_model
+from models.build import build_model_for_inference
 from models.soc import SOC
 
 logger = logging.getLogger(__name__)
@@ -40,51 +41,52 @@ def evaluate(config: Config, model: SOC | None = None) -> Report:
     device = start_process(config, world)
     seed_everything(config.train.seed)
     folder = config.output_dir
-    build_eval_dataset(config.data)  # errors in the data are reported before the model is built
-    benchmark = benchmark_for(config.data)
+    dataset, benchmark = build_eval_dataset(config.data), benchmark_for(config.data)  # before the model is built
     if config.eval.zip_submission:
+        if not config.eval.write_masks:
+            raise ValueError("eval.zip_submission=true packs the masks that eval.write_masks=false does not write")
         benchmark.require_submission()
     with process_group(world, device):
         if world.is_main:
-            claim_output(folder, markers=(REPORT_JSON, *benchmark.folders), overwrite=config.overwrite)
+            claim_output(folder, markers=(REPORT_JSON, *benchmark.outputs), overwrite=config.overwrite)
         wait_for_all(world)
         if model is None:
-            model = load_model_for_inference(config)
-        report = evaluate_model(config, model.to(device), folder=folder, world=world, device=device)
+            model = build_model_for_inference(config)
+        masks_folder = folder if config.eval.write_masks else None
+        report = evaluate_model(model.to(device), dataset, benchmark, folder=masks_folder, world=world, device=device)
         if world.is_main:
             _write_report(config, benchmark, report)
     return report
 
 
-def load_model_for_inference(config: Config) -> SOC:
-    """The configured model with its weights; random ones, with a warning, where none are named."""
-    if config.model.weights is None:
-        logger.warning("model.weights is not set: the model has random weights and its masks mean nothing")
-    return build_model(config.model, data_root=config.data.root)
-
-
-def evaluate_model(config: Config, model: SOC, *, folder: Path | None, world: World, device: torch.device) -> Report:
+def evaluate_model(
+    model: SOC,
+    dataset: EvalDataset,
+    benchmark: Benchmark,
+    *,
+    folder: Path | None,
+    world: World,
+    device: torch.device,
+) -> Report:
     """Runs a model over the evaluation videos, which are split over the processes.
 
     Args:
-        config: sections `data` and `eval` are read.
         model: already on `device`.
-        folder: where masks are written, if `eval.write_masks`; None writes nothing.
+        dataset: the videos.
+        benchmark: their protocol.
+        folder: where masks are written; None writes nothing.
         world: the processes; each returns the same report.
         device: of this process.
     """
-    dataset, benchmark = build_eval_dataset(config.data), benchmark_for(config.data)
-    masks_folder = folder if config.eval.write_masks else None
     own = range(world.rank, len(dataset), world.size)
     results: list[tuple[int, int, Sequence[Any]]] = []
     model.eval()
     with torch.no_grad(), progress_bar(total=len(own), title="evaluate", world=world, unit="video") as bar:
         for index in own:
             video = dataset[index]
-            scores = benchmark.score_video(model, video, device=device, folder=masks_folder)
+            scores = benchmark.score_video(model, video, device=device, folder=folder)
             results.append((index, len(video.record.expressions), scores))
             bar.update()
-    # (index of the video, number of sentences, scores), in the order of the data set
     per_video = sorted((part for parts in gather(results, world) for part in parts), key=lambda part: part[0])
     return benchmark.report(
         len(dataset),
@@ -98,18 +100,13 @@ def _write_report(config: Config, benchmark: Benchmark, report: Report) -> None:
     if config.eval.write_masks:
         benchmark.write_results(report, folder)
         if config.eval.zip_submission:
-            _zip([folder / name for name in benchmark.folders], folder / SUBMISSION)
-    provenance = {
-        "checkpoint": None if config.model.weights is None else str(config.model.weights),
-        "git": git_revision(),
-        "versions": versions(),
-        "config": config.model_dump(mode="json"),
-    }
-    write_json(folder / REPORT_JSON, report.as_dict() | provenance)
+            _zip([folder / name for name in benchmark.outputs], folder / SUBMISSION)
+    origin = provenance(config)
+    write_json(folder / REPORT_JSON, report.as_dict() | origin)
     lines = [
         f"# {settings.label}, {settings.eval_split}\n",
-        f"{report.num_videos} videos, {report.num_sentences} sentences; checkpoint: {provenance['checkpoint']}; "
-        f"code: {provenance['git']}. {report.legend}\n",
+        f"{report.num_videos} videos, {report.num_sentences} sentences; checkpoint: {origin['checkpoint']}; "
+        f"code: {origin['git']}. {report.legend}\n",
         report.as_table(),
     ]
     write_text(folder / REPORT_MARKDOWN, "\n".join(lines))
@@ -117,7 +114,7 @@ def _write_report(config: Config, benchmark: Benchmark, report: Report) -> None:
 
 
 def _zip(folders: Sequence[Path], path: Path) -> None:
-    """Packs folders as the benchmark servers expect them: paths relative to the folder that holds them."""
+    """Packs folders as the benchmark servers want them: paths relative to the folder that holds them."""
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for folder in folders:
             for file in sorted(folder.rglob("*.png")):

@@ -11,22 +11,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 from torch import Tensor
 
 from configs.schema import Config
-from engine.checkpoint import git_revision, versions
 from engine.distributed import World
 from engine.progress import progress_bar
+from engine.provenance import provenance
 from engine.seeding import seed_everything
 from engine.startup import start_process
+from loading.clips import as_clip
 from loading.text import clean_sentence
 from loading.transforms import resize_frames
 from media.files import claim_output, write_json
 from media.mask_png import write_binary_png
 from media.overlay import Overlay, object_colour
 from media.video import Frame, VideoWriter, open_video, write_video
-from models.build import build_model
+from models.build import build_model_for_inference
 from models.inference import encode_sentences, segment_clip
 from models.postprocess import ClipPrediction, best_queries
 
@@ -89,9 +90,7 @@ def predict(config: Config) -> None:
     first = next(frames)  # an unreadable video is reported before the model is built
     height, width = first.pixels.shape[:2]
 
-    if config.model.weights is None:
-        logger.warning("model.weights is not set: the model has random weights and its masks mean nothing")
-    model = build_model(config.model, data_root=config.data.root).to(device).eval()
+    model = build_model_for_inference(config).to(device).eval()
     claim_output(folder, markers=(MASKS, OVERLAY, SUMMARY), overwrite=config.overwrite)
     (folder / SUMMARY).unlink(missing_ok=True)  # with overwrite: an interrupted run must not look complete
     fps = settings.fps or max(1.0, source.fps / settings.frame_step)
@@ -104,7 +103,7 @@ def predict(config: Config) -> None:
         writer = stack.enter_context(write_video(folder / OVERLAY, fps=fps))
         bar = stack.enter_context(progress_bar(total=None, title="predict", world=World(), unit="frame"))
         for window in in_windows(chain([first], frames), config.data.eval_num_frames):
-            pixels = stack_frames(window)
+            pixels = as_clip(np.stack([frame.pixels for frame in window]))
             resized = resize_frames(pixels, short_side=config.data.short_side, long_side=config.data.long_side)
             layers = segment_clip(model, resized, texts, device=device)
             predictions = [prediction for layer in layers for prediction in best_queries(layer)]
@@ -129,11 +128,7 @@ def predict(config: Config) -> None:
         "frame_names": names,
         "window_frames": config.data.eval_num_frames,
         "objects": [describe_object(i, record) for i, record in enumerate(records)],
-        "checkpoint": None if config.model.weights is None else str(config.model.weights),
-        "git": git_revision(),
-        "versions": versions(),
-        "config": config.model_dump(mode="json"),
-    }
+    } | provenance(config)
     write_json(folder / SUMMARY, summary)
     logger.info("%d frames, %d sentences: see %s", len(names), len(sentences), folder / OVERLAY)
 
@@ -158,11 +153,6 @@ def in_windows(frames: Iterable[Frame], longest: int) -> Iterator[list[Frame]]:
     remaining = iter(frames)
     while window := list(islice(remaining, longest or None)):
         yield window
-
-
-def stack_frames(window: Sequence[Frame]) -> UInt8[Tensor, "time 3 height width"]:
-    """The pixels of a window for the model."""
-    return torch.from_numpy(np.stack([frame.pixels for frame in window])).permute(0, 3, 1, 2)  # (t, 3, h, w)
 
 
 def logit(probability: float) -> float:

@@ -59,6 +59,9 @@ class RefDavis17Settings(DatasetSettings):
     dataset: Literal["ref_davis17"] = "ref_davis17"
     """Format of the data."""
 
+    eval_as_written: bool = True
+    """As of every data set; on, because the published inference reads the sentences as they stand."""
+
     expressions: Path | None = None
     """File with the sentences, or folder with the original four, where it is not in its usual place below `root`."""
 

@@ -1,8 +1,6 @@
 """Checkpoints: what is in them, how they are written whole, which are kept, and how a run goes on from one."""
 
-import platform
 import shutil
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from configs.schema import Config
+from engine.provenance import git_revision, versions
 from media.files import atomic_path
 from structures.checkpoint_file import read_checkpoint_file
 
@@ -30,7 +29,7 @@ class Progress:
         epoch: finished epochs of that stage.
         stage_step: finished steps of that stage.
         step: finished steps of the whole run.
-        best_score: best J&F of all validations; -1 before the first.
+        best_score: best main score of all validations; -1 before the first.
     """
 
     stage: int = 0
@@ -142,20 +141,3 @@ def restore_optimizer(content: dict[str, Any], state: TrainingState, *, path: Pa
 def last_checkpoint(folder: Path) -> Path:
     """The file that a resumed run starts from."""
     return folder / CHECKPOINT_FOLDER / LAST
-
-
-def git_revision() -> str:
-    """Commit of the code, with `-dirty` if files differ from it; `unknown` outside a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
-
-
-def versions() -> dict[str, str]:
-    """Versions that results depend on."""
-    return {"python": platform.python_version(), "torch": str(torch.__version__)}

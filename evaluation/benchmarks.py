@@ -46,11 +46,11 @@ class Benchmark(ABC, Generic[Score]):
 
     Attributes:
         data: the section `data` of the configuration.
-        folders: below the output folder, which hold the results and are packed for a submission.
+        outputs: names of the folders, or of the file, that it writes below the output folder.
     """
 
     data: DataConfig
-    folders: tuple[str, ...]
+    outputs: tuple[str, ...]
 
     @abstractmethod
     def score_video(
@@ -125,7 +125,7 @@ class OneMaskPerSentence(WholeVideos):
         for expression, of_windows in zip(record.expressions, predictions, strict=True):
             masks = torch.cat([prediction.masks_at(video.original_size) for prediction in of_windows]).numpy()
             if folder is not None:
-                target = folder / self.folders[0] / record.name / expression.name
+                target = folder / self.outputs[0] / record.name / expression.name
                 for name, mask in zip(record.frame_names, masks, strict=True):
                     write_binary_png(target / f"{name}.png", mask)
             annotation = video.load_masks(expression)
@@ -199,7 +199,7 @@ class FramesInClips(RankedFrames):
     def score_video(
         self, model: SOC, video: EvalVideo, *, device: torch.device, folder: Path | None
     ) -> list[RankedScore]:
-        """See `Benchmark`; there are no masks to write yet, because `write_results` writes those of all queries."""
+        """See `Benchmark`; nothing is written here: `write_results` writes the masks of all queries at the end."""
         data, record, scores = self.data, video.record, []
         for position, expressions in annotated_samples(record):
             window = centred_window(position, len(record.frame_names), data.num_frames)

@@ -7,6 +7,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from datasets.records import Expression, VideoRecord
+from metrics.coco_map import CATEGORY
 
 
 def sample_id(video: str, frame_name: str, instance: str | None) -> str:
@@ -49,11 +50,11 @@ def coco_ground_truth(videos: Sequence[VideoRecord], *, names_instances: bool) -
                     {
                         "id": len(annotations) + 1,  # pycocotools takes 0 for "not matched"
                         "image_id": image,
-                        "category_id": 1,
+                        "category_id": CATEGORY,
                         "iscrowd": 0,
                         "area": float(coco_mask.area(mask)),
                         "bbox": coco_mask.toBbox(mask).tolist(),
                         "segmentation": {"size": list(size), "counts": mask["counts"].decode("ascii")},
                     }
                 )
-    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "dummy_class"}]}
+    return {"images": images, "annotations": annotations, "categories": [{"id": CATEGORY, "name": "dummy_class"}]}

@@ -18,7 +18,7 @@ def collate(items: Sequence[VideoSample | SkippedSample]) -> VideoBatch:
         items: at least one sample, and those that could not be read.
 
     Raises:
-        ValueError: without samples, or if only some samples have targets or an annotated frame.
+        ValueError: without samples, or if only some samples have an annotated frame.
     """
     samples = [item for item in items if isinstance(item, VideoSample)]
     if not samples:
@@ -48,14 +48,10 @@ def pad_clips(clips: Sequence[Tensor]) -> ByteClips:
     return ByteClips(frames=frames, is_padding=is_padding, sizes_px=sizes)
 
 
-def _collate_targets(samples: Sequence[VideoSample]) -> tuple[ClipTarget, ...] | None:
-    if all(sample.targets is None for sample in samples):
-        return None
+def _collate_targets(samples: Sequence[VideoSample]) -> tuple[ClipTarget, ...]:
     time, height, width = (max(sample.frames.shape[axis] for sample in samples) for axis in (0, 2, 3))
     padded = []
     for sample in samples:
-        if sample.targets is None:
-            raise ValueError(f"video {sample.meta[0].video} has no targets, others of its batch have")
         # A target of an annotated frame has one time step, whatever the length of the clip.
         steps = 1 if sample.annotated_frame is not None else time
         padded += [_pad_target(target, steps, height, width) for target in sample.targets]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from configs.schema import LossConfig, ModelConfig, VisualEncoderConfig
+from configs.schema import Config, LossConfig, ModelConfig, VisualEncoderConfig
 from models.checkpoint_names import is_published_soc, load_strictly, soc_from_published
 from models.criterion import Criterion, LossWeights
 from models.matcher import Matcher
@@ -54,6 +54,17 @@ def build_model(config: ModelConfig, *, data_root: Path | None = None, text_enco
     if config.weights is not None:
         load_weights(model, config.weights, keep_class_head=config.keep_class_head)
     return model
+
+
+def build_model_for_inference(config: Config) -> SOC:
+    """The configured model with its weights; random ones, with a warning, where none are named.
+
+    Raises:
+        ValueError: if a file or folder is missing or does not fit.
+    """
+    if config.model.weights is None:
+        logger.warning("model.weights is not set: the model has random weights and its masks mean nothing")
+    return build_model(config.model, data_root=config.data.root)
 
 
 def build_text_encoder(config: ModelConfig, *, data_root: Path | None) -> TextEncoder:

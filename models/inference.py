@@ -34,7 +34,7 @@ def segment_clip(
     device: torch.device,
     annotated_frame: int | None = None,
 ) -> Iterator[LayerOutput]:
-    """The model's answer to each group of sentences about one clip; the visual encoder runs once.
+    """The predictions for each group of sentences about one clip; the visual encoder runs once.
 
     Args:
         model: in evaluation mode.

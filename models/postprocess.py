@@ -132,7 +132,6 @@ def ranked_detections(
                 ),
                 boxes_xyxy_px=(boxes * boxes.new_tensor([width, height, width, height])).cpu(),
                 scores=scores[i].cpu(),
-                labels=torch.ones_like(query).cpu(),
             )
         )
     return tuple(detections)

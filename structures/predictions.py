@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -27,10 +27,8 @@ class Detections:
         masks: at the size of the image on disk.
         boxes_xyxy_px: left, top, right, bottom in pixels of that image.
         scores: descending.
-        labels: always 1, the only category of referring expressions.
     """
 
     masks: Bool[Tensor, "detection height width"]
     boxes_xyxy_px: Float[Tensor, "detection 4"]
     scores: Float[Tensor, " detection"]
-    labels: Int[Tensor, " detection"]

@@ -89,14 +89,14 @@ class VideoSample:
     Attributes:
         frames: RGB in [0, 255]; normalised on the device.
         sentences: at least one.
-        targets: one per sentence, or None where the data has no annotation.
+        targets: one per sentence.
         meta: one per sentence.
         annotated_frame: the only frame with an annotation (A2D, JHMDB); None when all have one.
     """
 
     frames: UInt8[Tensor, "time 3 height width"]
     sentences: tuple[str, ...]
-    targets: tuple[ClipTarget, ...] | None
+    targets: tuple[ClipTarget, ...]
     meta: tuple[SentenceMeta, ...]
     annotated_frame: int | None = None
 
@@ -109,7 +109,7 @@ class VideoBatch:
         clips: the frames; the model takes `clips.normalised()`.
         sentences: all sentences of all clips, clip by clip.
         clip_of_sentence: index of the clip that each sentence is about.
-        targets: one per sentence, masks padded to the shape of `clips`; None without annotation.
+        targets: one per sentence, masks padded to the shape of `clips`.
         meta: one per sentence.
         annotated_frame: per clip, the only frame that is segmented; None when all frames are.
         skipped: samples of this batch that could not be read.
@@ -118,7 +118,7 @@ class VideoBatch:
     clips: ByteClips
     sentences: tuple[str, ...]
     clip_of_sentence: Int[Tensor, " sentence"]
-    targets: tuple[ClipTarget, ...] | None
+    targets: tuple[ClipTarget, ...]
     meta: tuple[SentenceMeta, ...]
     annotated_frame: Int[Tensor, " clip"] | None = None
     skipped: tuple[SkippedSample, ...] = ()
@@ -129,7 +129,7 @@ class VideoBatch:
             self,
             clips=self.clips.to(device),
             clip_of_sentence=self.clip_of_sentence.to(device, non_blocking=True),
-            targets=None if self.targets is None else tuple(t.to(device) for t in self.targets),
+            targets=tuple(target.to(device) for target in self.targets),
             annotated_frame=None
             if self.annotated_frame is None
             else self.annotated_frame.to(device, non_blocking=True),
@@ -141,6 +141,6 @@ class VideoBatch:
             self,
             clips=self.clips.pin_memory(),
             clip_of_sentence=self.clip_of_sentence.pin_memory(),
-            targets=None if self.targets is None else tuple(target.pin_memory() for target in self.targets),
+            targets=tuple(target.pin_memory() for target in self.targets),
             annotated_frame=None if self.annotated_frame is None else self.annotated_frame.pin_memory(),
         )

@@ -7,7 +7,7 @@ from loading.collate import collate
 from structures.samples import ClipTarget, SentenceMeta, VideoSample
 
 
-def make_sample(time, height, width, sentences=("a",), *, with_targets=True, annotated_frame=None):
+def make_sample(time, height, width, sentences=("a",), *, annotated_frame=None):
     steps = time if annotated_frame is None else 1
     target = ClipTarget(
         masks=torch.ones(1, steps, height, width, dtype=torch.bool),
@@ -19,7 +19,7 @@ def make_sample(time, height, width, sentences=("a",), *, with_targets=True, ann
     return VideoSample(
         frames=torch.ones(time, 3, height, width, dtype=torch.uint8),
         sentences=tuple(sentences),
-        targets=(target,) * len(sentences) if with_targets else None,
+        targets=(target,) * len(sentences),
         meta=(meta,) * len(sentences),
         annotated_frame=annotated_frame,
     )
@@ -38,7 +38,6 @@ def test_clips_are_padded_at_the_end_the_bottom_and_the_right():
 
 def test_targets_are_padded_like_the_clips():
     batch = collate([make_sample(2, 4, 6), make_sample(3, 5, 4)])
-    assert batch.targets is not None
     for target, is_padding in zip(batch.targets, batch.clips.is_padding, strict=True):
         assert torch.equal(target.masks[0], ~is_padding)
     assert batch.targets[0].is_visible.tolist() == [[True, True, False]]
@@ -49,7 +48,6 @@ def test_sentences_are_lined_up_clip_by_clip():
     batch = collate([make_sample(2, 4, 4, "ab"), make_sample(2, 4, 4, "c"), make_sample(2, 4, 4, "def")])
     assert batch.sentences == tuple("abcdef")
     assert batch.clip_of_sentence.tolist() == [0, 0, 1, 2, 2, 2]
-    assert batch.targets is not None
     assert len(batch.targets) == len(batch.meta) == 6
     assert batch.annotated_frame is None
 
@@ -57,18 +55,11 @@ def test_sentences_are_lined_up_clip_by_clip():
 def test_a_target_of_an_annotated_frame_keeps_its_single_step():
     batch = collate([make_sample(3, 4, 6, annotated_frame=1), make_sample(3, 5, 4, annotated_frame=2)])
     assert batch.annotated_frame is not None
-    assert batch.targets is not None
     assert batch.annotated_frame.tolist() == [1, 2]
     assert [tuple(target.masks.shape) for target in batch.targets] == [(1, 1, 5, 6)] * 2
 
 
-def test_a_batch_without_annotation_has_no_targets():
-    assert collate([make_sample(2, 4, 4, with_targets=False)]).targets is None
-
-
-def test_mixing_samples_with_and_without_annotation_is_an_error():
-    with pytest.raises(ValueError, match="has no targets"):
-        collate([make_sample(2, 4, 4), make_sample(2, 4, 4, with_targets=False)])
+def test_mixing_samples_with_and_without_an_annotated_frame_is_an_error():
     with pytest.raises(ValueError, match="annotated_frame"):
         collate([make_sample(2, 4, 4), dataclasses.replace(make_sample(2, 4, 4), annotated_frame=0)])
     with pytest.raises(ValueError, match="at least one"):

@@ -14,7 +14,6 @@ from configs.schema import Config, OptimConfig
 from engine.checkpoint import (
     Progress,
     TrainingState,
-    git_revision,
     read_checkpoint,
     restore_model,
     save_checkpoint,
@@ -23,6 +22,7 @@ from engine.distributed import World, choose_device, read_world
 from engine.logging import METRICS_FILE, MetricsLog, StepWindow, setup_logging
 from engine.optim import build_optimizer, build_schedule, learning_rate_factor, learning_rates
 from engine.progress import progress_bar
+from engine.provenance import git_revision
 from engine.seeding import random_state, restore_random_state, seed_everything
 from engine.startup import start_process
 from media.files import atomic_path, claim_output, write_json

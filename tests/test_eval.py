@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from eval import evaluate, load_model_for_inference
+from eval import evaluate
 from loading.loaders import build_eval_dataset
 from media.mask_png import read_index_png
 from metrics.region_boundary import region_and_boundary
+from models.build import build_model_for_inference
 from models.inference import windows
 from tests.tiny_davis import write_tiny_davis
 from tests.tiny_ref_youtube_vos import HEIGHT, WIDTH
@@ -35,13 +36,13 @@ def busy_model(monkeypatch):
 
     def load(config):
         torch.manual_seed(0)
-        model = load_model_for_inference(config)
+        model = build_model_for_inference(config)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.3 * torch.randn_like(parameter))
         return model
 
-    monkeypatch.setattr("eval.load_model_for_inference", load)
+    monkeypatch.setattr("eval.build_model_for_inference", load)
 
 
 def read_masks(folder, names):
@@ -207,3 +208,9 @@ def test_the_real_sentences_of_ref_davis17_fit_the_real_videos(shared_dir):
     sentences = [expression.sentence for expression in videos[0].record.expressions]
     assert sentences == ["a black swan", "a black feathered swan", "a swan", "a black swan"]
     assert videos[0].object_maps.shape == (50, 480, 854)
+
+
+def test_a_submission_of_masks_that_are_not_written_is_refused(root, tmp_path):
+    with pytest.raises(ValueError, match=r"eval\.zip_submission=true .* eval\.write_masks=false"):
+        evaluate(tiny_config(root, tmp_path / "out", eval={"zip_submission": True, "write_masks": False}))
+    assert not (tmp_path / "out").exists()

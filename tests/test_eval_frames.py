@@ -6,11 +6,12 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from eval import evaluate, load_model_for_inference
+from eval import evaluate
 from evaluation.ranked_report import RankedReport, RankedScore, score_masks
 from loading.clips import as_clip
 from loading.sampling import centred_window
 from loading.transforms import resize_frames
+from models.build import build_model_for_inference
 from models.postprocess import all_queries
 from structures.clips import PaddedClips
 from tests.data_settings import read
@@ -46,7 +47,7 @@ def config_of(data, dataset, output, **sections):
 def busy_model(config):
     """Random weights draw no mask at all; noise makes masks that differ between sentences."""
     torch.manual_seed(0)
-    model = load_model_for_inference(config)
+    model = build_model_for_inference(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

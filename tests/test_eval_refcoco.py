@@ -9,10 +9,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch.nn import functional
 
-from eval import evaluate, load_model_for_inference
+from eval import evaluate
 from evaluation.ranked_report import RankedReport, RankedScore, score_boxes, score_masks
 from loading.loaders import build_eval_dataset
 from loading.transforms import resize_frames
+from models.build import build_model_for_inference
 from structures.clips import one_clip
 from tests.tiny_ref_youtube_vos import write_tiny_data
 from tests.tiny_refcoco import SENTENCES, write_instances_layout, write_refs_layout
@@ -39,7 +40,7 @@ def make_config(root, output_dir, data, **sections):
 def busy_model(config):
     """Random weights draw no mask at all; noise makes masks that differ between sentences."""
     torch.manual_seed(0)
-    model = load_model_for_inference(config)
+    model = build_model_for_inference(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -133,7 +133,6 @@ def test_detections_are_ranked_and_their_boxes_are_in_pixels():
     layer = make_layer(time=1)
     (detections,) = ranked_detections(layer, unpadded=[(12, 16)], original=[(24, 32)])
     assert detections.scores.tolist() == sorted(detections.scores.tolist(), reverse=True)
-    assert detections.labels.tolist() == [1, 1, 1, 1]
     ranked = layer.class_logits[0, 0, :, 0].argsort(descending=True)
     expected = masks_at_original(layer.mask_logits[0, 0, ranked], padded=(12, 16), unpadded=(12, 16), original=(24, 32))
     assert torch.equal(detections.masks, expected)

@@ -103,8 +103,7 @@ def _splits_of(config: Config) -> Iterator[tuple[DataConfig, DatasetSettings, st
         for settings in data.sets:
             if definition_of(settings).can_train:
                 yield data, settings, settings.train_split, True
-    for data in (*trained_on, config.data):
-        yield data, data.sets[0], data.sets[0].eval_split, False
+    yield config.data, config.data.sets[0], config.data.sets[0].eval_split, False
 
 
 def _of_folder(root: Path) -> list[SplitRequest]:

@@ -25,9 +25,6 @@ RUNNERS: dict[str, Callable[..., Mapping[str, Any]]] = {
 # Relative to the largest magnitude of a tensor. The goldens are float64 results stored as float32.
 TOLERANCE = 1e-6
 
-# The synthetic outputs of these kinds are stored and processed in float32: its rounding is what may differ.
-SINGLE_PRECISION_KINDS = ("postprocess_a2d", "postprocess_ytvos", "postprocess_coco", "infer_ytvos", "infer_davis")
-
 # Tensors computed before the published object cluster, which mixes the frames of different samples.
 BEFORE_OBJECT_CLUSTER = re.compile(r"mid/(?!voc$).*|(.*/)?text_sentence_feature|target_boxes/.*")
 

@@ -1,9 +1,7 @@
 """Recomputes the outputs of the metric fixtures with our metrics: kind of fixture -> function."""
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,14 +83,6 @@ RUNNERS: dict[str, Callable[..., Outputs]] = {
     "metrics_davis": run_metrics_davis,
     "metrics_davis_dataset": run_metrics_davis_dataset,
 }
-
-
-def read_fixture(name: str) -> tuple[dict[str, Any], Fixture]:
-    """The entry of the manifest about a fixture, and its arrays."""
-    folder = Path(__file__).parents[2] / "tests" / "parity" / "fixtures"
-    entry = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))[name]
-    with np.load(folder / f"{name}.npz") as arrays:
-        return entry, dict(arrays)
 
 
 def _report(masks: Sequence[MaskScore], boxes: Sequence[BoxScore] = ()) -> RankedReport:
