@@ -286,6 +286,15 @@ def test_a_part_of_a_set_is_not_compared_with_the_published_counts(davis, tmp_pa
     assert (split["expected"], split["problems"]) == (None, [])
 
 
+def test_folders_that_reading_cannot_do_without_are_named_below_the_root(davis, tmp_path, capsys):
+    config = tmp_path / "davis.yaml"
+    config.write_text(DAVIS_CONFIG)
+    shutil.rmtree(davis / "Annotations")
+    code, problems = check(capsys, "--config", config, f"data.root={davis}")
+    assert code == 1
+    assert problems == {"index": {"no such folder": "Annotations/480p or valid/Annotations"}}
+
+
 def test_windows_line_ends_in_lists_are_a_note(davis, capsys):
     (davis / "ImageSets/2017/val.txt").write_bytes(b"one\r\ntwo\r\n")
     _, problems = check_folder(capsys, davis)
@@ -341,6 +350,7 @@ def test_every_stage_and_every_set_of_a_configuration_is_checked(root, tmp_path,
     config.write_text(
         "data:\n  sets: [{dataset: ref_youtube_vos, root: one}, {dataset: ref_youtube_vos, root: two}]\n"
         "stages:\n  - {name: first}\n"
+        "  - {name: again, data: {sets: [{dataset: ref_youtube_vos, root: one, lower_case: false}]}}\n"
         "  - {name: second, data: {sets: [{dataset: ref_youtube_vos, root: three, eval_split: train}]}}\n"
     )
     code, problems = check(capsys, "--config", config, f"data.root={tmp_path / 'all'}")
@@ -356,6 +366,39 @@ def test_every_stage_and_every_set_of_a_configuration_is_checked(root, tmp_path,
         ("three", "train"),
     }
     assert len(splits) == 4
+
+
+def test_the_split_that_eval_would_score_is_checked_whatever_the_stages_validate_on(root, tmp_path, capsys):
+    config = tmp_path / "stages.yaml"
+    config.write_text(
+        "data:\n  sets: [{dataset: ref_youtube_vos}]\n"
+        "stages:\n  - {name: only, data: {sets: [{dataset: ref_youtube_vos, eval_split: train}]}}\n"
+    )
+    main(["--config", str(config), f"data.root={root}", "--json"])
+    splits = json.loads(capsys.readouterr().out)["splits"]
+    assert [split["split"] for split in splits] == ["train", "valid"]
+
+
+def test_a_split_that_is_trained_on_and_evaluated_must_be_fit_for_training(root, tmp_path, capsys):
+    change_expressions(root, "valid", lambda videos: [e.pop("obj_id") for e in videos["v_a"]["expressions"].values()])
+    config = tmp_path / "valid.yaml"
+    config.write_text("data:\n  sets: [{dataset: ref_youtube_vos, train_split: valid}]\n")
+    code, problems = check(capsys, "--config", config, f"data.root={root}")
+    assert code == 1
+    assert set(problems) == {"expressions"}
+    assert set(problems["expressions"]) == {"meta_expressions/valid/meta_expressions.json"}
+
+
+def test_different_data_sets_in_one_folder_are_told_apart(root, tmp_path, capsys):
+    config = tmp_path / "two.yaml"
+    config.write_text("data:\n  sets: [{dataset: mevis}, {dataset: a2d_sentences}]\n")
+    assert main(["--config", str(config), f"data.root={root}", "--json"]) == 1
+    splits = json.loads(capsys.readouterr().out)["splits"]
+    assert [(split["dataset"], split["split"]) for split in splits] == [
+        ("mevis", "train"),
+        ("a2d_sentences", "train"),
+        ("mevis", "valid_u"),
+    ]
 
 
 def test_names_are_relative_to_the_root_however_it_is_given(root, capsys, monkeypatch):

@@ -314,7 +314,9 @@ def test_an_object_of_mevis_that_no_frame_shows_is_a_note(copy_of, capsys):
     code, problems = check_folder(capsys, root)
     assert code == 0
     assert set(problems) == {"unseen"}
-    assert set(problems["unseen"]) == {f"video train00000, object {number}"}
+    about = ", ".join(name for name, entry in expressions.items() if number in entry["anno_id"])
+    assert len(about.split(", ")) < len(expressions)
+    assert problems["unseen"] == {f"video train00000, object {number}": f"no pixel in any mask (expressions {about})"}
 
 
 # --- the original text files of Ref-DAVIS17 ---

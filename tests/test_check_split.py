@@ -52,23 +52,32 @@ def make_video(root: Path, name: str, *, objects: tuple[int, ...] = (1, 2), show
 
 
 @pytest.fixture
-def check(tmp_path, monkeypatch):
-    """Checks contents as if a reader had found them; gives the set of problems as (kind, name)."""
+def report_on(tmp_path, monkeypatch):
+    """Checks contents as if a reader had found them."""
 
-    def run(contents, *, sample=0, notes=(), **parts):
+    def run(contents, *, sample=0, notes=(), published=None, **parts):
         definition = DatasetDefinition(
             title="Novel",
             settings=NovelSettings,
             read=lambda request: contents,
             find=lambda root: (),
             protocol=MaskPerSentence(),
-            published={"novel": {"valid": Counts(videos=1)}},
+            published={"novel": {"valid": Counts(videos=1)}} if published is None else published,
             notes=lambda request, found, listing: notes,
             **parts,
         )
         monkeypatch.setitem(DATASETS, "novel", definition)
-        report = check_split(SplitRequest(NovelSettings(), tmp_path, "valid"), sample=sample, num_workers=0)
-        found = [(problem.kind, problem.name) for problem in report.problems]
+        return check_split(SplitRequest(NovelSettings(), tmp_path, "valid"), sample=sample, num_workers=0)
+
+    return run
+
+
+@pytest.fixture
+def check(report_on):
+    """The set of problems as (kind, name)."""
+
+    def run(contents, **parts):
+        found = [(problem.kind, problem.name) for problem in report_on(contents, **parts).problems]
         assert len(found) == len(set(found))
         return set(found)
 
@@ -204,6 +213,32 @@ def test_generated_data_are_not_compared_with_what_is_published(check, tmp_path)
     statistics = {"dataset": "Referring Shapes", "options": options, "sentences": {"valid": {"motion": 2}}}
     (tmp_path / "statistics.json").write_text(json.dumps(statistics))
     assert check(contents, notes=notes) == {("counts", "valid, frames"), ("line_ends", "list.txt")}
+    statistics["dataset"] = "of somebody else"
+    (tmp_path / "statistics.json").write_text(json.dumps(statistics))
+    assert ("counts", "video v") in check(contents, notes=notes)
+
+
+def test_counts_say_how_many_there_should_be(report_on, tmp_path):
+    contents = SplitContents(tuple(make_video(tmp_path, name, objects=(1,)) for name in ("v", "w")))
+    (problem,) = report_on(contents).problems
+    assert problem == Problem("counts", "valid, videos", "2 instead of 1 (published)")
+    options = {"num_train": 5, "num_valid": 3, "num_frames": 7}
+    statistics = {"dataset": "Referring Shapes", "options": options, "sentences": {"valid": {"motion": 2, "change": 1}}}
+    (tmp_path / "statistics.json").write_text(json.dumps(statistics))
+    report = report_on(contents)
+    assert report.expected == Counts(videos=3, expressions=3, frames=21)
+    assert [(problem.name, problem.detail) for problem in report.problems] == [
+        ("valid, videos", "2 instead of 3 (statistics.json)"),
+        ("valid, expressions", "2 instead of 3 (statistics.json)"),
+        ("valid, frames", "4 instead of 21 (statistics.json)"),
+    ]
+
+
+def test_the_title_names_one_of_several_sets_of_a_family(report_on, tmp_path):
+    contents = SplitContents((make_video(tmp_path, "v", objects=(1,)),))
+    assert report_on(contents).title == "Novel"
+    assert report_on(contents, published={}).title == "Novel"
+    assert report_on(contents, published={"novel": {}, "novel+": {}}).title == "Novel (novel)"
 
 
 def test_contents_that_no_run_can_use_are_an_error_even_if_the_reader_has_none(check, tmp_path):

@@ -6,12 +6,15 @@ from dataclasses import replace
 import pytest
 
 from configs.schema import DataConfig
+from datasets.readers import ImageFrames, PngMasks
+from datasets.records import Expression, VideoRecord
 from datasets.table import DATASETS
+from evaluation.coco_ground_truth import coco_ground_truth
 from loading.loaders import read_split
 from tests.data_settings import data_config
 from tests.tiny_a2d import HEIGHT, WIDTH, actor_mask, write_h5, write_tiny_a2d, write_tiny_jhmdb
 from tests.tiny_davis import write_tiny_davis
-from tests.tiny_ref_youtube_vos import write_tiny_data
+from tests.tiny_ref_youtube_vos import OBJECT_SIZE, write_tiny_data, write_video
 from tools.prepare_data import REPOSITORY, main, prepare
 from tools.shapes.text import write_text_encoder
 
@@ -108,6 +111,24 @@ def test_ref_davis17_comes_out_in_the_common_layout(tmp_path):
     assert states(prepare(data, tmp_path / "cache")) == {name: "up to date"}
     prepared = data_config("ref_davis17", expressions=tmp_path / "cache" / name, **keys)
     assert eval_videos(prepared) == eval_videos(data)
+
+
+def test_ground_truth_of_a_sentence_about_several_objects_is_their_union(tmp_path):
+    names = write_video(tmp_path, "train", "v", num_frames=2, visible={1: range(2), 2: (1,)})
+    folder = tmp_path / "train"
+    video = VideoRecord(
+        name="v",
+        frame_names=tuple(names),
+        frames=ImageFrames(folder / "JPEGImages" / "v", tuple(names)),
+        masks=PngMasks(folder / "Annotations" / "v", tuple(names)),
+        expressions=(Expression("0", "both squares", (1, 2)), Expression("1", "the lower square", (2,))),
+        visible={1: frozenset({0, 1}), 2: frozenset({1})},
+        annotated=frozenset({0, 1}),
+    )
+    truth = coco_ground_truth([video], names_instances=True)
+    assert [image["id"] for image in truth["images"]] == ["v_v_f_0_i_0", "v_v_f_5_i_0", "v_v_f_5_i_1"]
+    areas = [entry["area"] for entry in truth["annotations"]]
+    assert areas == [OBJECT_SIZE**2, 2 * OBJECT_SIZE**2, OBJECT_SIZE**2]
 
 
 def test_only_the_first_set_of_a_mixture_is_evaluated(tmp_path):

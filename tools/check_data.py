@@ -90,14 +90,12 @@ def _of_config(config: Config) -> list[SplitRequest]:
     for data, settings, split, for_training in _splits_of(config):
         request = split_request(data, settings, split, for_training=for_training)
         own_keys = settings.model_dump_json(exclude=DatasetSettings.model_fields.keys() - {"dataset"})
-        known = wanted.get((own_keys, request.root, split))
-        if known is None or for_training:  # which asks for more than evaluation does
-            wanted[own_keys, request.root, split] = replace(request, scan_masks=False)
+        wanted.setdefault((own_keys, request.root, split), replace(request, scan_masks=False))
     return list(wanted.values())
 
 
 def _splits_of(config: Config) -> Iterator[tuple[DataConfig, DatasetSettings, str, bool]]:
-    """Splits, and whether they are trained on."""
+    """Splits, and whether they are trained on; these first, because training asks for more than evaluation does."""
     trained_on = [stage.data for stage in config.training_stages()]
     for data in trained_on:
         for settings in data.sets:

@@ -131,5 +131,5 @@ def _differences(split: str, counts: Counts, expected: Counts | None, source: st
 
 def _relative_to(root: Path, problem: Problem) -> Problem:
     """Readers name whole paths; the report says once where the data are."""
-    prefix = str(root / "_")[:-1]  # nothing where the root is the current folder
+    prefix = f"{root}/"
     return replace(problem, name=problem.name.replace(prefix, ""), detail=problem.detail.replace(prefix, ""))
