@@ -116,7 +116,7 @@ class MergedObjects:
         num_annotators: kinds of sentences are `anno_0` to `anno_<n - 1>`.
     """
 
-    num_annotators: int = 4
+    num_annotators: int
 
 
 @dataclass(frozen=True, slots=True)

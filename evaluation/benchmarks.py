@@ -230,7 +230,7 @@ class FramesInClips(RankedFrames):
                         score_masks(
                             _annotation(video, expression, position),
                             candidate.masks.numpy(),
-                            candidate.scores.float().numpy(),
+                            candidate.scores.numpy(),
                         ),
                     )
                 )
@@ -262,10 +262,8 @@ class SingleImages(RankedFrames):
         for expression, detection in zip(record.expressions, detections, strict=True):
             annotation = _annotation(video, expression, 0)
             box = np.array(record.boxes_xywh_px[expression.object_ids[0]], dtype=np.float64)
-            ranking = detection.scores.float().numpy()
-            boxes = score_boxes(
-                box, float(np.count_nonzero(annotation)), detection.boxes_xyxy_px.float().numpy(), ranking
-            )
+            ranking = detection.scores.numpy()
+            boxes = score_boxes(box, float(np.count_nonzero(annotation)), detection.boxes_xyxy_px.numpy(), ranking)
             masks = score_masks(annotation, detection.masks.numpy(), ranking)
             frame, sample = record.frame_names[0], f"{record.name}_{expression.name}"
             scores.append(RankedScore(sample, record.name, frame, expression.name, expression.sentence, masks, boxes))

@@ -132,7 +132,7 @@ class CocoMeter:
             for image, annotation in enumerate(self.annotations)
         ]
         flat = [
-            {**prediction, "image_id": image, "category_id": CATEGORY, "iscrowd": 0}
+            {**prediction, "image_id": image, "category_id": CATEGORY}
             for image, predictions in enumerate(self.predictions)
             for prediction in predictions
         ]

@@ -93,7 +93,7 @@ def all_queries(
         original: size of each sample's frames on disk.
     """
     _require_single_frames(layer)
-    scores = layer.class_logits[:, 0, :, 0].sigmoid().cpu()
+    scores = layer.class_logits[:, 0, :, 0].float().sigmoid().cpu()
     return tuple(
         FrameCandidates(masks_at_original(logits[0], padded=padded, unpadded=size, original=size_on_disk), score)
         for logits, score, size, size_on_disk in zip(layer.mask_logits, scores, unpadded, original, strict=True)
@@ -115,13 +115,13 @@ def ranked_detections(
     _require_single_frames(layer)
     num_queries, height4, width4 = layer.mask_logits.shape[2:]
     num_classes = layer.class_logits.shape[-1]
-    probability = rearrange(layer.class_logits.sigmoid(), "b 1 q k -> b (q k)")
+    probability = rearrange(layer.class_logits.float().sigmoid(), "b 1 q k -> b (q k)")
     scores, ranked = probability.topk(num_queries, dim=-1)
     queries = ranked.div(num_classes, rounding_mode="floor")
     detections = []
     for i, query in enumerate(queries):
         height, width = original[i]
-        boxes = cxcywh_to_xyxy(layer.boxes_cxcywh_norm[i, 0, query])
+        boxes = cxcywh_to_xyxy(layer.boxes_cxcywh_norm[i, 0, query].float())
         detections.append(
             Detections(
                 masks=masks_at_original(

@@ -55,6 +55,8 @@ def test_merged_meters_score_as_one():
 def test_mixing_kinds_and_scoring_nothing_are_errors():
     with pytest.raises(ValueError, match="bbox"):
         CocoMeter("bbox").add_masks(square(60), square(60)[None], np.array([0.9]))
+    with pytest.raises(ValueError, match="segm"):
+        CocoMeter("segm").add_boxes(np.array([0.0, 0.0, 2.0, 2.0]), 4.0, np.array([[0.0, 0.0, 2.0, 2.0]]), np.ones(1))
     with pytest.raises(ValueError, match="bbox"):
         CocoMeter("segm").merge(CocoMeter("bbox"))
     with pytest.raises(ValueError, match="no sample"):

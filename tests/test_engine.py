@@ -323,3 +323,26 @@ def test_the_revision_is_one_word_or_unknown(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", fail)
     assert git_revision() == "unknown"
+
+
+def test_a_run_starts_at_zero_and_below_every_score():
+    assert Progress() == Progress(stage=0, epoch=0, stage_step=0, step=0, best_score=-1.0)
+
+
+def test_the_speed_counts_the_sentences_of_the_window_alone(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("engine.logging.time.perf_counter", lambda: now[0])
+    window = StepWindow(World())
+    speeds = []
+    for step in range(2):
+        window.add(step, {"total": torch.tensor(1.0)}, 6)
+        now[0] += 2.0
+        speeds.append(window.flush()["sentences_per_second"])
+    assert speeds == [3.0, 3.0]
+
+
+def test_a_bar_starts_where_it_is_told_to_or_at_zero():
+    with progress_bar(total=5, title="steps", world=World()) as bar:
+        assert (bar.n, bar.total) == (0, 5)
+    with progress_bar(total=5, initial=2, title="steps", world=World()) as bar:
+        assert bar.n == 2

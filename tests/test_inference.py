@@ -6,7 +6,7 @@ from torch import nn
 
 from models.inference import encode_sentences, segment_clip
 from models.outputs import Tokens
-from models.postprocess import best_queries
+from models.postprocess import all_queries, best_queries, ranked_detections
 from structures.clips import one_clip
 from tests.tiny_model import tiny_soc
 
@@ -73,3 +73,16 @@ def test_predictions_are_in_single_precision_whatever_the_model_runs_in(model, f
             prediction.query_scores,
         ):
             assert tensor.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_single_frames_are_in_single_precision_whatever_the_model_runs_in(model, frames):
+    with torch.autocast("cpu", torch.bfloat16):
+        texts = encode_sentences(model, SENTENCES, group=1, device=CPU)
+        (layer, *_) = segment_clip(model, frames, texts, device=CPU, annotated_frame=1)
+    assert layer.class_logits.dtype == torch.bfloat16
+    sizes = {"unpadded": [(32, 40)], "original": [(32, 40)]}
+    (candidates,) = all_queries(layer, padded=(32, 40), **sizes)
+    (detections,) = ranked_detections(layer, **sizes)
+    for tensor in (candidates.scores, detections.scores, detections.boxes_xyxy_px):
+        assert tensor.dtype == torch.float32

@@ -115,6 +115,13 @@ def test_numbers_in_names_of_frames_count_as_numbers(tmp_path):
     assert [frame.name for frame in open_video(tmp_path).frames()] == ["frame1", "frame9", "frame10"]
 
 
+def test_two_images_of_one_name_are_named(tmp_path):
+    for name in ("a.png", "a.jpg", "b.png", "c.jpg"):
+        Image.new("RGB", (8, 6)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=r"several images are called a$"):
+        open_video(tmp_path)
+
+
 def test_a_damaged_file_gives_what_comes_before_the_damage(video_file, tmp_path, caplog):
     path = tmp_path / "cut.mkv"
     with av.open(str(path), "w") as container:
