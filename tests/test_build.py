@@ -1,5 +1,6 @@
 """Building the model from a configuration, and loading weights into it."""
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.schema import ModelConfig, TextEncoderConfig, VisualEncoderConfig
-from models.build import build_model, build_text_encoder, build_visual_encoder, load_weights
+from configs.schema import LossConfig, ModelConfig, TextEncoderConfig, VisualEncoderConfig
+from models.build import build_criterion, build_model, build_text_encoder, build_visual_encoder, load_weights
 from models.checkpoint_names import soc_from_published, soc_name
+from models.criterion import LossWeights
+from models.matcher import Matcher
 from models.ops.ms_deform_attn.backends import AUTO, requested, use_backend
 from models.text_encoder import load_text_encoder
 from tests.tiny_model import tiny_soc, tiny_text_encoder
@@ -117,3 +120,20 @@ def test_the_backend_is_the_configured_one():
     with use_backend(AUTO):
         build_model(config, text_encoder=tiny_text_encoder())
         assert requested() == "reference"
+
+
+def test_costs_and_weights_of_the_losses_are_those_of_their_settings():
+    values = {name: float(i) for i, name in enumerate(LossConfig.model_fields, start=1)}
+    criterion = build_criterion(LossConfig(**values))
+    assert vars_of(criterion.matcher) == {
+        f"cost_{name}": values[f"{name}_cost"] for name in ("class", "dice", "box", "giou", "contrastive")
+    }
+    weights = vars_of(criterion.weights)
+    assert weights.pop("classification") == values["class_weight"]
+    assert weights == {name: values[f"{name}_weight"] for name in weights}
+    assert vars_of(build_criterion(LossConfig()).matcher) == vars_of(Matcher())
+    assert vars_of(build_criterion(LossConfig()).weights) == vars_of(LossWeights())
+
+
+def vars_of(instance):
+    return {item.name: getattr(instance, item.name) for item in dataclasses.fields(instance)}

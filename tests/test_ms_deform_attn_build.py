@@ -12,7 +12,7 @@ import torch
 
 import models.ops.ms_deform_attn
 from models.ops.ms_deform_attn import backends
-from models.ops.ms_deform_attn.build import BuildError, cuda_flags, find_compiler
+from models.ops.ms_deform_attn.build import BuildError, compile_library, cuda_flags, find_compiler, link_flags
 from models.ops.ms_deform_attn.problems import make_problem
 
 
@@ -151,3 +151,19 @@ def test_cells_of_a_problem_look_round_their_own_place_row_by_row():
     where = problem.sampling_locations.mean(dim=(0, 2, 3, 4))  # offsets are zero on average
     places = [((column + 0.5) / 3, (row + 0.5) / 2) for row in range(2) for column in range(3)]
     torch.testing.assert_close(where, torch.tensor(places, dtype=torch.float64), atol=0.1, rtol=0)
+
+
+def test_only_cuda_code_is_linked_with_the_cuda_libraries():
+    assert [flag for flag in link_flags("cpu") if "cuda" in flag] == []
+    assert link_flags("cuda")[-3:] == ["-ltorch_cuda", "-cudart", "static"]
+    assert "-ltorch_cpu" in link_flags("cuda")
+
+
+def test_a_compiler_that_fails_is_quoted_with_its_first_three_errors(tmp_path: Path):
+    compiler = tmp_path / "compiler"
+    lines = ["note: x", *(f"file.cpp:{i}: error: number {i}" for i in range(1, 5))]
+    compiler.write_text("#!/bin/sh\n" + "".join(f"echo '{line}' >&2\n" for line in lines) + "exit 1\n")
+    compiler.chmod(0o755)
+    with pytest.raises(BuildError, match=r"failed: file.cpp:1: error: number 1 \| .*number 2 \| .*number 3$"):
+        compile_library("cpu", [str(compiler)], tmp_path / "library.so")
+    assert not (tmp_path / "library.so").exists()

@@ -15,8 +15,12 @@ DEFAULT_ROOTS = (
 )
 
 
+NOT_PRODUCT = {"benchmarks", "emulation"}
+"""Folders below the roots that only measure or check: no test can know what a benchmark prints."""
+
+
 def source_files(root: Path, roots: Sequence[str]) -> list[str]:
-    """Python files that are one of the roots or lie below one; benchmarks are left out, whose numbers no test can know.
+    """Python files that are one of the roots or lie below one, without those of `NOT_PRODUCT`.
 
     Raises:
         ValueError: if there is none.
@@ -25,7 +29,7 @@ def source_files(root: Path, roots: Sequence[str]) -> list[str]:
         name
         for name in tracked_files(root)
         if name.endswith(".py")
-        and "benchmarks" not in name.split("/")[:-1]
+        and NOT_PRODUCT.isdisjoint(name.split("/")[:-1])
         and any(name == source or name.startswith(f"{source.rstrip('/')}/") for source in roots)
     ]
     if not files:
