@@ -81,8 +81,6 @@ def predict(config: Config) -> None:
     seed_everything(config.train.seed)
     settings, folder = config.predict, config.output_dir
     sentences = clean_sentences(config)
-    if not 0 < settings.threshold < 1:
-        raise ValueError(f"predict.threshold={settings.threshold} must lie between 0 and 1")
     if settings.video is None:
         raise ValueError("predict.video is not set: give --video FILE, or predict.video=FILE")
     source = open_video(settings.video)

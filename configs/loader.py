@@ -5,20 +5,19 @@ replaces the earlier value. Overrides such as `optim.lr=1e-5` come last. Every v
 came from, so that an error can point there.
 """
 
-import difflib
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from configs.schema import Config
+from configs.schema_keys import section_at, suggest_key
 from configs.yaml_tree import KeyPath, Origin, YamlTree, dotted, read_tree, read_value, show_path, suggest_file
-from datasets.definition import DatasetSettings
 from datasets.table import DATASETS
 
 COMMAND_LINE = "command line"
@@ -285,7 +284,7 @@ def validate(draft: Draft) -> Config | None:
 def report_booleans(draft: Draft) -> None:
     """Reports true and false where a number belongs: pydantic would read them as 1 and 0."""
     for key, value in leaves(draft.values):
-        section = section_at(draft, key[:-1])
+        section = section_at(draft.values, key[:-1])
         info = section.model_fields.get(str(key[-1])) if section is not None else None
         if isinstance(value, bool) and info is not None and info.annotation in (int, float):
             draft.report(draft.origin(key), f"expected a number, got {str(value).lower()}")
@@ -296,7 +295,7 @@ def report_validation(draft: Draft, detail: Mapping[str, Any]) -> None:
     key = without_tags(tuple(detail["loc"]))
     origin = draft.origin(key)
     if detail["type"] == "extra_forbidden":
-        draft.report(origin, f"unknown key{suggest_key(draft, key)}")
+        draft.report(origin, f"unknown key{suggest_key(draft.values, key)}")
         return
     if detail["type"] == "union_tag_invalid":
         known = ", ".join(DATASETS)
@@ -321,71 +320,6 @@ def without_tags(key: KeyPath) -> KeyPath:
         if not is_tag:
             kept.append(step)
     return tuple(kept)
-
-
-def suggest_key(draft: Draft, key: KeyPath) -> str:
-    """A hint for an unknown key: a similar key of its section, or one of the same name in another section.
-
-    In an entry of `data.sets` the keys of that data set are listed, and which other data set has the key.
-    """
-    name = str(key[-1])
-    section = section_at(draft, key[:-1])
-    if section is not None and (close := difflib.get_close_matches(name, section.model_fields, n=1)):
-        return f"; did you mean {close[0]!r}?"
-    if section is not None and issubclass(section, DatasetSettings):
-        others = [other for other, definition in DATASETS.items() if name in definition.settings.model_fields]
-        hint = f", {name} is a key of {', '.join(others)}" if others else ""
-        own = section.model_fields["dataset"].default
-        return f" of data set {own}{hint}; its keys are {', '.join(section.model_fields)}"
-    elsewhere = [path for path in known_keys(Config) if path.rpartition(".")[2] == name]
-    if elsewhere:
-        return f"; did you mean {elsewhere[0]!r}?"
-    in_sets = [other for other, definition in DATASETS.items() if name in definition.settings.model_fields]
-    return f"; did you mean 'data.sets.0.{name}'?" if in_sets else ""
-
-
-def section_at(draft: Draft, key: KeyPath) -> type[BaseModel] | None:
-    """The model that describes the section at `key`; that of an entry of `data.sets` is named by its `dataset`."""
-    model: type[BaseModel] | None = Config
-    values: Any = draft.values
-    for step in key:
-        values = value_at(values, step)
-        if isinstance(step, int):
-            if model is None or not issubclass(model, DatasetSettings):
-                continue
-            definition = DATASETS.get(str(value_at(values, "dataset")))
-            model = None if definition is None else definition.settings
-            continue
-        if model is None or step not in model.model_fields:
-            return None
-        field_type = model.model_fields[step].annotation
-        model = DatasetSettings if step == "sets" else section_type(field_type)
-    return model
-
-
-def value_at(values: Any, step: str | int) -> Any:
-    """The value below `step`; None where there is none."""
-    if isinstance(values, dict):
-        return values.get(step)
-    if isinstance(values, list) and isinstance(step, int) and step < len(values):
-        return values[step]
-    return None
-
-
-def section_type(annotation: Any) -> type[BaseModel] | None:
-    """The model in a field's type: the type itself, or what it is a tuple of."""
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
-
-
-def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """All dotted keys that overrides may name, those of stages left out."""
-    for name, info in model.model_fields.items():
-        yield prefix + name
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from known_keys(info.annotation, f"{prefix}{name}.")
 
 
 def leaves(values: Any, key: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:

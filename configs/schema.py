@@ -23,6 +23,9 @@ else:
     ]
 
 
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
 class VisualEncoderConfig(ConfigNode):
     """The network that turns frames into maps of stride 4, 8, 16 and 32."""
 
@@ -41,7 +44,7 @@ class VisualEncoderConfig(ConfigNode):
     window_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (8, 7, 7)
     """Frames, rows and columns of an attention window; only read for `video-swin`."""
 
-    drop_path_rate: NonNegativeFloat = 0.2
+    drop_path_rate: Probability = 0.2
     """Probability of skipping the last block in training; earlier ones grow linearly from 0."""
 
     weights: Path | None = None
@@ -97,7 +100,7 @@ class ModelConfig(ConfigNode):
     ffn_dim: PositiveInt = 2048
     """Hidden width of the feed-forward layers."""
 
-    dropout: NonNegativeFloat = 0.1
+    dropout: Probability = 0.1
     """Dropout of transformer, object cluster and text projection."""
 
     num_encoder_layers: PositiveInt = 3
@@ -152,7 +155,7 @@ class DataConfig(ConfigNode):
     """Reaction to a damaged training sample: `raise` ends the run and names the file, `skip` leaves the sample out,
     counts it, and writes file and reason to the log."""
 
-    max_skipped_share: NonNegativeFloat = 0.01
+    max_skipped_share: Probability = 0.01
     """With `on_error: skip`: the run ends when more than this share of an epoch's samples was skipped."""
 
     num_frames: PositiveInt = 8
@@ -179,7 +182,7 @@ class DataConfig(ConfigNode):
     long_side: PositiveInt = 640
     """Limit of the longer side, in pixels."""
 
-    flip_probability: NonNegativeFloat = 0.5
+    flip_probability: Probability = 0.5
     """Probability of a left-right flip in training; words for the sides are swapped, too. The published code flips
     videos where a normal number exceeds 0.5, which is a probability of 0.3085, and images with 0.5."""
 
@@ -335,8 +338,8 @@ class PredictConfig(ConfigNode):
     frame_step: PositiveInt = 1
     """Use every so many frames."""
 
-    threshold: NonNegativeFloat = 0.5
-    """Probability above which a pixel belongs to an object."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability above which a pixel belongs to an object; 0 and 1 would select all pixels and none."""
 
     fps: NonNegativeFloat = 0.0
     """Frames per second of the overlay video; 0: as the source, or 10 for a folder."""

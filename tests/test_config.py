@@ -200,3 +200,27 @@ def test_a_folder_and_a_binary_file_are_no_configurations(write_yaml: WriteYaml,
 def test_a_broken_override_is_explained(write_yaml: WriteYaml, override: str, expected: str):
     (problem,) = problems_of(write_yaml("device: cpu\nstages: [{name: a}]\n"), (override,))
     assert problem.startswith(expected)
+
+
+# ---- probabilities ----
+
+
+@pytest.mark.parametrize(
+    "key", ["data.flip_probability", "data.max_skipped_share", "model.dropout", "model.visual_encoder.drop_path_rate"]
+)
+def test_a_probability_lies_between_0_and_1(write_yaml: WriteYaml, key: str):
+    path = write_yaml("")
+    assert problems_of(path, (f"{key}=50",)) == (f"command line: {key}: expected less than or equal to 1, got 50",)
+    (problem,) = problems_of(path, (f"{key}=-0.1",))
+    assert problem == f"command line: {key}: expected greater than or equal to 0, got -0.1"
+    load_config(path, [f"{key}=0"])
+    load_config(path, [f"{key}=1"])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("0", "greater than 0"), ("1", "less than 1"), ("1.5", "less than 1"), (".nan", "less than 1")],
+)
+def test_the_threshold_lies_strictly_between_0_and_1(write_yaml: WriteYaml, value: str, expected: str):
+    (problem,) = problems_of(write_yaml(""), (f"predict.threshold={value}",))
+    assert problem == f"command line: predict.threshold: expected {expected}, got {value.removeprefix('.')}"

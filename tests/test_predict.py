@@ -141,7 +141,6 @@ def test_a_damaged_file_gives_what_comes_before_the_damage(video_file, tmp_path,
         ({"sentences": ()}, "predict.sentences is empty"),
         ({"sentences": ("a square", "  ")}, "sentence 2 of 2 is empty"),
         ({"video": None}, "predict.video is not set"),
-        ({"threshold": 1.5}, "predict.threshold=1.5"),
     ],
 )
 def test_bad_settings_are_named(root, frame_folder, tmp_path, settings, message):
