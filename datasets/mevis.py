@@ -79,9 +79,9 @@ def read(request: SplitRequest[MevisSettings]) -> SplitContents:
             if request.for_training:
                 raise ValueError("has no anno_id; this split cannot be trained on")
             return Expression(name, entry["exp"])
-        if not objects or not all(str(number).isdecimal() for number in objects):
-            raise ValueError(f"anno_id={objects!r} must be a list with at least one number")
-        return Expression(name, entry["exp"], tuple(dict.fromkeys(int(number) for number in objects)))
+        if not (isinstance(objects, list) and objects and all(type(n) is int and n >= 0 for n in objects)):
+            raise ValueError(f"anno_id={objects!r} must be a list of at least one whole number")
+        return Expression(name, entry["exp"], tuple(dict.fromkeys(objects)))
 
     videos = [
         VideoRecord(

@@ -112,11 +112,12 @@ def any_stops(problems: Sequence[Problem]) -> bool:
     return any(problem.stops for problem in problems)
 
 
-def require_usable(problems: Sequence[Problem], *, skip_damaged: bool = False) -> None:
+def require_usable(problems: Sequence[Problem], *, for_training: bool = False, skip_damaged: bool = False) -> None:
     """Raises what stops a run; problems that do not stop it are written to the log.
 
     Args:
         problems: of a split.
+        for_training: the message may suggest to leave damaged files out, as only training can.
         skip_damaged: damaged files (kind "unreadable") do not stop; the reader has left them out of its records.
 
     Raises:
@@ -125,7 +126,8 @@ def require_usable(problems: Sequence[Problem], *, skip_damaged: bool = False) -
     stopping = [p for p in problems if p.stops and not (skip_damaged and p.kind == "unreadable")]
     if stopping:
         more = f" (and {len(stopping) - 1} more; python -m tools.check_data names all)" if len(stopping) > 1 else ""
-        hint = "; data.on_error=skip leaves such files out" if stopping[0].kind == "unreadable" else ""
+        can_skip = for_training and stopping[0].kind == "unreadable"
+        hint = "; data.on_error=skip leaves such files out" if can_skip else ""
         raise ValueError(f"{stopping[0]}{more}{hint}")
     for problem in problems:
         logger.warning("%s%s", "left out: " if problem.kind == "unreadable" else "", problem)

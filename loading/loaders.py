@@ -32,13 +32,17 @@ def split_request(data: DataConfig, settings: DatasetSettings, split: str, *, fo
     """What to read of one of the configured data sets.
 
     Raises:
-        ValueError: `data.root` is not set, or the folder is not there.
+        ValueError: `data.root` is not set, or a folder is not there; the message names the key.
     """
     if data.root is None:
         raise ValueError("data.root is not set: give data.root=FOLDER on the command line or set SOC_DATA_ROOT")
-    root = (Path(data.root) / settings.root).expanduser()
+    common, own = Path(data.root).expanduser(), settings.root.expanduser()
+    if not (own.is_absolute() or common.is_dir()):
+        raise ValueError(f"data.root={data.root}: no such folder")
+    root = common / own
     if not root.is_dir():
-        raise ValueError(f"data.root={data.root}: no such folder{'' if root == data.root else f' as {root}'}")
+        key = f"data.sets.{data.sets.index(settings)}.root"
+        raise ValueError(f"{key}={settings.root}: no such folder as {root} (data.root={data.root})")
     return SplitRequest(settings, root, split, for_training=for_training, cache=data.cache)
 
 
@@ -49,11 +53,19 @@ def read_split(data: DataConfig, settings: DatasetSettings, split: str, *, for_t
         ValueError: a setting, file or folder is wrong; the message names it.
     """
     request = split_request(data, settings, split, for_training=for_training)
-    contents = definition_of(settings).read(request)
+    try:
+        return _read_usable(request, skip_damaged=for_training and data.on_error == "skip")
+    except ValueError as error:
+        where = f"data.sets.{data.sets.index(settings)}: " if len(data.sets) > 1 else ""
+        raise ValueError(f"{where}{error}") from None
+
+
+def _read_usable(request: SplitRequest, *, skip_damaged: bool) -> SplitContents:
+    contents = definition_of(request.settings).read(request)
     # A score is over all samples or it is none: only training may leave damaged files out.
-    require_usable(contents.problems, skip_damaged=for_training and data.on_error == "skip")
+    require_usable(contents.problems, for_training=request.for_training, skip_damaged=skip_damaged)
     if not contents.videos:
-        raise ValueError(f"{request.root}: split {split!r} of {settings.label} is empty")
+        raise ValueError(f"{request.root}: split {request.split!r} of {request.settings.label} is empty")
     return contents
 
 
@@ -88,10 +100,7 @@ def training_videos(data: DataConfig) -> tuple[VideoRecord, ...]:
         definition = definition_of(settings)
         if not definition.can_train:
             raise ValueError(f"data.sets.{index}: {definition.title} is for evaluation only")
-        try:
-            contents = read_split(data, settings, settings.train_split, for_training=True)
-        except ValueError as error:
-            raise ValueError(f"data.sets.{index}: {error}" if len(data.sets) > 1 else str(error)) from None
+        contents = read_split(data, settings, settings.train_split, for_training=True)
         own = clean_sentences(contents.videos, settings, for_training=True)
         if len(data.sets) > 1:
             own = tuple(replace(video, name=f"{settings.label}/{video.name}") for video in own)

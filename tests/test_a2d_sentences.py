@@ -221,6 +221,15 @@ def test_a_truncated_file_is_named_or_left_out_as_configured(own_root, tmp_path,
         build_train_loader(data, seed=0)
 
 
+def test_an_evaluation_is_not_told_to_skip_damaged_files_because_it_cannot(own_root, tmp_path):
+    path = own_root / "Release" / "clips320H" / "t.mp4"
+    os.truncate(path, path.stat().st_size // 2)
+    data = settings(own_root, tmp_path, num_workers=0, short_side=HEIGHT, long_side=WIDTH, on_error="skip")
+    with pytest.raises(ValueError, match=rf"^{path}: ") as caught:
+        build_eval_dataset(data)
+    assert "on_error" not in str(caught.value)
+
+
 def test_all_that_is_missing_or_damaged_is_named_at_once_also_from_the_cache(own_root, tmp_path):
     clips = own_root / "Release" / "clips320H"
     annotations = own_root / "text_annotations" / "a2d_annotation_with_instances"

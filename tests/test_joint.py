@@ -180,8 +180,12 @@ def test_two_divisions_of_one_set_are_told_apart(root):
 def test_what_is_wrong_with_a_set_says_with_which(root):
     with pytest.raises(ValueError, match=r"^data\.sets\.1: split 'testA' of refcoco"):
         training_videos(make_config(root, [VIDEOS, IMAGES | {"train_split": "testA"}]))
-    with pytest.raises(ValueError, match=r"^data\.sets\.1: data\.root=.*: no such folder as .*nowhere"):
+    with pytest.raises(ValueError, match=r"^data\.sets\.1\.root=nowhere: no such folder as .*nowhere \(data\.root="):
         training_videos(make_config(root, [IMAGES, VIDEOS | {"root": "nowhere"}]))
+    with pytest.raises(ValueError, match=r"^data\.sets\.0\.root=nowhere: no such folder as .*nowhere"):
+        training_videos(make_config(root, [VIDEOS | {"root": "nowhere"}]))
+    with pytest.raises(ValueError, match=r"^data\.root=.*absent: no such folder$"):
+        training_videos(make_config(root / "absent", [IMAGES, VIDEOS | {"root": "nowhere"}]))
     with pytest.raises(ValueError, match=r"^split 'testA' of refcoco"):
         training_videos(make_config(root, [IMAGES | {"train_split": "testA"}]))
 

@@ -262,7 +262,7 @@ def test_run_lengths_of_too_few_pixels_are_named(root):
         build_train_loader(config(root), seed=0).dataset[0]
 
 
-@pytest.mark.parametrize("anno_id", [[], ["x"], [-1]])
+@pytest.mark.parametrize("anno_id", [[], ["x"], [-1], ["7"], "79", 7, [True], [7.0], {"7": 1}])
 def test_bad_objects_are_all_named(root, anno_id):
     path = root / "train" / "meta_expressions.json"
 
@@ -272,7 +272,7 @@ def test_bad_objects_are_all_named(root, anno_id):
 
     change(path, spoil)
     contents = read(root)
-    detail = f"anno_id={anno_id!r} must be a list with at least one number"
+    detail = f"anno_id={anno_id!r} must be a list of at least one whole number"
     assert problems_of(contents) == [
         ("expressions", str(path), f"video one, expression {name}: {detail}") for name in "12"
     ]
