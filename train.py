@@ -94,10 +94,14 @@ def train_stages(run: Run) -> None:
     parallel = DistributedDataParallel(model) if run.world.size > 1 else model
     progress = run.progress
 
-    for index, stage in list(enumerate(config.training_stages()))[progress.stage :]:
-        loader = build_train_loader(
-            stage.data, seed=config.train.seed + index, rank=run.world.rank, world_size=run.world.size
-        )
+    stages = list(enumerate(config.training_stages()))[progress.stage :]
+    # All of them now: a mistake in the data of the last stage should not show after the others have been trained.
+    loaders = [
+        build_train_loader(stage.data, seed=config.train.seed + index, rank=run.world.rank, world_size=run.world.size)
+        for index, stage in stages
+    ]
+    for index, stage in stages:
+        loader = loaders.pop(0)
         num_steps = stage_length(stage, len(loader))
         state = build_state(run, stage, num_steps=num_steps, steps_per_epoch=len(loader), progress=progress)
         logger.info("stage %s: %d steps, %d per epoch", stage.name, num_steps, len(loader))

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from configs.schema import Config
 from engine.provenance import git_revision, versions
 from media.files import atomic_path
-from structures.checkpoint_file import read_checkpoint_file
+from structures.checkpoint_file import load_strictly, read_checkpoint_file
 
 CHECKPOINT_FOLDER = "checkpoints"
 LAST, BEST = "last.pt", "best.pt"
@@ -117,12 +117,9 @@ def restore_model(content: dict[str, Any], model: nn.Module, *, path: Path) -> N
     """Puts the weights of a checkpoint into the bare model.
 
     Raises:
-        ValueError: if the checkpoint belongs to another architecture.
+        ValueError: if the checkpoint belongs to another architecture; with every parameter that does not fit.
     """
-    try:
-        model.load_state_dict(content["model"], strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"checkpoint {path} is of another architecture than the configured model: {error}") from error
+    load_strictly(model, content["model"], source=f"checkpoint {path}")
 
 
 def restore_optimizer(content: dict[str, Any], state: TrainingState, *, path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from configs.schema import Config, LossConfig, ModelConfig, VisualEncoderConfig
-from models.checkpoint_names import is_published_soc, load_strictly, soc_from_published
+from models.checkpoint_names import is_published_soc, soc_from_published
 from models.criterion import Criterion, LossWeights
 from models.matcher import Matcher
 from models.ops.ms_deform_attn.backends import set_backend
@@ -15,7 +15,7 @@ from models.resnet import ResNet50
 from models.soc import SOC
 from models.text_encoder import TextEncoder, load_text_encoder
 from models.video_swin import SIZES, VideoSwin, VideoSwinSize
-from structures.checkpoint_file import read_state_dict
+from structures.checkpoint_file import load_strictly, read_state_dict
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 # (pattern of the published name, our name), in order; the first match decides. None: our model has no such tensor.
 SOC_NAMES: tuple[tuple[str, str | None], ...] = (
@@ -117,23 +117,3 @@ def kinetics_to_video_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name = re.sub(r"^layers\.(\d+)\.blocks\.", r"stages.\1.", name)
         renamed[name] = tensor.sum(dim=2, keepdim=True) if name == "patch_embed.proj.weight" else tensor
     return renamed
-
-
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Load a state dict that must fit name by name and shape by shape; nothing is changed if it does not.
-
-    Raises:
-        ValueError: with every parameter that is missing, unknown or of another shape.
-    """
-    own = module.state_dict()
-    problems = [f"missing: {name} {tuple(own[name].shape)}" for name in own if name not in state]
-    problems += [f"unknown: {name} {tuple(state[name].shape)}" for name in state if name not in own]
-    problems += [
-        f"shape: {name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if problems:
-        shown = problems[:40] + ([f"and {len(problems) - 40} more"] if len(problems) > 40 else [])
-        raise ValueError(f"{source} does not fit the model ({len(problems)} problems):\n  " + "\n  ".join(shown))
-    module.load_state_dict(dict(state))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 from torchvision.ops import FrozenBatchNorm2d
 
-from models.checkpoint_names import load_strictly
+from structures.checkpoint_file import load_strictly
 
 
 class ResNet50(nn.Module):

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from models.checkpoint_names import kinetics_to_video_swin, load_strictly
+from models.checkpoint_names import kinetics_to_video_swin
 from models.window_attention import Size3, WindowAttention
+from structures.checkpoint_file import load_strictly
 
 PATCH = 4
 

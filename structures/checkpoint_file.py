@@ -1,4 +1,4 @@
-"""Reading checkpoint files: the only module that calls `torch.load`."""
+"""Checkpoint files: read without running code (the only caller of `torch.load`), and loaded strictly."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Keys of the state dict in checkpoints of this code, of the published SOC, and of Kinetics Video-Swin files.
 STATE_DICT_KEYS = ("model", "model_state_dict", "state_dict")
@@ -53,3 +53,23 @@ def _reason(error: Exception) -> str:
             "read, because other objects may run code; save its state dict alone"
         )
     return f"it is damaged, or no file of torch.save ({type(error).__name__})"
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Load a state dict that must fit name by name and shape by shape; nothing is changed if it does not.
+
+    Raises:
+        ValueError: with every parameter that is missing, unknown or of another shape.
+    """
+    own = module.state_dict()
+    problems = [f"missing: {name} {tuple(own[name].shape)}" for name in own if name not in state]
+    problems += [f"unknown: {name} {tuple(state[name].shape)}" for name in state if name not in own]
+    problems += [
+        f"shape: {name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if problems:
+        shown = problems[:40] + ([f"and {len(problems) - 40} more"] if len(problems) > 40 else [])
+        raise ValueError(f"{source} does not fit the model ({len(problems)} problems):\n  " + "\n  ".join(shown))
+    module.load_state_dict(dict(state))

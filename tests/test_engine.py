@@ -184,7 +184,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
         keep=1,
     )
     path = tmp_path / "checkpoints" / "last.pt"
-    with pytest.raises(ValueError, match="another architecture"):
+    with pytest.raises(ValueError, match="does not fit the model"):
         restore_model(read_checkpoint(path), Layers(width=4), path=path)
 
 

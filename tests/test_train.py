@@ -104,7 +104,7 @@ def test_a_folder_with_a_run_is_not_overwritten_by_mistake(finished):
 
 def test_a_checkpoint_of_another_model_is_not_resumed(finished, root):
     config = tiny_config(root, finished.output_dir, model={"num_queries": 4}, train={"resume": True})
-    with pytest.raises(ValueError, match="another architecture"):
+    with pytest.raises(ValueError, match="does not fit the model"):
         fit(config)
 
 
@@ -152,3 +152,10 @@ def test_missing_validation_data_shows_before_training(root, tmp_path):
     with pytest.raises(ValueError, match="nowhere"):
         fit(tiny_config(root, tmp_path / "run", data={"eval_split": "nowhere"}))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_in_the_data_of_a_later_stage_shows_before_the_first_is_trained(root, tmp_path):
+    stages = (*STAGES[:1], {"name": "later", "epochs": 1, "data": {"train_split": "nowhere"}})
+    with pytest.raises(ValueError, match="nowhere"):
+        fit(tiny_config(root, tmp_path / "run", stages=stages))
+    assert read_metrics(tmp_path / "run" / METRICS_FILE) == []

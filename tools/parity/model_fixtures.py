@@ -12,7 +12,7 @@ from transformers import RobertaConfig, RobertaModel
 
 from configs.schema import VisualEncoderConfig
 from models.build import build_visual_encoder
-from models.checkpoint_names import load_strictly, soc_from_published, soc_name
+from models.checkpoint_names import soc_from_published, soc_name
 from models.criterion import Criterion
 from models.deformable_transformer import TransformerOutput
 from models.ops.ms_deform_attn.functional import ms_deform_attn
@@ -23,6 +23,7 @@ from models.resnet import ResNet50
 from models.soc import SOC, resize_padding
 from models.text_encoder import TextEncoder
 from models.video_swin import VideoSwin
+from structures.checkpoint_file import load_strictly
 from structures.clips import PaddedClips
 from tools.parity import inputs, weights
 from tools.parity.criterion_fixtures import build_targets, layer_names, loss_keys, loss_weights, match_keys
