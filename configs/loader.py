@@ -27,6 +27,7 @@ STAGE_SECTIONS = ("data", "optim")  # sections of a stage that start from the on
 ERROR_TEXT = {
     "missing": "missing key",
     "model_type": "expected a section (key: value lines)",
+    "model_attributes_type": "expected a section such as {dataset: mevis}",  # the union of settings of data sets
     "tuple_type": "expected a list",
     "string_type": "expected text; put it in quotes",
     "path_type": "expected a path; put it in quotes",

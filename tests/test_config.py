@@ -202,6 +202,24 @@ def test_a_broken_override_is_explained(write_yaml: WriteYaml, override: str, ex
     assert problem.startswith(expected)
 
 
+# ---- mistakes in data.sets ----
+
+
+@pytest.mark.parametrize("sets", ["[{dataset: mevis, repeat: 0}]", "[mevis]", "[]"])
+def test_a_mistake_in_a_list_of_the_command_line_is_reported_once_where_it_was_written(
+    write_yaml: WriteYaml, sets: str
+):
+    write_yaml("data: {num_frames: 2}\n", "root.yaml")
+    path = write_yaml("base: root.yaml\nstages: [{name: a}, {data: {num_frames: 1}}]\n")
+    (problem,) = problems_of(path, (f"data.sets={sets}",))
+    assert problem.startswith("command line: data.sets")
+
+
+def test_an_empty_list_of_data_sets_is_reported_at_its_key(write_yaml: WriteYaml):
+    (problem,) = problems_of(write_yaml("data:\n  num_frames: 1\n  sets: []\nstages: [{name: a}]\n"))
+    assert problem.startswith("recipe.yaml:3: data.sets: must name at least one data set; there are ")
+
+
 # ---- probabilities ----
 
 
