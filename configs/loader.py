@@ -5,7 +5,6 @@ replaces the earlier value. Overrides such as `optim.lr=1e-5` come last. Every v
 came from, so that an error can point there.
 """
 
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -14,11 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML
 
 from configs.schema import Config
 from configs.schema_keys import section_at, suggest_key, value_at
-from configs.yaml_tree import KeyPath, Origin, YamlTree, dotted, read_tree, read_value, show_path, suggest_file
+from configs.yaml_tree import (
+    KeyPath,
+    Origin,
+    YamlTree,
+    dotted,
+    read_tree,
+    read_value,
+    show_path,
+    suggest_file,
+    write_tree,
+)
 from datasets.table import DATASETS
 
 COMMAND_LINE = "command line"
@@ -111,26 +119,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def dump_config(config: Config) -> str:
     """All keys of `config` with their values, as YAML that `load_config` reads."""
-    yaml = YAML(typ="rt")
-    yaml.default_flow_style = False
-    yaml.width = 120
-    yaml.representer.add_representer(list, represent_list)
-    yaml.representer.add_representer(type(None), represent_none)
-    stream = io.StringIO()
-    yaml.dump(config.model_dump(mode="json"), stream)
-    return stream.getvalue()
-
-
-def represent_list(representer: Any, values: list[Any]) -> Any:
-    """Lists of scalars on one line, lists of sections (stages) line by line."""
-    return representer.represent_sequence(
-        "tag:yaml.org,2002:seq", values, flow_style=not any(isinstance(value, dict) for value in values)
-    )
-
-
-def represent_none(representer: Any, _value: None) -> Any:
-    """`null`, where ruamel would write nothing."""
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+    return write_tree(config.model_dump(mode="json"))
 
 
 # ---- reading files ----
