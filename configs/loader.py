@@ -5,19 +5,28 @@ replaces the earlier value. Overrides such as `optim.lr=1e-5` come last. Every v
 came from, so that an error can point there.
 """
 
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-from ruamel.yaml import YAML
+from pydantic import BaseModel, ValidationError
 
 from configs.schema import Config
-from configs.schema_keys import section_at, suggest_key
-from configs.yaml_tree import KeyPath, Origin, YamlTree, dotted, read_tree, read_value, show_path, suggest_file
+from configs.schema_keys import section_at, suggest_key, value_at
+from configs.yaml_tree import (
+    KeyPath,
+    Origin,
+    YamlTree,
+    dotted,
+    read_tree,
+    read_value,
+    show_path,
+    suggest_file,
+    write_tree,
+)
 from datasets.table import DATASETS
 
 COMMAND_LINE = "command line"
@@ -27,6 +36,7 @@ STAGE_SECTIONS = ("data", "optim")  # sections of a stage that start from the on
 ERROR_TEXT = {
     "missing": "missing key",
     "model_type": "expected a section (key: value lines)",
+    "model_attributes_type": "expected a section such as {dataset: mevis}",  # the union of settings of data sets
     "tuple_type": "expected a list",
     "string_type": "expected text; put it in quotes",
     "path_type": "expected a path; put it in quotes",
@@ -83,8 +93,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         path: a YAML file.
-        overrides: `dotted.key=value`, values as in YAML. `data.*` and `optim.*` reach every stage, also one that
-            names the key itself; `stages.0.optim.lr=...` changes one stage (later overrides win).
+        overrides: `dotted.key=value`, values as in YAML; later ones win. `data.*` and `optim.*` reach every stage,
+            also one that names the key itself; `stages.0.optim.lr=...` changes one stage. An entry of a list, such as
+            `data.sets.0.root=...`, is also changed in a stage's own list where that has an entry at the same index,
+            of the same data set; elsewhere the stage's own list stays as it is. Lists that nothing names start from
+            the defaults of the schema.
 
     Raises:
         ConfigError: with all problems found.
@@ -93,10 +106,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     read_file(draft, Path(path), chain=())
     if draft.problems:  # keys of an unreadable file are unknown: errors about them would mislead
         raise ConfigError(draft.problems)
+    inherit_into_stages(draft)
     for override in overrides:
         apply_override(draft, override)
+        inherit_into_stages(draft)  # stages may come from the command line, too
     take_root_from_environment(draft)
-    inherit_into_stages(draft)
     config = validate(draft)
     if config is None or draft.problems:
         raise ConfigError(draft.problems)
@@ -105,26 +119,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def dump_config(config: Config) -> str:
     """All keys of `config` with their values, as YAML that `load_config` reads."""
-    yaml = YAML(typ="rt")
-    yaml.default_flow_style = False
-    yaml.width = 120
-    yaml.representer.add_representer(list, represent_list)
-    yaml.representer.add_representer(type(None), represent_none)
-    stream = io.StringIO()
-    yaml.dump(config.model_dump(mode="json"), stream)
-    return stream.getvalue()
-
-
-def represent_list(representer: Any, values: list[Any]) -> Any:
-    """Lists of scalars on one line, lists of sections (stages) line by line."""
-    return representer.represent_sequence(
-        "tag:yaml.org,2002:seq", values, flow_style=not any(isinstance(value, dict) for value in values)
-    )
-
-
-def represent_none(representer: Any, _value: None) -> Any:
-    """`null`, where ruamel would write nothing."""
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+    return write_tree(config.model_dump(mode="json"))
 
 
 # ---- reading files ----
@@ -185,40 +180,98 @@ def apply_override(draft: Draft, override: str) -> None:
         draft.problems.append(f"{COMMAND_LINE}: {override}: expected key=value, such as optim.lr=1e-5")
         return
     try:
-        set_value(draft, parts, read_value(text))
+        value = read_value(text)
+        make_way(draft, (), parts)
+        reached = [("stages", i) for i, stage in stages_of(draft) if reaches(draft, stage, parts)]
+        for start in ((), *reached):
+            set_value(draft, start, parts, value)
     except ValueError as error:
         draft.problems.append(f"{COMMAND_LINE}: {name}: {error}")
 
 
-def set_value(draft: Draft, parts: Sequence[str], value: Any) -> None:
-    """Puts `value` at the dotted key `parts`, making sections on the way.
+def reaches(draft: Draft, stage: Mapping[str, Any], parts: Sequence[str]) -> bool:
+    """Whether an override of the top-level key `parts` changes the same key of `stage`.
+
+    It does in the sections that stages inherit, and there in the entries of lists that are of the same data set in
+    both places: the stage's own list may hold something else at that index.
+    """
+    if parts[0] not in STAGE_SECTIONS or not isinstance(stage[parts[0]], dict):
+        return False
+    shared: Any = draft.values
+    own: Any = stage
+    for part in parts:
+        if isinstance(own, list):
+            index = list_index(own, part)
+            if index is None:
+                return False
+            shared, own = value_at(shared, index), own[index]
+            if value_at(shared, "dataset") != value_at(own, "dataset"):
+                return False
+        else:
+            shared, own = value_at(shared, part), value_at(own, part)
+    return True
+
+
+def set_value(draft: Draft, start: KeyPath, parts: Sequence[str], value: Any) -> None:
+    """Puts `value` at the dotted key `parts` below `start`; a section is merged key by key.
+
+    Raises:
+        ValueError: if the way leads through a single value or past the end of a list.
+    """
+    if isinstance(value, dict):
+        for name, item in value.items():
+            set_value(draft, start, (*parts, name), item)
+        return
+    node, key = make_way(draft, start, parts)
+    node[key[-1]] = deepcopy(value)  # lists are changed in place: top and stages must not share one
+    draft.forget(key)
+    draft.origins[key] = Origin(COMMAND_LINE, ".".join(parts))
+
+
+def make_way(draft: Draft, start: KeyPath, parts: Sequence[str]) -> tuple[Any, KeyPath]:
+    """Goes to the dotted key `parts` below `start`, making sections and default lists on the way.
+
+    Returns:
+        The section or list that holds the key, and the key, with numbers as indices of lists.
 
     Raises:
         ValueError: if the way leads through a single value or past the end of a list.
     """
     node: Any = draft.values
-    key: KeyPath = ()
-    for depth, part in enumerate(parts):
+    for above in start:
+        node = node[above]
+    key = start
+    for depth, part in enumerate(parts, start=1):
         step = list_index(node, part) if isinstance(node, list) else part
         if step is None:
             raise ValueError(f"{dotted(key)} has {len(node)} entries, counted from 0; there is no {part!r}")
         if not isinstance(node, dict | list):
             raise ValueError(f"{dotted(key)} is a single value, not a section")
         key = (*key, step)
-        if depth == len(parts) - 1:
-            break
-        if isinstance(node, dict) and node.get(part) is None:
-            node[part] = {}
-            draft.origins[key] = Origin(COMMAND_LINE, dotted(key))
-        node = node[step]
-    if isinstance(value, dict):
-        for name, item in value.items():
-            set_value(draft, (*parts, name), item)
-        return
-    node[key[-1]] = value
-    draft.forget(key)
-    draft.origins[key] = Origin(COMMAND_LINE, dotted(key))
-    drop_from_stages(draft, key)
+        if depth < len(parts):
+            if isinstance(node, dict) and node.get(part) is None:
+                node[part] = empty_value(draft, key)
+                draft.origins[key] = Origin(COMMAND_LINE, ".".join(parts[:depth]))
+            node = node[step]
+    return node, key
+
+
+def empty_value(draft: Draft, key: KeyPath) -> dict[str, Any] | list[Any]:
+    """What an override of a part of `key` starts from where nothing names `key`: a section, or the default list.
+
+    Raises:
+        ValueError: if the schema has a single value there.
+    """
+    section = section_at(draft.values, key[:-1])
+    field = section.model_fields.get(str(key[-1])) if section is not None else None
+    if field is None or isinstance(field.default, BaseModel):  # the validation reports an unknown key
+        return {}
+    if not isinstance(field.default, tuple):
+        raise ValueError(f"{dotted(key)} is a single value, not a section")
+    return [
+        item.model_dump(mode="json", exclude_unset=True) if isinstance(item, BaseModel) else item
+        for item in field.default
+    ]
 
 
 def list_index(values: Sequence[Any], part: str) -> int | None:
@@ -226,45 +279,39 @@ def list_index(values: Sequence[Any], part: str) -> int | None:
     return int(part) if part.isdecimal() and int(part) < len(values) else None
 
 
-def drop_from_stages(draft: Draft, key: KeyPath) -> None:
-    """Lets `data.x` and `optim.x` of the command line reach the stages that set x themselves."""
-    if key[0] not in STAGE_SECTIONS:
-        return
-    for i, stage in enumerate(stages_of(draft)):
-        section = stage.get(str(key[0]))
-        if len(key) > 1 and isinstance(section, dict) and key[1] in section:
-            del section[str(key[1])]
-            draft.forget(("stages", i, *key))
-
-
-def take_root_from_environment(draft: Draft) -> None:
-    """Fills an unset `data.root` from SOC_DATA_ROOT."""
-    root = os.environ.get(DATA_ROOT_VARIABLE)
-    data = draft.values.setdefault("data", {})
-    if root and isinstance(data, dict) and data.get("root") is None:
-        data["root"] = root
-        draft.origins["data", "root"] = Origin(f"environment variable {DATA_ROOT_VARIABLE}", "data.root")
-
-
-def stages_of(draft: Draft) -> list[dict[str, Any]]:
-    """The stages that are sections; the validation reports anything else."""
+def stages_of(draft: Draft) -> list[tuple[int, dict[str, Any]]]:
+    """Index and values of the stages that are sections; the validation reports anything else."""
     stages = draft.values.get("stages")
-    return [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
+    if not isinstance(stages, list):
+        return []
+    return [(i, stage) for i, stage in enumerate(stages) if isinstance(stage, dict)]
 
 
 def inherit_into_stages(draft: Draft) -> None:
-    """Gives every stage the top-level `data` and `optim`, changed by the keys of the stage itself."""
-    stages = draft.values.get("stages")
-    for i, stage in enumerate(stages if isinstance(stages, list) else []):
-        if not isinstance(stage, dict):
-            continue
+    """Gives every stage what the top-level `data` and `optim` have and its own do not, with its origins."""
+    for i, stage in stages_of(draft):
         for section in STAGE_SECTIONS:
-            own, shared = stage.get(section, {}), draft.values.get(section, {})
+            own, shared = stage.setdefault(section, {}), draft.values.get(section, {})
             if not isinstance(own, dict) or not isinstance(shared, dict):
                 continue
-            for name in shared.keys() - own.keys():
-                draft.origins["stages", i, section, name] = draft.origin((section, name))
-            stage[section] = {**shared, **own}
+            missing = [name for name in shared if name not in own]
+            own |= {name: deepcopy(shared[name]) for name in missing}
+            draft.origins |= {
+                ("stages", i, *key): origin
+                for key, origin in draft.origins.items()
+                if len(key) > 1 and key[0] == section and key[1] in missing
+            }
+
+
+def take_root_from_environment(draft: Draft) -> None:
+    """Fills an unset `data.root`, at the top and in stages, from SOC_DATA_ROOT."""
+    root = os.environ.get(DATA_ROOT_VARIABLE)
+    sections: dict[KeyPath, Any] = {("data",): draft.values.setdefault("data", {})}
+    sections |= {("stages", i, "data"): stage["data"] for i, stage in stages_of(draft)}
+    for key, data in sections.items():
+        if root and isinstance(data, dict) and data.get("root") is None:
+            data["root"] = root
+            draft.origins[*key, "root"] = Origin(f"environment variable {DATA_ROOT_VARIABLE}", "data.root")
 
 
 # ---- validation ----

@@ -8,7 +8,15 @@ from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from datasets.definition import DatasetSettings
 from datasets.ref_youtube_vos import RefYoutubeVosSettings
@@ -140,7 +148,7 @@ class ModelConfig(ConfigNode):
 class DataConfig(ConfigNode):
     """Which clips, how large, how many at a time."""
 
-    sets: tuple[AnyDatasetSettings, ...] = (RefYoutubeVosSettings(),)
+    sets: tuple[AnyDatasetSettings, ...] = (RefYoutubeVosSettings(dataset="ref_youtube_vos"),)
     """The data sets that are trained on, concatenated; the first is evaluated. The keys of an entry depend
     on its `dataset`; `python main.py config` prints them all."""
 
@@ -208,12 +216,13 @@ class DataConfig(ConfigNode):
     """Hand batches over in page-locked memory, from which they are copied to a GPU while it computes. Without a GPU
     this does nothing."""
 
-    @model_validator(mode="after")
-    def names_a_data_set(self) -> "DataConfig":
+    @field_validator("sets")
+    @classmethod
+    def names_a_data_set(cls, sets: tuple[AnyDatasetSettings, ...]) -> tuple[AnyDatasetSettings, ...]:
         """Raises ValueError if there is nothing to read."""
-        if not self.sets:
-            raise ValueError(f"sets=[] must name at least one data set; there are {', '.join(DATASETS)}")
-        return self
+        if not sets:
+            raise ValueError(f"must name at least one data set; there are {', '.join(DATASETS)}")
+        return sets
 
 
 class LossConfig(ConfigNode):

@@ -1,6 +1,7 @@
-"""One YAML file: its values as plain Python, and the line of each."""
+"""One YAML file: its values as plain Python, and the line of each; and plain Python as YAML."""
 
 import difflib
+import io
 import os
 import re
 from dataclasses import dataclass
@@ -141,6 +142,30 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, list):
         return [plain_value(item) for item in value]
     return plain_scalar(value)
+
+
+def write_tree(values: dict[str, Any]) -> str:
+    """Plain nested dicts, lists and scalars as YAML."""
+    yaml = YAML(typ="rt")
+    yaml.default_flow_style = False
+    yaml.width = 120
+    yaml.representer.add_representer(list, represent_list)
+    yaml.representer.add_representer(type(None), represent_none)
+    stream = io.StringIO()
+    yaml.dump(values, stream)
+    return stream.getvalue()
+
+
+def represent_list(representer: Any, values: list[Any]) -> Any:
+    """Lists of scalars on one line, lists of sections (stages) line by line."""
+    return representer.represent_sequence(
+        "tag:yaml.org,2002:seq", values, flow_style=not any(isinstance(value, dict) for value in values)
+    )
+
+
+def represent_none(representer: Any, _value: None) -> Any:
+    """`null`, where ruamel would write nothing."""
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
 def dotted(key: KeyPath) -> str:

@@ -202,6 +202,139 @@ def test_a_broken_override_is_explained(write_yaml: WriteYaml, override: str, ex
     assert problem.startswith(expected)
 
 
+# ---- overrides of a list's entries ----
+
+OWN_SETS = """
+data:
+  sets: [{dataset: ref_youtube_vos, root: videos}, {dataset: refcoco, root: images}]
+stages:
+  - {name: same, data: {sets: [{dataset: ref_youtube_vos, train_split: half}]}}
+  - {name: inherits}
+  - {name: other, data: {sets: [{dataset: refcoco, variant: refcoco+}]}}
+"""
+
+
+def roots_of(config: Config) -> list[list[str]]:
+    sections = [config.data, *(stage.data for stage in config.stages)]
+    return [[str(settings.root) for settings in data.sets] for data in sections]
+
+
+def test_an_override_of_an_entry_changes_a_stages_own_list_where_it_has_that_data_set(write_yaml: WriteYaml):
+    config = load_config(write_yaml(OWN_SETS), ["data.sets.0.root=x"])
+    assert roots_of(config) == [["x", "images"], ["x"], ["x", "images"], ["."]]
+    assert [[entry.dataset for entry in stage.data.sets] for stage in config.stages] == [
+        ["ref_youtube_vos"],
+        ["ref_youtube_vos", "refcoco"],
+        ["refcoco"],
+    ]
+    assert config.stages[0].data.sets[0].train_split == "half", "the other keys of the stage's entry stay"
+
+
+def test_an_override_of_an_entry_leaves_a_stages_own_list_alone_where_it_has_no_such_entry(write_yaml: WriteYaml):
+    config = load_config(write_yaml(OWN_SETS), ["data.sets.1.root=x"])
+    assert roots_of(config) == [["videos", "x"], ["."], ["videos", "x"], ["."]]
+
+
+def test_an_override_that_changes_a_data_set_compares_with_what_was_there_before(write_yaml: WriteYaml):
+    config = load_config(write_yaml(OWN_SETS), ["data.sets.0={dataset: refcoco, root: x}"])
+    assert roots_of(config) == [["x", "images"], ["x"], ["x", "images"], ["."]]
+
+
+def test_an_override_of_a_whole_list_reaches_every_stage_and_later_ones_win(write_yaml: WriteYaml):
+    path = write_yaml(OWN_SETS)
+    overrides = ["data.sets=[{dataset: mevis}]", "data.sets.0.root=x", "stages.1.data.sets.0.root=y"]
+    assert roots_of(load_config(path, overrides)) == [["x"], ["x"], ["y"], ["x"]]
+    assert roots_of(load_config(path, overrides[::-1])) == [["."]] * 4
+
+
+def test_stages_of_the_command_line_inherit_too(write_yaml: WriteYaml):
+    path = write_yaml("optim: {lr: 0.5}\n")
+    config = load_config(path, ["stages=[{name: a}, {data: {num_frames: 2}}]", "data.num_frames=3"])
+    assert [(stage.optim.lr, stage.data.num_frames) for stage in config.stages] == [(0.5, 3), (0.5, 3)]
+
+
+def test_an_override_of_an_entry_starts_from_the_inherited_list_or_the_default(write_yaml: WriteYaml):
+    path = write_yaml("stages: [{}, {data: {num_frames: 1}}]\n")
+    config = load_config(path, ["stages.1.data.sets.0.root=y", "optim.milestones.0=7"])
+    assert roots_of(config) == [["."], ["."], ["y"]]
+    assert config.stages[1].data.sets[0].dataset == "ref_youtube_vos"
+    assert [config.optim.milestones, *(stage.optim.milestones for stage in config.stages)] == [(7,)] * 3
+    assert roots_of(load_config(path, ["data.sets.0.root=x", "stages.0.data.sets.0.root=y"])) == [["x"], ["y"], ["x"]]
+    assert load_config(path, ["data.sets.0.dataset=mevis"]).stages[0].data.sets[0].dataset == "mevis"
+    config = load_config(write_yaml(OWN_SETS), ["stages.1.data.sets.1.root=y"])
+    assert roots_of(config) == [["videos", "images"], ["."], ["videos", "y"], ["."]]
+
+
+def test_a_stages_own_list_is_compared_with_the_default_where_the_top_names_none(write_yaml: WriteYaml):
+    path = write_yaml("stages: [{data: {sets: [{dataset: refcoco}]}}, {data: {sets: [{dataset: ref_youtube_vos}]}}]\n")
+    assert roots_of(load_config(path, ["data.sets.0.root=x"])) == [["x"], ["."], ["x"]]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.sets.2.root=x", "data.sets has 2 entries, counted from 0; there is no '2'"),
+        ("stages.0.data.sets.1.root=x", "stages.0.data.sets has 1 entries, counted from 0; there is no '1'"),
+        ("data.sets.0.root.x=1", "data.sets.0.root is a single value, not a section"),
+        ("data.cache.x=1", "data.cache is a single value, not a section"),
+        ("data.sets.0.repeat=0", "expected greater than 0, got 0"),
+        ("data.sets.0.repeat=true", "expected a number, got true"),
+        ("data.num_frames=0", "expected greater than 0, got 0"),
+        ("data=3", "expected a section (key: value lines), got 3"),
+    ],
+)
+def test_a_mistake_in_an_override_is_reported_once(write_yaml: WriteYaml, override: str, expected: str):
+    key = override.partition("=")[0]
+    assert problems_of(write_yaml(OWN_SETS), (override,)) == (f"command line: {key}: {expected}",)
+
+
+# ---- mistakes in data.sets ----
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("dataset: mevi", "data.sets.0.dataset: unknown data set 'mevi'; there are "),
+        ("root: x", "data.sets.0: missing key 'dataset', one of "),
+        ("{dataset: mevis, repeat: 0}", "data.sets.0.repeat: expected greater than 0, got 0"),
+        ("{dataset: mevis, variant: refcoco}", "data.sets.0.variant: unknown key of data set mevis, variant is a key "),
+        ("{dataset: mevis, roof: x}", "data.sets.0.roof: unknown key; did you mean 'root'?"),
+        ("{dataset: mevis, repeat: true}", "data.sets.0.repeat: expected a number, got true"),
+        ("mevis", "data.sets.0: expected a section such as {dataset: mevis}, got 'mevis'"),
+    ],
+)
+def test_a_mistake_in_a_data_set_is_reported_once_however_many_stages_inherit_it(
+    write_yaml: WriteYaml, entry: str, expected: str
+):
+    text = f"data:\n  sets:\n    - {entry}\nstages:\n  - name: a\n  - name: b\n    data:\n      num_frames: 1\n"
+    (problem,) = problems_of(write_yaml(text))
+    assert problem.startswith(f"recipe.yaml:3: {expected}")
+
+
+@pytest.mark.parametrize("sets", ["[{dataset: mevis, repeat: 0}]", "[mevis]", "[]"])
+def test_a_mistake_in_a_list_of_the_command_line_is_reported_once_where_it_was_written(
+    write_yaml: WriteYaml, sets: str
+):
+    write_yaml("data: {num_frames: 2}\n", "root.yaml")
+    path = write_yaml("base: root.yaml\nstages: [{name: a}, {data: {num_frames: 1}}]\n")
+    (problem,) = problems_of(path, (f"data.sets={sets}",))
+    assert problem.startswith("command line: data.sets")
+
+
+def test_an_empty_list_of_data_sets_is_reported_at_its_key(write_yaml: WriteYaml):
+    (problem,) = problems_of(write_yaml("data:\n  num_frames: 1\n  sets: []\nstages: [{name: a}]\n"))
+    assert problem.startswith("recipe.yaml:3: data.sets: must name at least one data set; there are ")
+
+
+def test_the_root_from_the_environment_fills_the_null_of_a_printed_stage(
+    write_yaml: WriteYaml, monkeypatch: pytest.MonkeyPatch
+):
+    printed = dump_config(load_config(write_yaml("stages: [{name: a}]\n")))
+    monkeypatch.setenv("SOC_DATA_ROOT", "from_environment")
+    config = load_config(write_yaml(printed))
+    assert [str(data.root) for data in (config.data, config.stages[0].data)] == ["from_environment"] * 2
+
+
 # ---- probabilities ----
 
 
