@@ -154,7 +154,7 @@ def read(request: SplitRequest[RefDavis17Settings]) -> SplitContents:
     return SplitContents(tuple(videos), tuple(problems))
 
 
-def is_davis(root: Path) -> bool:
+def _is_davis(root: Path) -> bool:
     """Whether a folder holds DAVIS, in either layout."""
     if all((root / kind / "480p").is_dir() for kind in ("JPEGImages", "Annotations")):
         return True
@@ -211,7 +211,8 @@ def _meta_expressions(request: SplitRequest[RefDavis17Settings], contents: Split
 
 def _find(root: Path) -> list[FoundDataset]:
     splits = tuple(split for split in SPLITS if _has_split(root, split))
-    return [FoundDataset(RefDavis17Settings(), splits)] if is_davis(root) else []
+    # with the prepared sentences, and a folder per split, the layout is that of Ref-YouTube-VOS
+    return [FoundDataset(RefDavis17Settings(), splits, instead_of=("ref_youtube_vos",))] if _is_davis(root) else []
 
 
 def _has_split(root: Path, split: str) -> bool:

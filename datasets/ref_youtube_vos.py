@@ -37,7 +37,6 @@ from datasets.meta_expressions import (
 from datasets.problems import Problem, any_stops
 from datasets.readers import ImageFrames, PngMasks
 from datasets.records import Expression, VideoRecord
-from datasets.ref_davis17 import is_davis
 from datasets.visibility import FILE_NAME, visible_objects
 
 SPLITS = ("train", "valid", "test")
@@ -173,7 +172,7 @@ def _notes(
 def _find(root: Path) -> list[FoundDataset]:
     splits = tuple(s for s in SPLITS if expressions_file(root, s).is_file() or (root / s / "JPEGImages").is_dir())
     is_here = (root / "meta_expressions").is_dir() and any((root / s / "JPEGImages").is_dir() for s in SPLITS)
-    return [FoundDataset(RefYoutubeVosSettings(), splits)] if is_here and not is_davis(root) else []
+    return [FoundDataset(RefYoutubeVosSettings(), splits)] if is_here else []
 
 
 REF_YOUTUBE_VOS = DatasetDefinition(
