@@ -246,8 +246,12 @@ def test_a_folder_of_davis_is_recognised(davis, capsys):
     assert problems == {
         "missing": {
             "JPEGImages/480p/absent/": "no such folder of video absent; `sequences` names the videos to use",
-            "video absent": "no masks, although other videos of the split have some",
-        }
+        },
+        "index": {
+            "video absent": (
+                "no masks, although others have some (1 of 3 videos have none); a score must be over all videos or none"
+            )
+        },
     }
 
 
@@ -259,8 +263,12 @@ def test_training_on_davis_needs_the_masks_of_every_video(davis, capsys):
     assert problems == {
         "missing": {
             "Annotations/480p/absent/": ("no such folder of video absent; a video without masks cannot be trained on"),
-            "video absent": "no masks, although other videos of the split have some",
-        }
+        },
+        "index": {
+            "video absent": (
+                "no masks, although others have some (1 of 3 videos have none); a score must be over all videos or none"
+            )
+        },
     }
 
 
@@ -291,7 +299,7 @@ def test_a_part_of_a_set_is_not_compared_with_the_published_counts(davis, tmp_pa
 def test_windows_line_ends_in_lists_are_a_note(davis, capsys):
     (davis / "ImageSets/2017/val.txt").write_bytes(b"one\r\ntwo\r\n")
     _, problems = check_folder(capsys, davis)
-    assert set(problems) == {"missing", "line_ends"}
+    assert set(problems) == {"missing", "line_ends", "index"}
     assert problems["line_ends"] == {"ImageSets/2017/val.txt": ""}
 
 
