@@ -10,7 +10,7 @@ Expression 4 * o + k is what annotator slot k says about object o, objects in th
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +39,7 @@ from datasets.meta_expressions import (
 from datasets.problems import Problem, any_stops
 from datasets.readers import ImageFrames, PngMasks
 from datasets.records import Expression, VideoRecord
-from datasets.visibility import visible_objects
+from datasets.visibility import records_with_visibility
 from structures.object_maps import VOID_INDEX
 
 SPLITS = ("train", "valid")
@@ -141,16 +141,20 @@ def read(request: SplitRequest[RefDavis17Settings]) -> SplitContents:
                 frames=ImageFrames(files.frames / video.name, frames),
                 masks=PngMasks(files.masks / video.name, frames) if has_masks else None,
                 expressions=tuple(sorted(video.expressions, key=lambda expression: int(expression.name))),
+                listed_objects=frozenset(),  # nothing lists objects, so each one must be in a mask
             )
         )
     if request.for_training and request.scan_masks and not any_stops(problems):
-        visibility = visible_objects(
-            files.masks,
-            frames={video.name: video.frame_names for video in videos},
-            keep_in=request.root / f"visible_objects_{request.split}.json",
-            cache=request.cache,
+        videos = list(
+            records_with_visibility(
+                videos,
+                mask_folder=files.masks,
+                keep_in=request.root / f"visible_objects_{request.split}.json",
+                cache=request.cache,
+                expressions_file=files.expressions,
+                problems=problems,
+            )
         )
-        videos = [replace(video, visible=visibility[video.name]) for video in videos]
     return SplitContents(tuple(videos), tuple(problems))
 
 

@@ -9,7 +9,6 @@ The published `valid` file has no `obj_id` and contains the test videos, too.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,7 +36,7 @@ from datasets.meta_expressions import (
 from datasets.problems import Problem, any_stops
 from datasets.readers import ImageFrames, PngMasks
 from datasets.records import Expression, VideoRecord
-from datasets.visibility import FILE_NAME, visible_objects
+from datasets.visibility import FILE_NAME, records_with_visibility
 
 SPLITS = ("train", "valid", "test")
 LARGEST_ID = 255
@@ -117,31 +116,17 @@ def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
             )
         )
     if request.for_training and request.scan_masks and not any_stops(problems):
-        videos = list(_with_visibility(request, videos, problems))
+        videos = list(
+            records_with_visibility(
+                videos,
+                mask_folder=folder / "Annotations",
+                keep_in=folder / FILE_NAME,
+                cache=request.cache,
+                expressions_file=file,
+                problems=problems,
+            )
+        )
     return SplitContents(tuple(videos), tuple(problems))
-
-
-def _with_visibility(
-    request: SplitRequest[RefYoutubeVosSettings], videos: list[VideoRecord], problems: list[Problem]
-) -> Iterator[VideoRecord]:
-    folder = request.root / request.split
-    visibility = visible_objects(
-        folder / "Annotations",
-        frames={video.name: video.frame_names for video in videos},
-        keep_in=folder / FILE_NAME,
-        cache=request.cache,
-    )
-    for video in videos:
-        visible = visibility[video.name]
-        known = visible.keys() | (video.listed_objects or frozenset())
-        for expression in video.expressions:
-            for number in set(expression.object_ids) - known:
-                detail = (
-                    f"video {video.name}, expression {expression.name}: object {number} is in no mask of the video "
-                    f"(objects there: {sorted(known)})"
-                )
-                problems.append(Problem("objects", str(expressions_file(request.root, request.split)), detail))
-        yield replace(video, visible=visible)
 
 
 def _read_categories(path: Path, *, needed: bool) -> Mapping[str, Mapping[int, str]]:
