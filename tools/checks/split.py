@@ -30,11 +30,7 @@ def check_split(request: SplitRequest, *, sample: int, num_workers: int) -> Spli
     title = definition.title if definition.published.keys() <= {label} else f"{definition.title} ({label})"
     listing = FolderListing()
     contents, problems = _read(request, listing)
-    statistics = None
-    try:
-        statistics = read_statistics(request.root)
-    except ValueError as error:
-        problems.append(_of_index(error))
+    statistics = read_statistics(request.root)
     if statistics is not None:  # what readers and notes compare with is the published set
         problems = [problem for problem in problems if problem.kind != "counts"]
     named = {problem.name for problem in problems}  # once is enough
