@@ -104,22 +104,6 @@ def describe_videos(
             yield DescribedVideo(name, frames, tuple(expressions))
 
 
-def pixel_value(key: str, value: object, *, largest: int) -> int:
-    """An object id that a mask image can hold.
-
-    Args:
-        key: of the entry, for the message.
-        value: what stands there.
-        largest: of the ids.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if not (str(value).isdecimal() and 1 <= int(str(value)) <= largest):
-        raise ValueError(f"{key}={value!r} must be a pixel value from 1 to {largest}")
-    return int(str(value))
-
-
 def missing_folders(folder: Path, videos: Sequence[str], hint: str = "") -> Iterator[Problem]:
     """A problem for each video without a folder.
 

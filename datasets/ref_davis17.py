@@ -30,14 +30,13 @@ from datasets.meta_expressions import (
     describe_videos,
     expressions_file,
     missing_folders,
-    pixel_value,
     read_videos,
     repeated_keys,
     unclaimed_videos,
     video_names,
 )
 from datasets.problems import Problem, any_stops
-from datasets.readers import ImageFrames, PngMasks
+from datasets.readers import ImageFrames, PngMasks, pixel_value
 from datasets.records import Expression, VideoRecord
 from datasets.visibility import records_with_visibility
 from structures.object_maps import VOID_INDEX
