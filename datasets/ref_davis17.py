@@ -24,7 +24,7 @@ from datasets.definition import (
     SplitContents,
     SplitRequest,
 )
-from datasets.listing import FolderListing, has_windows_line_ends
+from datasets.listing import FolderListing, first_folder, has_windows_line_ends
 from datasets.meta_expressions import (
     Entry,
     describe_videos,
@@ -97,8 +97,8 @@ def find_files(request: SplitRequest[RefDavis17Settings]) -> DavisFiles:
     prepared, texts = expressions_file(root, split), root / "davis_text_annotations"
     usual = prepared if prepared.is_file() or not texts.is_dir() else texts
     return DavisFiles(
-        frames=_first_folder(root / "JPEGImages" / "480p", root / split / "JPEGImages"),
-        masks=_first_folder(root / "Annotations" / "480p", root / split / "Annotations"),
+        frames=first_folder(root / "JPEGImages" / "480p", root / split / "JPEGImages"),
+        masks=first_folder(root / "Annotations" / "480p", root / split / "Annotations"),
         expressions=request.settings.expressions or usual,
         list_of_videos=_list_of_videos(root, split),
     )
@@ -227,13 +227,6 @@ def _has_split(root: Path, split: str) -> bool:
 
 def _list_of_videos(root: Path, split: str) -> Path:
     return root / "ImageSets" / "2017" / f"{'val' if split == 'valid' else split}.txt"
-
-
-def _first_folder(*candidates: Path) -> Path:
-    for folder in candidates:
-        if folder.is_dir():
-            return folder
-    raise ValueError(f"no such folder: {' or '.join(map(str, candidates))}")
 
 
 REF_DAVIS17 = DatasetDefinition(
