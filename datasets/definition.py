@@ -160,7 +160,7 @@ class FoundDataset:
     Attributes:
         settings: that open it.
         splits: those that are there.
-        instead_of: names of data sets whose layout looks the same; in this folder they are not meant.
+        instead_of: names of data sets with a layout that looks the same; their claims on this folder are dropped.
     """
 
     settings: DatasetSettings

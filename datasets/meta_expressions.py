@@ -1,7 +1,7 @@
 """`meta_expressions.json`: the videos of a split and the expressions about them, as most video sets have it.
 
 videos.<video>.frames                names of the frames
-videos.<video>.expressions.<id>      exp: the sentence; and which objects it means, under a key of the data set
+videos.<video>.expressions.<id>      exp: the sentence; and which objects it refers to, under a key of the data set
 """
 
 import json

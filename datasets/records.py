@@ -13,8 +13,8 @@ class Expression:
     Attributes:
         name: its identifier within the video.
         sentence: exactly as it stands in the file; `loading.text` cleans it.
-        object_ids: the objects that are meant, together: one in most data sets, several in MeViS; empty where that
-            is secret. Their ids are what the mask reader of the video understands.
+        object_ids: the objects that the sentence refers to, together: one in most data sets, several in MeViS; empty
+            where that is secret. Their ids are what the mask reader of the video understands.
         kind: tag of the sentence, empty where the data has none.
         label: class of the object.
     """
