@@ -30,7 +30,7 @@ from datasets.a2d_files import (
     read_rows,
     read_videoset,
 )
-from datasets.cache import cached, fingerprint
+from datasets.cache import cached, fingerprint, user_cache_folder
 from datasets.counts import Counts
 from datasets.definition import (
     AnnotatedFrames,
@@ -141,7 +141,10 @@ def _read_index(
             contents = threads.map(lambda item: _examine(request.root, files, *item), lengths.items())
             return dict(zip(lengths, contents, strict=True))
 
-    return cached(request.cache, f"a2d_sentences_{request.split}", key, make)
+    name = f"a2d_sentences_{request.split}"
+    if request.cache is None:  # shared by all copies of the data
+        return cached([user_cache_folder() / f"{name}_{key[:16]}.json"], key, make)
+    return cached([request.cache / f"{name}.json"], key, make)
 
 
 def _examine(root: Path, files: A2DFiles, video: str, num_listed: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +33,30 @@ def fingerprint(files: Iterable[Path], *, root: Path, version: int, settings: st
     return digest.hexdigest()
 
 
-def cached(folder: Path | None, name: str, key: str, make: Callable[[], Any]) -> Any:
+def cached(candidates: Sequence[Path], key: str, make: Callable[[], Any]) -> Any:
     """The content of a derived JSON file: as kept if it is still true, else made anew and kept.
 
     Args:
-        folder: that the user chose; None: the user's cache folder, with one file per key.
-        name: of the file, without its suffix.
+        candidates: files that may hold it, in order of preference; a new one goes to the first that can be written.
+            If none can, the log says so, and the content is made again next time.
         key: see `fingerprint`.
         make: the content, something that JSON can hold.
     """
-    path = user_cache_folder() / f"{name}_{key[:16]}.json" if folder is None else folder / f"{name}.json"
-    found = read_cached(path, key)
-    if found is None:
-        found = make()
+    for path in candidates:
+        kept = read_cached(path, key)
+        if kept is not None:
+            return kept
+    content = make()
+    reasons = []
+    for path in candidates:
         try:
-            write_cached(path, key, found)
+            write_cached(path, key, content)
         except OSError as error:
-            logger.warning("cannot write %s (%s); its content will be made again next time", path, error)
-    return found
+            reasons.append(f"{path} ({error})")
+        else:
+            return content
+    logger.warning("cannot write %s; the content will be made again next time", " or ".join(reasons))
+    return content
 
 
 def read_cached(path: Path, key: str) -> Any | None:

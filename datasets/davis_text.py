@@ -78,7 +78,7 @@ def _read_file(path: Path, problems: list[Problem]) -> dict[tuple[str, str], str
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("latin-1")
-    found: dict[tuple[str, str], str] = {}
+    sentences: dict[tuple[str, str], str] = {}
     # Not splitlines(): it would also cut at the control characters of Latin-1.
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
         if not line.strip():
@@ -90,7 +90,7 @@ def _read_file(path: Path, problems: list[Problem]) -> dict[tuple[str, str], str
             continue
         key = MISSPELT.get(match["video"], match["video"]), match["object"]
         sentence = match["sentence"].removeprefix('"').removesuffix('"')
-        if found.setdefault(key, sentence) != sentence:
+        if sentences.setdefault(key, sentence) != sentence:
             detail = f"a second sentence about object {key[1]} of video {key[0]} is left out"
             problems.append(Problem("duplicates", f"{path}:{number}", detail))
-    return found
+    return sentences

@@ -160,10 +160,12 @@ class FoundDataset:
     Attributes:
         settings: that open it.
         splits: those that are there.
+        instead_of: names of data sets with a layout that looks the same; their claims on this folder are dropped.
     """
 
     settings: DatasetSettings
     splits: tuple[str, ...]
+    instead_of: tuple[str, ...] = ()
 
 
 def no_notes(request: SplitRequest[Any], contents: SplitContents, listing: FolderListing) -> Iterable[Problem]:

@@ -1,9 +1,12 @@
 """Data that `tools.make_shapes` generated carry a file of numbers about themselves; no other data set has it."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 STATISTICS_FILE = "statistics.json"
 DATASET_NAME = "Referring Shapes"
@@ -12,24 +15,24 @@ DATASET_NAME = "Referring Shapes"
 def read_statistics(root: Path) -> dict[str, Any] | None:
     """What the generator wrote; None where the data in a folder are not generated.
 
-    Raises:
-        ValueError: the file is damaged.
+    Any data set may have a file of this name: one that is not the generator's is left alone. A damaged one of the
+    generator counts as missing, with a line in the log.
     """
     path = root / STATISTICS_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return None
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: not a readable JSON file ({error})") from None
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        if DATASET_NAME in text:
+            logger.warning("%s: not a readable JSON file (%s); it is left out of account", path, error)
+        return None
     return content if isinstance(content, dict) and content.get("dataset") == DATASET_NAME else None
 
 
 def j_of_guessing(root: Path, split: str) -> Mapping[str, Mapping[str, float]]:
-    """J that guessing reaches on generated data, by kind of sentence and name of the guess; nothing on other data.
-
-    Raises:
-        ValueError: the file of numbers is damaged.
-    """
+    """J that guessing reaches on generated data, by kind of sentence and name of the guess; nothing on other data."""
     statistics = read_statistics(root) or {}
     return statistics.get(f"{split}_j_of_guessing", {})

@@ -92,7 +92,7 @@ def read(request: SplitRequest[JhmdbSentencesSettings]) -> SplitContents:
     }
     metadata = _metadata_file(root)
     if metadata is None:
-        chosen = _draw(root, sentences, frames, masks, problems)
+        chosen = _choose_like_published(root, sentences, frames, masks, problems)
     else:
         chosen = _read_published(metadata, sentences, frames, problems)
     key = fingerprint(
@@ -214,20 +214,19 @@ def read_sentences(path: Path, problems: list[Problem]) -> dict[str, str]:
     return sentences
 
 
-def choose_frames(num_frames: Mapping[str, int], *, seed: int = CHOICE_SEED) -> dict[str, tuple[int, ...]]:
-    """Positions of three frames of each video, ascending, drawn as the published choice was.
+def choose_frames(num_frames: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Positions of three frames of each video, ascending, chosen at random as the published ones were.
 
-    One generator of Python's `random` serves all videos in their order; frames count from 1 while they are drawn.
+    One generator of Python's `random` serves all videos in their order; frames count from 1 there.
 
     Args:
         num_frames: of each video, at least three, in the order of jhmdb_annotation.txt.
-        seed: of the generator.
     """
-    generator = random.Random(seed)
+    generator = random.Random(CHOICE_SEED)
     chosen = {}
     for video, count in num_frames.items():
-        drawn = generator.sample(range(1, count + 1), FRAMES_PER_VIDEO)
-        chosen[video] = tuple(sorted(number - 1 for number in drawn))
+        numbers = generator.sample(range(1, count + 1), FRAMES_PER_VIDEO)
+        chosen[video] = tuple(sorted(number - 1 for number in numbers))
     return chosen
 
 
@@ -277,16 +276,16 @@ def _read_published(
     return chosen
 
 
-def _draw(
+def _choose_like_published(
     root: Path,
     sentences: Mapping[str, str],
     frames: Mapping[str, ImageFrames],
     masks: Mapping[str, MatMasks],
     problems: list[Problem],
 ) -> dict[str, tuple[int, ...]]:
-    """Positions of frames drawn like the published ones; none at all where one video cannot be used.
+    """Positions of frames chosen like the published ones; none at all where one video cannot be used.
 
-    All later draws depend on it: what is drawn without it would be another benchmark.
+    The choice in all later videos depends on it: without it, the frames would be those of another benchmark.
     """
     with ThreadPoolExecutor() as threads:
         counts = dict(zip(masks, threads.map(_count_masks, masks.values()), strict=True))

@@ -56,3 +56,15 @@ def _by_folder(paths: Iterable[Path]) -> Mapping[Path, set[Path]]:
 def has_windows_line_ends(path: Path) -> bool:
     """Whether a text file separates lines by CR LF."""
     return b"\r\n" in path.read_bytes()
+
+
+def first_folder(*candidates: Path) -> Path:
+    """The first of several folders that exists.
+
+    Raises:
+        ValueError: none of them does.
+    """
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise ValueError(f"no such folder: {' or '.join(map(str, candidates))}")

@@ -1,7 +1,7 @@
 """`meta_expressions.json`: the videos of a split and the expressions about them, as most video sets have it.
 
 videos.<video>.frames                names of the frames
-videos.<video>.expressions.<id>      exp: the sentence; and which objects it means, under a key of the data set
+videos.<video>.expressions.<id>      exp: the sentence; and which objects it refers to, under a key of the data set
 """
 
 import json
@@ -102,22 +102,6 @@ def describe_videos(
                 problems.append(Problem("expressions", str(file), f"video {name}, expression {key}: {error}"))
         if expressions:
             yield DescribedVideo(name, frames, tuple(expressions))
-
-
-def pixel_value(key: str, value: object, *, largest: int) -> int:
-    """An object id that a mask image can hold.
-
-    Args:
-        key: of the entry, for the message.
-        value: what stands there.
-        largest: of the ids.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if not (str(value).isdecimal() and 1 <= int(str(value)) <= largest):
-        raise ValueError(f"{key}={value!r} must be a pixel value from 1 to {largest}")
-    return int(str(value))
 
 
 def missing_folders(folder: Path, videos: Sequence[str], hint: str = "") -> Iterator[Problem]:

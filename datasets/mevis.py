@@ -1,12 +1,12 @@
-"""MeViS: sentences about motion, which may mean several objects at once.
+"""MeViS: sentences about motion, which may refer to several objects at once.
 
     ROOT/<split>/meta_expressions.json      see `datasets.meta_expressions`; obj_id[] and anno_id[]
     ROOT/<split>/mask_dict.json             <anno_id>: for each frame of its video a run-length mask, or null
     ROOT/<split>/JPEGImages/<video>/<frame>.jpg
 
-<split> is train, valid_u or valid; `valid` has no objects and no masks, its answers are scored by a server. An object
-of this project is an `anno_id`. A sentence's target is the union of its objects, in training as in evaluation: the
-model answers with one mask per sentence, and that is what the benchmark scores.
+<split> is train, valid_u or valid; `valid` has no objects and no masks, predictions for it are scored by a server. An
+object of this project is an `anno_id`. A sentence's target is the union of its objects, in training as in evaluation:
+the model predicts one mask per sentence, and that is what the benchmark scores.
 """
 
 import json

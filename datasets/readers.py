@@ -125,3 +125,19 @@ def require_size(shape: Sequence[int], size: tuple[int, int], path: Path) -> Non
     """Raises SizeMismatchError if a mask (height, width) is not as large as its frame."""
     if tuple(shape) != size:
         raise SizeMismatchError(f"{path}: mask of (height, width) {tuple(shape)}, but its frame has {size}")
+
+
+def pixel_value(key: str, value: object, *, largest: int) -> int:
+    """An object id that a mask image can hold.
+
+    Args:
+        key: of the entry, for the message.
+        value: what stands there.
+        largest: of the ids.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not (str(value).isdecimal() and 1 <= int(str(value)) <= largest):
+        raise ValueError(f"{key}={value!r} must be a pixel value from 1 to {largest}")
+    return int(str(value))

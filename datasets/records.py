@@ -13,8 +13,8 @@ class Expression:
     Attributes:
         name: its identifier within the video.
         sentence: exactly as it stands in the file; `loading.text` cleans it.
-        object_ids: the objects that are meant, together: one in most data sets, several in MeViS; empty where that
-            is secret. Their ids are what the mask reader of the video understands.
+        object_ids: the objects that the sentence refers to, together: one in most data sets, several in MeViS; empty
+            where that is secret. Their ids are what the mask reader of the video understands.
         kind: tag of the sentence, empty where the data has none.
         label: class of the object.
     """
@@ -43,8 +43,8 @@ class VideoRecord:
         is_pseudo_clip: training makes a moving clip of the only frame (`loading.pseudo_clips`).
         boxes_xywh_px: box of each object as the annotation has it (left, top, width, height); only for images that
             are scored by boxes.
-        listed_objects: objects that an index file lists beside the expressions, so that one without a pixel is no
-            damage; None where no file does, and none is expected.
+        listed_objects: objects that an index file lists beside the expressions. An object of an expression that is
+            neither listed nor in a mask is damage; None where an object without a pixel never is.
     """
 
     name: str

@@ -10,7 +10,7 @@ Expression 4 * o + k is what annotator slot k says about object o, objects in th
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,22 +24,21 @@ from datasets.definition import (
     SplitContents,
     SplitRequest,
 )
-from datasets.listing import FolderListing, has_windows_line_ends
+from datasets.listing import FolderListing, first_folder, has_windows_line_ends
 from datasets.meta_expressions import (
     Entry,
     describe_videos,
     expressions_file,
     missing_folders,
-    pixel_value,
     read_videos,
     repeated_keys,
     unclaimed_videos,
     video_names,
 )
 from datasets.problems import Problem, any_stops
-from datasets.readers import ImageFrames, PngMasks
+from datasets.readers import ImageFrames, PngMasks, pixel_value
 from datasets.records import Expression, VideoRecord
-from datasets.visibility import visible_objects
+from datasets.visibility import records_with_visibility
 from structures.object_maps import VOID_INDEX
 
 SPLITS = ("train", "valid")
@@ -101,8 +100,8 @@ def find_files(request: SplitRequest[RefDavis17Settings]) -> DavisFiles:
     prepared, texts = expressions_file(root, split), root / "davis_text_annotations"
     usual = prepared if prepared.is_file() or not texts.is_dir() else texts
     return DavisFiles(
-        frames=_first_folder(root / "JPEGImages" / "480p", root / split / "JPEGImages"),
-        masks=_first_folder(root / "Annotations" / "480p", root / split / "Annotations"),
+        frames=first_folder(root / "JPEGImages" / "480p", root / split / "JPEGImages"),
+        masks=first_folder(root / "Annotations" / "480p", root / split / "Annotations"),
         expressions=request.settings.expressions or usual,
         list_of_videos=_list_of_videos(root, split),
     )
@@ -144,20 +143,24 @@ def read(request: SplitRequest[RefDavis17Settings]) -> SplitContents:
                 frames=ImageFrames(files.frames / video.name, frames),
                 masks=PngMasks(files.masks / video.name, frames) if has_masks else None,
                 expressions=tuple(sorted(video.expressions, key=lambda expression: int(expression.name))),
+                listed_objects=frozenset(),  # nothing lists objects, so each one must be in a mask
             )
         )
     if request.for_training and request.scan_masks and not any_stops(problems):
-        visibility = visible_objects(
-            files.masks,
-            frames={video.name: video.frame_names for video in videos},
-            keep_in=request.root / f"visible_objects_{request.split}.json",
-            cache=request.cache,
+        videos = list(
+            records_with_visibility(
+                videos,
+                mask_folder=files.masks,
+                keep_in=request.root / f"visible_objects_{request.split}.json",
+                cache=request.cache,
+                expressions_file=files.expressions,
+                problems=problems,
+            )
         )
-        videos = [replace(video, visible=visibility[video.name]) for video in videos]
     return SplitContents(tuple(videos), tuple(problems))
 
 
-def is_davis(root: Path) -> bool:
+def _is_davis(root: Path) -> bool:
     """Whether a folder holds DAVIS, in either layout."""
     if all((root / kind / "480p").is_dir() for kind in ("JPEGImages", "Annotations")):
         return True
@@ -214,7 +217,8 @@ def _meta_expressions(request: SplitRequest[RefDavis17Settings], contents: Split
 
 def _find(root: Path) -> list[FoundDataset]:
     splits = tuple(split for split in SPLITS if _has_split(root, split))
-    return [FoundDataset(RefDavis17Settings(), splits)] if is_davis(root) else []
+    # with the prepared sentences, and a folder per split, the layout is that of Ref-YouTube-VOS
+    return [FoundDataset(RefDavis17Settings(), splits, instead_of=("ref_youtube_vos",))] if _is_davis(root) else []
 
 
 def _has_split(root: Path, split: str) -> bool:
@@ -226,13 +230,6 @@ def _has_split(root: Path, split: str) -> bool:
 
 def _list_of_videos(root: Path, split: str) -> Path:
     return root / "ImageSets" / "2017" / f"{'val' if split == 'valid' else split}.txt"
-
-
-def _first_folder(*candidates: Path) -> Path:
-    for folder in candidates:
-        if folder.is_dir():
-            return folder
-    raise ValueError(f"no such folder: {' or '.join(map(str, candidates))}")
 
 
 REF_DAVIS17 = DatasetDefinition(

@@ -9,7 +9,6 @@ The published `valid` file has no `obj_id` and contains the test videos, too.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,17 +27,15 @@ from datasets.meta_expressions import (
     describe_videos,
     expressions_file,
     missing_folders,
-    pixel_value,
     read_videos,
     repeated_keys,
     unclaimed_videos,
     video_names,
 )
 from datasets.problems import Problem, any_stops
-from datasets.readers import ImageFrames, PngMasks
+from datasets.readers import ImageFrames, PngMasks, pixel_value
 from datasets.records import Expression, VideoRecord
-from datasets.ref_davis17 import is_davis
-from datasets.visibility import FILE_NAME, visible_objects
+from datasets.visibility import FILE_NAME, records_with_visibility
 
 SPLITS = ("train", "valid", "test")
 LARGEST_ID = 255
@@ -118,31 +115,17 @@ def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
             )
         )
     if request.for_training and request.scan_masks and not any_stops(problems):
-        videos = list(_with_visibility(request, videos, problems))
+        videos = list(
+            records_with_visibility(
+                videos,
+                mask_folder=folder / "Annotations",
+                keep_in=folder / FILE_NAME,
+                cache=request.cache,
+                expressions_file=file,
+                problems=problems,
+            )
+        )
     return SplitContents(tuple(videos), tuple(problems))
-
-
-def _with_visibility(
-    request: SplitRequest[RefYoutubeVosSettings], videos: list[VideoRecord], problems: list[Problem]
-) -> Iterator[VideoRecord]:
-    folder = request.root / request.split
-    visibility = visible_objects(
-        folder / "Annotations",
-        frames={video.name: video.frame_names for video in videos},
-        keep_in=folder / FILE_NAME,
-        cache=request.cache,
-    )
-    for video in videos:
-        visible = visibility[video.name]
-        known = visible.keys() | (video.listed_objects or frozenset())
-        for expression in video.expressions:
-            for number in set(expression.object_ids) - known:
-                detail = (
-                    f"video {video.name}, expression {expression.name}: object {number} is in no mask of the video "
-                    f"(objects there: {sorted(known)})"
-                )
-                problems.append(Problem("objects", str(expressions_file(request.root, request.split)), detail))
-        yield replace(video, visible=visible)
 
 
 def _read_categories(path: Path, *, needed: bool) -> Mapping[str, Mapping[int, str]]:
@@ -173,7 +156,7 @@ def _notes(
 def _find(root: Path) -> list[FoundDataset]:
     splits = tuple(s for s in SPLITS if expressions_file(root, s).is_file() or (root / s / "JPEGImages").is_dir())
     is_here = (root / "meta_expressions").is_dir() and any((root / s / "JPEGImages").is_dir() for s in SPLITS)
-    return [FoundDataset(RefYoutubeVosSettings(), splits)] if is_here and not is_davis(root) else []
+    return [FoundDataset(RefYoutubeVosSettings(), splits)] if is_here else []
 
 
 REF_YOUTUBE_VOS = DatasetDefinition(

@@ -27,6 +27,7 @@ from datasets.definition import (
     SplitContents,
     SplitRequest,
 )
+from datasets.listing import first_folder
 from datasets.problems import Problem
 from datasets.readers import ImageFrames
 from datasets.records import Expression, VideoRecord
@@ -125,7 +126,7 @@ def _read_index(request: SplitRequest[RefcocoSettings], problems: list[Problem])
         ValueError: there is none, or it is damaged.
     """
     root, split, variant, split_by = request.root, request.split, request.settings.variant, request.settings.split_by
-    folder = _first_folder(root / variant, root / "coco" / variant)
+    folder = first_folder(root / variant, root / "coco" / variant)
     split_file = folder / f"instances_{variant}_{split}.json"
     if not split_by and split_file.is_file():
         return split_file, read_split_file(split_file, problems)
@@ -175,7 +176,7 @@ def _find_images(root: Path) -> Path:
     Raises:
         ValueError: there is none.
     """
-    return _first_folder(
+    return first_folder(
         root / "train2014",
         root / "coco" / "train2014",
         root / "images" / "train2014",
@@ -183,25 +184,18 @@ def _find_images(root: Path) -> Path:
     )
 
 
-def _first_folder(*candidates: Path) -> Path:
-    for folder in candidates:
-        if folder.is_dir():
-            return folder
-    raise ValueError(f"no such folder: {' or '.join(map(str, candidates))}")
-
-
 def _find(root: Path) -> list[FoundDataset]:
     """What lies in the folders of the three sets: splits of prepared files, otherwise those of the references."""
-    found = []
+    datasets = []
     for variant, (split_by, *_) in SPLITS_BY.items():
         for folder in (root / variant, root / "coco" / variant):
             if any(folder.glob("instances*.json")) or any(folder.glob("refs(*).p")):
                 prepared = [s for s in PUBLISHED[variant] if (folder / f"instances_{variant}_{s}.json").is_file()]
                 splits = prepared or _splits_of_references(folder / f"refs({split_by}).p", variant)
                 settings = RefcocoSettings.model_validate({"variant": variant})
-                found.append(FoundDataset(settings, tuple(splits)))
+                datasets.append(FoundDataset(settings, tuple(splits)))
                 break
-    return found
+    return datasets
 
 
 def _splits_of_references(path: Path, variant: str) -> list[str]:
@@ -226,7 +220,7 @@ def _shared_folders(request: SplitRequest[RefcocoSettings]) -> Iterable[Path]:
     try:
         return (_find_images(request.root),)
     except ValueError:
-        return ()  # `read` has said so
+        return ()  # `read` raises the same error, and the check reports it
 
 
 REFCOCO = DatasetDefinition(

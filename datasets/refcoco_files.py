@@ -22,7 +22,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One object and what is said about it.
+    """One object and the sentences about it.
 
     Attributes:
         image: name of the image file.
@@ -116,7 +116,7 @@ def read_references(path: Path, instances: Path, split: str, problems: list[Prob
     content = _read_json(instances)
     annotations = _by_id(instances, "annotation", content["annotations"], problems)
     images = _by_id(instances, "image", content["images"], problems)
-    found, known = [], set[tuple[Any, str]]()
+    usable, known = [], set[tuple[Any, str]]()
     for reference in chosen:
         with _collecting(problems), _entry(path, "reference", reference):
             annotation = _look_up(path, reference, "ann_id", annotations, instances)
@@ -136,19 +136,19 @@ def read_references(path: Path, instances: Path, split: str, problems: list[Prob
                     known.add((file_name, name))
                     sentences.append((name, _sentence(sentence, "sent")))
             if sentences:
-                found.append(Reference(file_name, size, *mask, tuple(sentences)))
-    return found
+                usable.append(Reference(file_name, size, *mask, tuple(sentences)))
+    return usable
 
 
 def _by_id(path: Path, what: str, entries: Sequence[Any], problems: list[Problem]) -> dict[Any, Any]:
-    found: dict[Any, Any] = {}
+    by_id: dict[Any, Any] = {}
     for entry in entries:
         with _collecting(problems), _entry(path, what, entry):
-            if entry["id"] in found:
+            if entry["id"] in by_id:
                 detail = f"{what} {entry['id']} occurs more than once; the first one is read"
                 raise _EntryError(Problem("duplicates", str(path), detail))
-            found[entry["id"]] = entry
-    return found
+            by_id[entry["id"]] = entry
+    return by_id
 
 
 def _look_up(path: Path, reference: Any, key: str, known: Mapping[Any, Any], instances: Path) -> Any:

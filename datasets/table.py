@@ -1,7 +1,9 @@
 """All data sets. The imports are the table: a new data set is one more line here; see docs/add_a_dataset.md."""
 
+from pathlib import Path
+
 from datasets.a2d_sentences import A2D_SENTENCES as A2D_SENTENCES
-from datasets.definition import DatasetDefinition, DatasetSettings
+from datasets.definition import DatasetDefinition, DatasetSettings, FoundDataset
 from datasets.jhmdb_sentences import JHMDB_SENTENCES as JHMDB_SENTENCES
 from datasets.mevis import MEVIS as MEVIS
 from datasets.ref_davis17 import REF_DAVIS17 as REF_DAVIS17
@@ -12,6 +14,13 @@ DATASETS: dict[str, DatasetDefinition] = {
     definition.name: definition for definition in list(vars().values()) if isinstance(definition, DatasetDefinition)
 }
 """By name, as in `dataset` of an entry of `data.sets`."""
+
+
+def find_datasets(folder: Path) -> list[FoundDataset]:
+    """The data sets that lie in a folder, without those whose layout another one of them claims for itself."""
+    candidates = [item for definition in DATASETS.values() for item in definition.find(folder)]
+    excluded = {name for item in candidates for name in item.instead_of}
+    return [item for item in candidates if item.settings.dataset not in excluded]
 
 
 def definition_of(settings: DatasetSettings) -> DatasetDefinition:

@@ -1,21 +1,21 @@
 """In which frames each object can be seen: read from all masks once, then kept in a small file."""
 
-import hashlib
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from datasets.cache import user_cache_folder
-from media.files import write_json
+from datasets.cache import cached, fingerprint, user_cache_folder
+from datasets.problems import Problem
+from datasets.records import VideoRecord
 from media.mask_png import read_index_png
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Raise when the meaning of the file changes; older files are then made anew."""
 
 FILE_NAME = "visible_objects.json"
@@ -24,13 +24,49 @@ Visibility = Mapping[str, Mapping[int, frozenset[int]]]
 """Video -> object id -> positions of the frames in which it has at least one pixel."""
 
 
-def visible_objects(
-    mask_folder: Path,
+def records_with_visibility(
+    videos: Sequence[VideoRecord],
     *,
-    frames: Mapping[str, tuple[str, ...]],
+    mask_folder: Path,
     keep_in: Path,
-    cache: Path | None = None,
-    num_threads: int | None = None,
+    cache: Path | None,
+    expressions_file: Path,
+    problems: list[Problem],
+) -> tuple[VideoRecord, ...]:
+    """The videos of a split for training, with `visible` filled in from their masks.
+
+    Args:
+        videos: whose masks are images of object ids.
+        mask_folder: see `visible_objects`, as `keep_in` and `cache`.
+        keep_in: see there.
+        cache: see there.
+        expressions_file: for messages.
+        problems: takes expressions about an object that is neither in a mask of the video nor among its
+            `listed_objects`.
+
+    Raises:
+        ValueError: a mask is missing or unreadable.
+    """
+    frames = {video.name: video.frame_names for video in videos}
+    visibility = visible_objects(mask_folder, frames=frames, keep_in=keep_in, cache=cache)
+    complete = tuple(replace(video, visible=visibility[video.name]) for video in videos)
+    for video in complete:
+        problems += [Problem("objects", str(expressions_file), detail) for detail in _unknown_objects(video)]
+    return complete
+
+
+def _unknown_objects(video: VideoRecord) -> Iterator[str]:
+    known = video.visible.keys() | (video.listed_objects or frozenset())
+    for expression in video.expressions:
+        for number in sorted(set(expression.object_ids) - known):
+            yield (
+                f"video {video.name}, expression {expression.name}: object {number} is in no mask of the video "
+                f"(ids there: {sorted(known)})"
+            )
+
+
+def visible_objects(
+    mask_folder: Path, *, frames: Mapping[str, tuple[str, ...]], keep_in: Path, cache: Path | None = None
 ) -> Visibility:
     """In which frames each object of each video of a split is visible.
 
@@ -40,79 +76,35 @@ def visible_objects(
             file was added, removed or replaced.
         keep_in: the file to keep the result in; where it cannot be written, the user's cache folder takes it.
         cache: folder that the user chose, used instead of both.
-        num_threads: that read masks; None chooses.
 
     Raises:
         ValueError: a mask is missing or unreadable.
     """
-    key = _key(mask_folder, frames)
+
+    def make() -> dict[str, dict[str, list[int]]]:
+        total = sum(len(names) for names in frames.values())
+        logger.info("reading %d masks under %s once, to learn where each object is visible", total, mask_folder)
+        with ThreadPoolExecutor() as threads:
+            contents = threads.map(lambda item: _visible_in(mask_folder / item[0], item[1]), frames.items())
+            return dict(zip(frames, contents, strict=True))
+
+    # the time of a folder changes when a file in it is added, removed or replaced
+    folders = [mask_folder / video for video in frames]
+    key = fingerprint(folders, root=mask_folder, version=FORMAT, settings=repr(list(frames.items())))
     name = f"visible_objects_{key[:16]}.json"
-    places = (keep_in, user_cache_folder() / name) if cache is None else (cache / name,)
-    for place in places:
-        found = _read(place, key)
-        if found is not None:
-            return found
-    total = sum(len(names) for names in frames.values())
-    logger.info("reading %d masks under %s once, to learn where each object is visible", total, mask_folder)
-    with ThreadPoolExecutor(num_threads) as threads:
-        found = dict(
-            zip(
-                frames,
-                threads.map(lambda item: _visible_in(mask_folder / item[0], item[1]), frames.items()),
-                strict=True,
-            )
-        )
-    _keep(places, {"key": key, "videos": {video: _as_lists(objects) for video, objects in found.items()}})
-    return found
+    candidates = [keep_in, user_cache_folder() / name] if cache is None else [cache / name]
+    return {
+        video: {int(object_id): frozenset(positions) for object_id, positions in objects.items()}
+        for video, objects in cached(candidates, key, make).items()
+    }
 
 
-def _key(mask_folder: Path, frames: Mapping[str, tuple[str, ...]]) -> str:
-    """Changes with the frames, and with the time at which a video's folder of masks last changed."""
-    digest = hashlib.sha256(f"{FORMAT}\n".encode())
-    for video, names in frames.items():
-        try:
-            changed = (mask_folder / video).stat().st_mtime_ns
-        except OSError:
-            changed = 0  # reading the masks will say what is missing
-        digest.update(f"{video} {changed} {' '.join(names)}\n".encode())
-    return digest.hexdigest()
-
-
-def _visible_in(mask_folder: Path, frames: tuple[str, ...]) -> dict[int, frozenset[int]]:
-    positions: dict[int, set[int]] = {}
+def _visible_in(mask_folder: Path, frames: tuple[str, ...]) -> dict[str, list[int]]:
+    """Positions of the frames that show an object, by its id as a key of JSON."""
+    positions: dict[str, list[int]] = {}
     for position, frame in enumerate(frames):
         counts = np.bincount(read_index_png(mask_folder / f"{frame}.png").ravel())
         for object_id in np.flatnonzero(counts).tolist():
             if object_id:
-                positions.setdefault(object_id, set()).add(position)
-    return {object_id: frozenset(found) for object_id, found in positions.items()}
-
-
-def _as_lists(objects: Mapping[int, frozenset[int]]) -> dict[str, list[int]]:
-    return {str(object_id): sorted(positions) for object_id, positions in objects.items()}
-
-
-def _read(place: Path, key: str) -> Visibility | None:
-    try:
-        content = json.loads(place.read_text())
-        if content["key"] != key:
-            return None
-        return {
-            video: {int(object_id): frozenset(positions) for object_id, positions in objects.items()}
-            for video, objects in content["videos"].items()
-        }
-    except OSError:
-        return None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        logger.warning("%s is damaged and will be made anew", place)
-        return None
-
-
-def _keep(places: tuple[Path, ...], content: dict[str, object]) -> None:
-    for place in places:
-        try:
-            write_json(place, content, indent=None)
-        except OSError:
-            continue
-        return
-    logger.warning("cannot write any of %s; masks will be read again next time", ", ".join(map(str, places)))
+                positions.setdefault(str(object_id), []).append(position)
+    return positions

@@ -50,7 +50,7 @@ def read_split(data: DataConfig, settings: DatasetSettings, split: str, *, for_t
     """One split of one of the configured data sets, if it has no problem that forbids its use.
 
     Raises:
-        ValueError: a setting, file or folder is wrong; the message names it.
+        ValueError: a setting, file or folder is wrong; the message names it, and in a mixture the data set.
     """
     request = split_request(data, settings, split, for_training=for_training)
     try:

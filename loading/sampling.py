@@ -83,12 +83,9 @@ class EpochSampler(Sampler[SampleKey]):
         seed: of the order; the epoch is mixed in.
         rank: this process.
         world_size: number of processes.
-        shuffle: False keeps the samples in order.
     """
 
-    def __init__(
-        self, num_samples: int, *, seed: int = 0, rank: int = 0, world_size: int = 1, shuffle: bool = True
-    ) -> None:
+    def __init__(self, num_samples: int, *, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
         if num_samples < 1:
             raise ValueError(f"num_samples={num_samples}: there is nothing to sample")
         if not 0 <= rank < world_size:
@@ -97,7 +94,6 @@ class EpochSampler(Sampler[SampleKey]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.shuffle = shuffle
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -108,10 +104,7 @@ class EpochSampler(Sampler[SampleKey]):
         return (self.num_samples + self.world_size - 1) // self.world_size
 
     def __iter__(self) -> Iterator[SampleKey]:
-        if self.shuffle:
-            generator = sample_generator(self.seed, SampleKey(sample=-1, epoch=self.epoch))
-            order = torch.randperm(self.num_samples, generator=generator).tolist()
-        else:
-            order = list(range(self.num_samples))
+        generator = sample_generator(self.seed, SampleKey(sample=-1, epoch=self.epoch))
+        order = torch.randperm(self.num_samples, generator=generator).tolist()
         for i in range(self.rank, len(self) * self.world_size, self.world_size):
             yield SampleKey(sample=order[i % self.num_samples], epoch=self.epoch)

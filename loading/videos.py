@@ -71,14 +71,15 @@ class EvalDataset(Dataset[EvalVideo]):
     Args:
         videos: in the order of evaluation.
         max_videos: only the first so many; 0: all.
+
+    Raises:
+        ValueError: masks or objects are there for some videos of the split only (`max_videos` or not), which would be
+            scored without the others.
     """
 
     def __init__(self, videos: Sequence[VideoRecord], *, max_videos: int = 0) -> None:
         self.videos = tuple(videos[:max_videos] if max_videos else videos)
-        for record in self.videos:
-            has_object = [bool(expression.object_ids) for expression in record.expressions]
-            if any(has_object) and not all(has_object):
-                raise ValueError(f"video {record.name}: some expressions have an object, others do not")
+        _require_uniform(videos)
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -88,3 +89,23 @@ class EvalDataset(Dataset[EvalVideo]):
 
     def __getitem__(self, index: int) -> EvalVideo:
         return EvalVideo(self.videos[index])
+
+
+def _require_uniform(videos: Sequence[VideoRecord]) -> None:
+    """Raises ValueError unless all expressions have objects or none has, and all of these videos masks or none."""
+    for video in videos:
+        has_object = [bool(expression.object_ids) for expression in video.expressions]
+        if any(has_object) and not all(has_object):
+            raise ValueError(f"video {video.name}: some expressions have an object, others do not")
+    without_objects = [video.name for video in videos if not video.object_ids]
+    if 0 < len(without_objects) < len(videos):
+        raise ValueError(
+            f"video {without_objects[0]}: its expressions have no object, although those of others have one "
+            f"({len(without_objects)} of {len(videos)} videos have none); a score must be over all videos or none"
+        )
+    without_masks = [video.name for video in videos if video.masks is None]
+    if not without_objects and 0 < len(without_masks) < len(videos):
+        raise ValueError(
+            f"video {without_masks[0]}: no masks, although others have some ({len(without_masks)} of {len(videos)} "
+            "videos have none); a score must be over all videos or none"
+        )

@@ -50,20 +50,15 @@ def read_index_png(path: str | Path) -> UInt8[np.ndarray, "height width"]:
         raise ValueError(f"{path}: not a readable image ({error})") from None
 
 
-def write_index_png(
-    path: str | Path,
-    index_map: UInt8[np.ndarray, "height width"],
-    palette: tuple[int, ...] = DAVIS_PALETTE,
-) -> None:
-    """Write object ids as a palette PNG; the file appears complete or not at all.
+def write_index_png(path: str | Path, index_map: UInt8[np.ndarray, "height width"]) -> None:
+    """Write object ids as a PNG with the palette of DAVIS; the file appears complete or not at all.
 
     Args:
         path: its folder is made if it is missing.
         index_map: 0 is background.
-        palette: up to 256 colours as r, g, b, r, g, b, ...
     """
     image = Image.fromarray(index_map)
-    image.putpalette(list(palette))
+    image.putpalette(list(DAVIS_PALETTE))
     _save_png(path, image)
 
 

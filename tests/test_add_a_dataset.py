@@ -113,10 +113,14 @@ def test_what_is_wrong_with_its_files_is_named_by_the_check_and_by_training(copy
     shutil.copytree(data, damaged)
     shutil.rmtree(damaged / "frames" / "two")
     with (damaged / "train.csv").open("a") as file:
-        file.write("one,3,1, \n")
+        file.write("one,3,1, \none,4,b,A letter\none,5,300,Too large\none,6\none,7,1,A comma, more\n")
     checked = run(copy, "-m", "tools.check_data", "--all", "--root", damaged)
     assert checked.returncode == 1
     assert "train.csv:6: the sentence is empty" in checked.stdout
+    assert "train.csv:7: object='b' must be a pixel value from 1 to 255" in checked.stdout
+    assert "train.csv:8: object='300' must be a pixel value from 1 to 255" in checked.stdout
+    assert "train.csv:9: expected video,expression,object,sentence" in checked.stdout
+    assert "train.csv:10: expected video,expression,object,sentence" in checked.stdout
     assert "frames/two/: no frames (*.jpg)" in checked.stdout
     trained = run(
         copy, "main.py", "train", "--config", config, "data.sets=[{dataset: my_videos}]", f"data.root={damaged}",
@@ -124,4 +128,36 @@ def test_what_is_wrong_with_its_files_is_named_by_the_check_and_by_training(copy
     )  # fmt: skip
     assert trained.returncode == 2
     assert "frames/two/: no frames (*.jpg)" in trained.stderr
+    assert "Traceback" not in trained.stderr
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            "video,expression,sentence\none,1,The square\n",
+            "train.csv:1: expected the columns video, expression, object",
+        ),
+        ("", "train.csv:1: expected the columns video, expression, object"),
+        (
+            "video,expression,object,sentence\none,1,a,The square\none,2\n",
+            "train.csv:2: object='a' must be a pixel value from 1 to 255 (and 1 more",
+        ),
+        (
+            "video,expression,object,sentence\none,1,9,The square\n",
+            "train.csv: video one, expression 1: object 9 is in no mask of the video",
+        ),
+    ],
+    ids=["another header", "empty", "bad rows", "object without a mask"],
+)
+def test_training_names_a_table_that_does_not_fit(copy, data, config, tmp_path, rows, message):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(data, damaged)
+    (damaged / "train.csv").write_text(rows)
+    trained = run(
+        copy, "main.py", "train", "--config", config, "data.sets=[{dataset: my_videos}]", f"data.root={damaged}",
+        f"output_dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert trained.returncode == 2
+    assert message in trained.stderr
     assert "Traceback" not in trained.stderr

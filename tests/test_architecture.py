@@ -146,6 +146,15 @@ def test_criterion_and_postprocessing_know_outputs_but_not_the_model():
         assert modules.isdisjoint({"soc", "build"}), name
 
 
+def test_no_data_set_imports_another():
+    table = ROOT / "datasets" / "table.py"
+    modules = {module for _, module in imports_of(table) if module.startswith("datasets.")} - {"datasets.definition"}
+    assert len(modules) >= 6
+    for module in modules:
+        path = ROOT / f"{module.replace('.', '/')}.py"
+        assert modules.isdisjoint(module for _, module in imports_of(path)), f"{path.name} imports another data set"
+
+
 def test_imports_are_absolute_and_name_what_they_take():
     wrong = []
     for path in source_files():

@@ -160,7 +160,9 @@ def test_empty_sentences_are_all_listed(root, capsys):
 
 def test_what_cannot_be_trained_on_is_found_without_reading_the_masks(root, capsys):
     change_expressions(root, "train", lambda videos: videos["long"]["expressions"]["1"].pop("obj_id"))
-    change_expressions(root, "valid", lambda videos: [e.pop("obj_id") for e in videos["v_a"]["expressions"].values()])
+    change_expressions(
+        root, "valid", lambda videos: [e.pop("obj_id") for v in videos.values() for e in v["expressions"].values()]
+    )
     code, problems = check_folder(capsys, root, "--sample", "1")
     assert code == 1
     assert problems == {
@@ -244,8 +246,12 @@ def test_a_folder_of_davis_is_recognised(davis, capsys):
     assert problems == {
         "missing": {
             "JPEGImages/480p/absent/": "no such folder of video absent; `sequences` names the videos to use",
-            "video absent": "no masks, although other videos of the split have some",
-        }
+        },
+        "index": {
+            "video absent": (
+                "no masks, although others have some (1 of 3 videos have none); a score must be over all videos or none"
+            )
+        },
     }
 
 
@@ -257,8 +263,12 @@ def test_training_on_davis_needs_the_masks_of_every_video(davis, capsys):
     assert problems == {
         "missing": {
             "Annotations/480p/absent/": ("no such folder of video absent; a video without masks cannot be trained on"),
-            "video absent": "no masks, although other videos of the split have some",
-        }
+        },
+        "index": {
+            "video absent": (
+                "no masks, although others have some (1 of 3 videos have none); a score must be over all videos or none"
+            )
+        },
     }
 
 
@@ -298,7 +308,7 @@ def test_folders_that_reading_cannot_do_without_are_named_below_the_root(davis, 
 def test_windows_line_ends_in_lists_are_a_note(davis, capsys):
     (davis / "ImageSets/2017/val.txt").write_bytes(b"one\r\ntwo\r\n")
     _, problems = check_folder(capsys, davis)
-    assert set(problems) == {"missing", "line_ends"}
+    assert set(problems) == {"missing", "line_ends", "index"}
     assert problems["line_ends"] == {"ImageSets/2017/val.txt": ""}
 
 

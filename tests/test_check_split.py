@@ -209,10 +209,12 @@ def test_generated_data_are_not_compared_with_what_is_published(check, tmp_path)
         ("counts", "video v"),
         ("line_ends", "list.txt"),
     }
-    options = {"num_train": 5, "num_valid": 2, "num_frames": 3}
-    statistics = {"dataset": "Referring Shapes", "options": options, "sentences": {"valid": {"motion": 2}}}
+    statistics = {"dataset": "Referring Shapes", "counts": {"valid": {"videos": 2, "expressions": 2, "frames": 6}}}
     (tmp_path / "statistics.json").write_text(json.dumps(statistics))
     assert check(contents, notes=notes) == {("counts", "valid, frames"), ("line_ends", "list.txt")}
+    for old in ({}, {"counts": {"train": {"videos": 5}}}, {"counts": {"valid": {"clips": 5}}}, {"counts": [2]}):
+        (tmp_path / "statistics.json").write_text(json.dumps({"dataset": "Referring Shapes"} | old))
+        assert check(contents, notes=notes) == {("line_ends", "list.txt")}, "nobody says how many there should be"
     statistics["dataset"] = "of somebody else"
     (tmp_path / "statistics.json").write_text(json.dumps(statistics))
     assert ("counts", "video v") in check(contents, notes=notes)
@@ -222,8 +224,8 @@ def test_counts_say_how_many_there_should_be(report_on, tmp_path):
     contents = SplitContents(tuple(make_video(tmp_path, name, objects=(1,)) for name in ("v", "w")))
     (problem,) = report_on(contents).problems
     assert problem == Problem("counts", "valid, videos", "2 instead of 1 (published)")
-    options = {"num_train": 5, "num_valid": 3, "num_frames": 7}
-    statistics = {"dataset": "Referring Shapes", "options": options, "sentences": {"valid": {"motion": 2, "change": 1}}}
+    counts = {"train": {"videos": 5}, "valid": {"videos": 3, "expressions": 3, "frames": 21}}
+    statistics = {"dataset": "Referring Shapes", "counts": counts}
     (tmp_path / "statistics.json").write_text(json.dumps(statistics))
     report = report_on(contents)
     assert report.expected == Counts(videos=3, expressions=3, frames=21)
@@ -249,11 +251,11 @@ def test_contents_that_no_run_can_use_are_an_error_even_if_the_reader_has_none(c
     assert check(SplitContents((replace(video, expressions=(*video.expressions, secret)),))) == {("index", "video v")}
 
 
-def test_a_video_without_masks_among_others_would_silently_not_be_scored(check, tmp_path):
+def test_what_evaluation_refuses_is_an_error_of_the_check(check, tmp_path):
     videos = tuple(make_video(tmp_path, name, objects=(1,)) for name in ("v", "w"))
     counts = ("counts", "valid, videos")
-    blind = replace(videos[0], masks=None)
-    assert check(SplitContents((blind, videos[1]))) == {("missing", "video v"), counts}
-    assert check(SplitContents((blind, replace(videos[1], masks=None)))) == {counts}, "all masks are secret"
+    blind = replace(videos[1], masks=None)
+    assert check(SplitContents((videos[0], blind))) == {("index", "video w"), counts}
+    assert check(SplitContents((replace(videos[0], masks=None), blind))) == {counts}, "all masks are secret"
     unknown = replace(blind, expressions=(Expression("0", "a square"),))
-    assert check(SplitContents((unknown, videos[1]))) == {counts}, "the objects of one video are secret"
+    assert check(SplitContents((videos[0], unknown))) == {("index", "video w"), counts}

@@ -89,6 +89,8 @@ def test_what_guessing_reaches_stands_beside_the_score(root, tmp_path):
     shutil.copytree(root, data)
     guesses = {"all": {"random": 0.31, "largest": 0.42}, "motion": {"random": 0.25, "largest": 0.2}}
     other = {"dataset": "somebody's own", "valid_j_of_guessing": guesses}
+    (data / "statistics.json").write_text("mean 0.3")
+    assert evaluate(tiny_config(data, tmp_path / "text", eval={"write_masks": False})).baselines == {}
     (data / "statistics.json").write_text(json.dumps(other))
     assert evaluate(tiny_config(data, tmp_path / "other", eval={"write_masks": False})).baselines == {}
     (data / "statistics.json").write_text(json.dumps(other | {"dataset": "Referring Shapes"}))

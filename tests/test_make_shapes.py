@@ -120,6 +120,10 @@ def test_the_statistics_agree_with_the_sentences(folder: Path):
         videos = read_json(folder / "meta_expressions" / split / "meta_expressions.json")["videos"]
         kinds = [e["kind"] for v in videos.values() for e in v["expressions"].values()]
         assert statistics["sentences"][split] == {kind: kinds.count(kind) for kind in KINDS}
+        assert statistics["counts"][split] == {
+            "videos": len(videos), "expressions": len(kinds), "frames": sum(len(v["frames"]) for v in videos.values())
+        }  # fmt: skip
+    assert set(statistics["counts"]) == {"train", "valid"}
     guessing = statistics["valid_j_of_guessing"]["all"]
     assert guessing["random object"] < guessing["random look-alike"] < 1
 

@@ -129,6 +129,23 @@ def test_masks_are_read_once_for_training(root, monkeypatch):
     assert len(build_train_loader(settings(root), seed=0).dataset) == len(first.dataset)
 
 
+def test_training_names_an_expression_whose_object_is_in_no_mask(root, caplog):
+    (root / "ImageSets" / "2017" / "train.txt").write_text("one\ntwo\n")
+    for name in TEXT_FILES:
+        write_lines(root, name, [*lines_of(root, name), 'one 7 "a square that is not there"'])
+    file = root / "davis_text_annotations"
+    with pytest.raises(ValueError, match=rf"^{file}: video one, expression 4: object 7 is in no mask.*and 3 more"):
+        read(settings(root), "train", for_training=True)
+
+
+def test_an_evaluation_needs_the_masks_of_every_video_or_of_none(root):
+    shutil.rmtree(root / "Annotations" / "480p" / "two")
+    with pytest.raises(ValueError, match=r"^video two: no masks, although others have some \(1 of 2 videos"):
+        build_eval_dataset(settings(root))
+    shutil.rmtree(root / "Annotations" / "480p" / "one")
+    assert len(build_eval_dataset(settings(root))) == 2
+
+
 @pytest.mark.real_data
 def test_the_real_text_files_say_what_the_prepared_file_says(shared_dir, tmp_path):
     source = shared_dir / "data" / "ref_davis17"

@@ -43,6 +43,23 @@ def test_only_the_layout_of_the_quick_start_has_no_truth_beside_it(roots):
     assert [layout for layout, root in roots.items() if not (root / "truth").is_dir()] == ["ref_youtube_vos"]
 
 
+def test_counts_are_given_for_the_splits_that_loaders_read(roots):
+    counts = {layout: json.loads((root / "statistics.json").read_text())["counts"] for layout, root in roots.items()}
+    assert {
+        layout: {split: numbers.get("videos") for split, numbers in own.items()} for layout, own in counts.items()
+    } == {
+        "ref_youtube_vos": {"train": 2, "valid": 1},
+        "a2d": {"train": 2, "test": 1},
+        "jhmdb": {"test": 1},
+        "davis": {"train": 2, "valid": 1},
+        "refcoco": {"train": None, "val": None},
+        "mevis": {"train": 2, "valid_u": 1, "valid": 1},
+    }
+    assert counts["refcoco"] == {"train": {"images": 2}, "val": {"images": 1}}
+    assert counts["mevis"]["train"]["frames"] == 2 * 4
+    assert counts["jhmdb"]["test"]["expressions"] == 1
+
+
 def test_polygons_are_exact_with_holes_and_corners_that_touch():
     generator = np.random.default_rng(0)
     for _ in range(300):

@@ -160,7 +160,7 @@ def test_there_are_65_categories_in_alphabetical_order():
 def test_files_with_indices_are_not_read_again_for_samples(root, monkeypatch):
     clips = make_clips(root)
     monkeypatch.setattr(json, "loads", None)
-    monkeypatch.setattr(format_module, "visible_objects", None)
+    monkeypatch.setattr(format_module, "records_with_visibility", None)
     assert len(clips[0].sentences) == 1
 
 

@@ -41,7 +41,7 @@ def test_the_list_of_visible_objects_is_made_anew_for_other_expressions_or_if_da
     make_clips(root)
     second = json.loads(kept.read_text())
     assert first["key"] != second["key"]
-    assert set(second["videos"]) == {"long"}
+    assert set(second["content"]) == {"long"}
     kept.write_text("{")
     make_clips(root)
     assert json.loads(kept.read_text()) == second
@@ -61,6 +61,16 @@ def test_the_list_of_visible_objects_goes_to_the_cache_folder_if_the_data_cannot
     assert len(list(user_cache_folder().iterdir())) == 1
     monkeypatch.setattr(visibility_module, "read_index_png", None)
     make_clips(root)
+
+
+def test_a_list_that_cannot_be_kept_anywhere_is_made_with_one_warning(root, monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert len(make_clips(root)) > 0
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1
+    assert "made again next time" in caplog.text
 
 
 def test_the_list_of_visible_objects_goes_to_the_folder_that_the_user_chose(root, tmp_path):

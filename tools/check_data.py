@@ -15,7 +15,7 @@ from pathlib import Path
 from configs.loader import load_config
 from configs.schema import Config, DataConfig
 from datasets.definition import DatasetSettings, SplitRequest
-from datasets.table import DATASETS, definition_of
+from datasets.table import DATASETS, definition_of, find_datasets
 from loading.loaders import split_request
 from tools.checks.report import SplitReport
 from tools.checks.split import check_split
@@ -120,10 +120,10 @@ def _below(root: Path) -> Iterator[SplitRequest]:
     for _ in range(MAX_DEPTH + 1):
         deeper: list[Path] = []
         for folder in level:
-            found = [(d, item) for d in DATASETS.values() for item in d.find(folder)]
-            for definition, item in found:
+            found = find_datasets(folder)
+            for item in found:
                 for split in item.splits:
-                    for_training = definition.can_train and split == item.settings.train_split
+                    for_training = definition_of(item.settings).can_train and split == item.settings.train_split
                     yield SplitRequest(item.settings, folder, split, for_training=for_training, scan_masks=False)
             if not found:  # folders of videos inside a data set are many
                 deeper += sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

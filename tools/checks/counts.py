@@ -25,16 +25,9 @@ def expected_counts(request: SplitRequest, statistics: dict[str, Any] | None) ->
     return published.get(request.settings.label, {}).get(request.split), PUBLISHED_NUMBERS
 
 
-def _generated_counts(content: dict[str, Any], split: str) -> Counts | None:
-    """None where the file is not as `tools.make_shapes` writes it."""
-    own_split = "train" if split == "train" else "valid"  # the layouts call the second one test, val, ...
+def _generated_counts(statistics: dict[str, Any], split: str) -> Counts | None:
+    """None where the file does not say, as in those of older versions of the generator."""
     try:
-        options, layout = content["options"], content["options"].get("format")
-        videos, num_frames = options[f"num_{own_split}"], options["num_frames"]
-        sentences = sum(content["sentences"][own_split].values())
-    except (KeyError, TypeError, AttributeError):
+        return Counts(**statistics["counts"][split])
+    except (KeyError, TypeError):
         return None
-    if layout == "refcoco":  # the sentences are counted over three sets together
-        return Counts(images=videos)
-    is_secret = layout == "mevis" and split == "valid"  # a split of its own, which the statistics leave out
-    return Counts(videos=videos, expressions=None if is_secret else sentences, frames=videos * num_frames)

@@ -1,6 +1,6 @@
 """The check of one split: what its reader says, which files there should be, and what opening them shows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,11 +30,7 @@ def check_split(request: SplitRequest, *, sample: int, num_workers: int) -> Spli
     title = definition.title if definition.published.keys() <= {label} else f"{definition.title} ({label})"
     listing = FolderListing()
     contents, problems = _read(request, listing)
-    statistics = None
-    try:
-        statistics = read_statistics(request.root)
-    except ValueError as error:
-        problems.append(_of_index(error))
+    statistics = read_statistics(request.root)
     if statistics is not None:  # what readers and notes compare with is the published set
         problems = [problem for problem in problems if problem.kind != "counts"]
     named = {problem.name for problem in problems}  # once is enough
@@ -85,23 +81,12 @@ def _read(request: SplitRequest, listing: FolderListing) -> tuple[SplitContents,
             EvalDataset(contents.videos)
         except ValueError as error:
             problems.append(_of_index(error))
-    problems += _without_masks(contents.videos)
     return contents, problems
 
 
 def _of_index(error: ValueError) -> Problem:
     name, _, detail = str(error).partition(": ")
     return Problem("index", name, detail)
-
-
-def _without_masks(videos: Sequence[VideoRecord]) -> Iterator[Problem]:
-    """Evaluation would leave these videos out of its scores without a word."""
-    if any(video.masks is not None for video in videos):
-        for video in videos:
-            if video.object_ids and video.masks is None:
-                yield Problem(
-                    "missing", f"video {video.name}", "no masks, although other videos of the split have some"
-                )
 
 
 def _incomplete_videos(contents: SplitContents) -> Iterator[VideoRecord]:

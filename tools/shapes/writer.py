@@ -50,7 +50,7 @@ def make_shapes(  # noqa: PLR0913  # each is an option of the command line
         overwrite: replace `out` if it holds Referring Shapes.
 
     Returns:
-        What `statistics.json` holds: options, sentences per kind, and J of the baselines.
+        What `statistics.json` holds: options, counts per split, sentences per kind, and J of the baselines.
 
     Raises:
         ValueError: an argument out of range, or `out` exists and may not be replaced.
@@ -89,7 +89,9 @@ def make_shapes(  # noqa: PLR0913  # each is an option of the command line
         training_records = records.get("train", records["valid"])
         sentences = [e["text"] for record in training_records for e in record.truth["expressions"]]
         write_text_encoder(folder / "text_encoder", sentences)
-        statistics = {"dataset": DATASET_NAME, "options": options, **_statistics(records, writer.scored_split)}
+        counts = {name: writer.counts(records[split]).as_dict() for split, name in writer.loader_splits.items()}
+        own = _statistics(records, writer.scored_split)
+        statistics = {"dataset": DATASET_NAME, "options": options, "counts": counts, **own}
         write_json(folder / STATISTICS_FILE, statistics)
     return statistics
 

@@ -11,6 +11,7 @@ A row of videoset.csv: id, label, start, end, height, width, frames, annotated f
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import av
 import h5py
@@ -46,6 +47,7 @@ class A2DWriter(LayoutWriter):
 
     name = "a2d"
     scored_split = "test"
+    loader_splits: ClassVar[Mapping[str, str]] = {"train": "train", "valid": "test"}
     size = (320, 480)
     size_multiple = 16  # x264 pads incomplete blocks differently in each run
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
+from datasets.counts import Counts
 from media.mask_png import DAVIS_PALETTE
 from tools.shapes.clip import ShapesClip, boxes_of
 
@@ -82,6 +83,9 @@ class LayoutWriter(ABC):
     has_truth: ClassVar[bool] = True
     """Whether `truth/` is written."""
 
+    loader_splits: ClassVar[Mapping[str, str]] = {"train": "train", "valid": "valid"}
+    """Name that loaders give to each generated split; those that none of them reads are left out."""
+
     def num_clips(self, num_train: int, num_valid: int) -> dict[str, int]:
         """Number of clips of each generated split."""
         return {"train": num_train, "valid": num_valid}
@@ -89,6 +93,14 @@ class LayoutWriter(ABC):
     def is_usable(self, clip: ShapesClip) -> bool:
         """Whether the clip can be written in this layout."""
         return True
+
+    def counts(self, records: Sequence[ClipRecord]) -> Counts:
+        """What a loader counts in the clips of a split."""
+        return Counts(
+            videos=len(records),
+            expressions=sum(len(record.truth["expressions"]) for record in records),
+            frames=sum(len(record.truth["frames"]) for record in records),
+        )
 
     @abstractmethod
     def write_clip(self, clip: ShapesClip, folder: Path) -> ClipRecord:

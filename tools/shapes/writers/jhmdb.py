@@ -10,6 +10,7 @@ The last file is not part of JHMDB: others published it, so that all evaluate th
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import scipy.io
@@ -39,6 +40,7 @@ class JhmdbWriter(LayoutWriter):
 
     name = "jhmdb"
     scored_split = "test"
+    loader_splits: ClassVar[Mapping[str, str]] = {"valid": "test"}
 
     def num_clips(self, num_train: int, num_valid: int) -> dict[str, int]:
         """No clips to train on."""

@@ -9,7 +9,7 @@ An expression: exp, and but for `valid` obj_id and anno_id, lists of the same le
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pycocotools import mask as mask_utils
@@ -26,7 +26,6 @@ from tools.shapes.writers.base import (
     write_json,
 )
 
-_FOLDERS = {"train": "train", "valid": "valid_u", "hidden": "valid"}
 _MAX_PLURALS = 4
 
 
@@ -35,6 +34,7 @@ class MevisWriter(LayoutWriter):
 
     name = "mevis"
     scored_split = "valid_u"
+    loader_splits: ClassVar[Mapping[str, str]] = {"train": "train", "valid": "valid_u", "hidden": "valid"}
 
     def num_clips(self, num_train: int, num_valid: int) -> dict[str, int]:
         """As many clips without annotation as there are valid ones."""
@@ -43,7 +43,7 @@ class MevisWriter(LayoutWriter):
     def write_clip(self, clip: ShapesClip, folder: Path) -> ClipRecord:
         """Writes the frames; the masks are part of the index."""
         names = [f"{t:05d}" for t in range(len(clip.frames))]
-        frames = folder / _FOLDERS[clip.split] / "JPEGImages" / clip.video
+        frames = folder / self.loader_splits[clip.split] / "JPEGImages" / clip.video
         frames.mkdir(parents=True)
         for name, frame in zip(names, clip.frames, strict=True):
             write_frame(frames / f"{name}.jpg", frame)
@@ -84,9 +84,9 @@ class MevisWriter(LayoutWriter):
                     expressions[truth["name"]] = entry
                 frames = record.truth["frames"]
                 videos[record.video] = {"vid_id": number, "frames": frames, "expressions": expressions}
-            write_json(folder / _FOLDERS[split] / "meta_expressions.json", {"videos": videos})
+            write_json(folder / self.loader_splits[split] / "meta_expressions.json", {"videos": videos})
             if not is_secret:
-                write_json(folder / _FOLDERS[split] / "mask_dict.json", masks, indent=None)
+                write_json(folder / self.loader_splits[split] / "mask_dict.json", masks, indent=None)
 
 
 def _run_lengths(mask: np.ndarray) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from datasets.counts import Counts
 from tools.shapes.clip import ShapesClip, boxes_of
 from tools.shapes.polygons import mask_to_polygons
 from tools.shapes.scene import SHAPES
@@ -45,6 +46,11 @@ class RefcocoWriter(LayoutWriter):
 
     name = "refcoco"
     scored_split = "val_of_three_sets"  # read by no evaluation: that is of one of the three sets
+    loader_splits = _SPLITS
+
+    def counts(self, records: Sequence[ClipRecord]) -> Counts:
+        """Only the images, which the three sets have in common."""
+        return Counts(images=len(records))
 
     def is_usable(self, clip: ShapesClip) -> bool:
         """Each of the three sets must get a sentence."""
