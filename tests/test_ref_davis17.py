@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from datasets.davis_text import TEXT_FILES
+from datasets.table import find_datasets
 from loading.loaders import build_eval_dataset, build_train_loader
 from tests.data_settings import data_config, read
 from tests.tiny_davis import write_tiny_davis
@@ -144,6 +145,16 @@ def test_an_evaluation_needs_the_masks_of_every_video_or_of_none(root):
         build_eval_dataset(settings(root))
     shutil.rmtree(root / "Annotations" / "480p" / "one")
     assert len(build_eval_dataset(settings(root))) == 2
+
+
+def test_a_folder_per_split_is_taken_for_davis_and_not_for_ref_youtube_vos(tmp_path):
+    path = tmp_path / "meta_expressions" / "valid" / "meta_expressions.json"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    (tmp_path / "valid" / "JPEGImages").mkdir(parents=True)
+    assert [item.settings.dataset for item in find_datasets(tmp_path)] == ["ref_youtube_vos"]
+    (tmp_path / "valid" / "Annotations" / "blackswan").mkdir(parents=True)
+    assert [item.settings.dataset for item in find_datasets(tmp_path)] == ["ref_davis17"]
 
 
 @pytest.mark.real_data
