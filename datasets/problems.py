@@ -112,7 +112,7 @@ def any_stops(problems: Sequence[Problem]) -> bool:
     return any(problem.stops for problem in problems)
 
 
-def require_usable(problems: Sequence[Problem], *, for_training: bool = False, skip_damaged: bool = False) -> None:
+def require_usable(problems: Sequence[Problem], *, for_training: bool, skip_damaged: bool = False) -> None:
     """Raises what stops a run; problems that do not stop it are written to the log.
 
     Args:

@@ -109,7 +109,7 @@ def _widen(bits: UInt64[np.ndarray, "mask height words"], step: int) -> UInt64[n
 
     What leaves a row at one side enters the next: the caller pads rows with as many zeros as it will shift them.
     """
-    flat = bits.reshape(-1)
+    flat = bits.ravel()
     carry = np.uint64(WORD_BITS - step)
     wide = flat << np.uint64(step)
     wide |= flat

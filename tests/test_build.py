@@ -10,7 +10,7 @@ import torch
 
 from configs.schema import LossConfig, ModelConfig, TextEncoderConfig, VisualEncoderConfig
 from models.build import build_criterion, build_model, build_text_encoder, build_visual_encoder, load_weights
-from models.checkpoint_names import soc_from_published, soc_name
+from models.checkpoint_names import is_published_soc, soc_from_published, soc_name
 from models.criterion import LossWeights
 from models.matcher import Matcher
 from models.ops.ms_deform_attn.backends import AUTO, requested, use_backend
@@ -137,3 +137,10 @@ def test_costs_and_weights_of_the_losses_are_those_of_their_settings():
 
 def vars_of(instance):
     return {item.name: getattr(instance, item.name) for item in dataclasses.fields(instance)}
+
+
+def test_one_published_name_tells_a_published_checkpoint():
+    tensor = torch.zeros(1)
+    for name in ("backbone.0.body.patch_embed.proj.weight", "vlf.multihead_attn.in_proj_weight", "voc.fq_pos.weight"):
+        assert is_published_soc({"text_encoder.x": tensor, name: tensor})
+    assert not is_published_soc({"visual_encoder.x": tensor, "text_encoder.x": tensor})

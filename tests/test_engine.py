@@ -2,6 +2,7 @@ import copy
 import json
 import logging
 import math
+import random
 import re
 import subprocess
 from contextlib import contextmanager, nullcontext
@@ -18,7 +19,7 @@ from engine.checkpoint import (
     restore_model,
     save_checkpoint,
 )
-from engine.distributed import World, choose_device, read_world
+from engine.distributed import World, choose_device, process_group, read_world, wait_for_all
 from engine.logging import METRICS_FILE, MetricsLog, StepWindow, setup_logging
 from engine.optim import build_optimizer, build_schedule, learning_rate_factor, learning_rates
 from engine.progress import progress_bar
@@ -313,6 +314,7 @@ def test_a_process_computes_with_the_configured_threads_on_the_configured_device
 def test_the_revision_is_one_word_or_unknown(monkeypatch):
     def describe(command, **options):
         assert command[:2] == ["git", "describe"]
+        assert options["text"]
         return subprocess.CompletedProcess(command, 0, stdout="0123abc-dirty\n")
 
     monkeypatch.setattr(subprocess, "run", describe)
@@ -346,3 +348,41 @@ def test_a_bar_starts_where_it_is_told_to_or_at_zero():
         assert (bar.n, bar.total) == (0, 5)
     with progress_bar(total=5, initial=2, title="steps", world=World()) as bar:
         assert bar.n == 2
+
+
+def test_a_step_with_muon_moves_every_parameter():
+    model = Layers()
+    optimizer = build_optimizer(make_groups(model), OptimConfig(optimizer="muon"))
+    before = [parameter.clone() for parameter in model.parameters()]
+    model.head(model.encoder(torch.ones(2, 3))).square().sum().backward()
+    optimizer.step()
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        assert not torch.equal(parameter, old)
+
+
+def test_processes_on_gpus_take_one_each_and_wait_for_each_other(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(("device", device)))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **options: calls.append(backend))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: calls.append("end"))
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: calls.append("barrier"))
+    world, gpu = World(rank=1, local_rank=1, size=2), torch.device("cuda", 1)
+    with process_group(world, gpu):
+        wait_for_all(world)
+    assert calls == [("device", gpu), "nccl", "barrier", "end"]
+    calls.clear()
+    with process_group(World(), torch.device("cpu")):
+        wait_for_all(World())
+    assert calls == []
+    with process_group(world, torch.device("cpu")):
+        pass
+    assert calls == ["gloo", "end"]
+
+
+def test_random_numbers_go_on_where_their_state_was_kept():
+    seed_everything(3)
+    state = random_state()
+    expected = random.random(), float(torch.rand(()))
+    seed_everything(4)
+    restore_random_state(state)
+    assert (random.random(), float(torch.rand(()))) == expected

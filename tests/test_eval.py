@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from configs.schema import EvalConfig
 from eval import evaluate
 from loading.loaders import build_eval_dataset
 from media.mask_png import read_index_png
@@ -81,6 +82,7 @@ def test_the_report_names_kinds_checkpoint_and_configuration(root, tmp_path):
     with zipfile.ZipFile(tmp_path / "out" / "submission.zip") as archive:
         names = archive.namelist()
     assert len(names) == 2 * 2 * 5
+    assert names == sorted(names)
     assert "Annotations/v_a/0/00000.png" in names
 
 
@@ -216,3 +218,13 @@ def test_a_submission_of_masks_that_are_not_written_is_refused(root, tmp_path):
     with pytest.raises(ValueError, match=r"eval\.zip_submission=true .* eval\.write_masks=false"):
         evaluate(tiny_config(root, tmp_path / "out", eval={"zip_submission": True, "write_masks": False}))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_submission_of_ref_davis17_holds_all_four_annotators(davis, tmp_path):
+    config = davis_config(davis, tmp_path / "out").model_copy(update={"eval": EvalConfig(zip_submission=True)})
+    evaluate(config)
+    with zipfile.ZipFile(tmp_path / "out" / "submission.zip") as archive:
+        names = archive.namelist()
+    assert {name.split("/")[0] for name in names} == {f"anno_{k}" for k in range(4)}
+    assert len(names) == 4 * 2 * 5
+    assert names == sorted(names)

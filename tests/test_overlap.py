@@ -19,6 +19,7 @@ def test_precision_counts_only_what_is_strictly_above_the_threshold():
     empty = OverlapMeter()
     empty.add(0.0, 2.0)
     assert empty.compute().precision_at == (0, 0, 0, 0, 0)
+    assert empty.compute().mean_iou == pytest.approx(1e-6 / (2 + 1e-6), rel=1e-9, abs=0)
     exactly_half = OverlapMeter()
     exactly_half.add(1e12, 2e12)  # so large that the smoothing vanishes
     assert exactly_half.compute().precision_at == (0, 0, 0, 0, 0)

@@ -151,3 +151,15 @@ def test_motion_blur_smears_along_a_line_and_does_not_move_the_picture(angle):
 def test_a_blur_of_an_even_picture_changes_nothing():
     image = torch.full((3, 12, 20), 77, dtype=torch.uint8)
     assert torch.equal(motion_blur(image, length=11, angle_degrees=30.0), image)
+
+
+def test_brightness_goes_up_as_far_as_down():
+    frame, mask = torch.full((1, 3, 8, 8), 128, dtype=torch.uint8), torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    only_brightness = PseudoClips(
+        brightness=40.0, perspective=0.0, shift=0.0, rotation_degrees=0.0, blur_probability=0.0
+    )
+    frames, _ = only_brightness(frame, mask, num_frames=200, generator=seeded(0))
+    changes = frames[:, 0, 4, 4].int() - 128
+    assert -40 <= changes.min() < -35
+    assert 35 < changes.max() <= 40
+    assert abs(float(changes.float().mean())) < 8

@@ -195,7 +195,7 @@ def test_sentence_ids_that_occur_twice_in_an_image_are_noted_and_the_first_is_re
         "901": TRAIN_SENTENCES["901"],
         "902": [*TRAIN_SENTENCES["902"], "of another image"],
     }
-    require_usable(contents.problems)
+    require_usable(contents.problems, for_training=False)
 
 
 def test_an_image_about_which_nothing_can_be_used_is_left_out(refs_root):
@@ -250,7 +250,7 @@ def test_a_missing_key_is_named(instances_root, key):
         "901": [TRAIN_SENTENCES["901"][0], TRAIN_SENTENCES["901"][2]]
     }
     with pytest.raises(ValueError, match=rf"instances_refcoco_train.json: image {entry}: .*'{key}'"):
-        require_usable(contents.problems)
+        require_usable(contents.problems, for_training=False)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_everything_that_is_wrong_is_told_at_once(root):
     ]
     assert sentences_by_image(contents.videos) == {"901": TRAIN_SENTENCES["901"][:1]}
     with pytest.raises(ValueError, match=r"the sentence is empty \(and 2 more; python -m tools.check_data names all\)"):
-        require_usable(contents.problems)
+        require_usable(contents.problems, for_training=False)
 
 
 def test_missing_images_are_all_named(root):
@@ -363,7 +363,7 @@ def test_expressions_about_an_object_without_any_pixel_are_noted_and_left_out_of
         contents = read(root, "train", for_training=for_training)
         detail = "no pixel in its mask (expressions 2)"
         assert problems_of(contents) == [("unseen", "video COCO_train2014_000000000901, object 2", detail)]
-        require_usable(contents.problems)
+        require_usable(contents.problems, for_training=False)
         assert sentences_by_image(contents.videos) == TRAIN_SENTENCES, "evaluation scores them"
         assert contents.videos[0].visible == {1: {0}, 2: frozenset()}
     assert trained_on(root) == {"the red square on the left", "upper one", "the big one", "square in the middle"}

@@ -60,9 +60,8 @@ def test_a_stage_ends_after_its_steps_and_its_schedule_with_it(finished):
     assert load_last(finished.output_dir)["progress"]["step"] - max(steps) == 12
 
 
-@pytest.mark.parametrize("stop_at", [3, 9, 16])
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(finished, root, tmp_path, monkeypatch, stop_at):
-    config = tiny_config(root, tmp_path / "stopped", stages=STAGES)
+def stop_and_resume(config, monkeypatch, *, stop_at):
+    """Stops a run in its step after `stop_at`, as Ctrl-C does, and goes on from its last checkpoint."""
     calls = 0
 
     def stop(optimizer):
@@ -73,22 +72,60 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(finished, root, tmp_path
         return original(optimizer)
 
     original = train.learning_rates
-    monkeypatch.setattr(train, "learning_rates", stop)
-    with pytest.raises(KeyboardInterrupt):
-        fit(config)
-    monkeypatch.undo()
-    if not (config.output_dir / "checkpoints").is_dir():
-        with pytest.raises(ValueError, match="no such file"):
-            fit(config.model_copy(update={"train": config.train.model_copy(update={"resume": True})}))
-        return
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "learning_rates", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config)
     torch.manual_seed(12345)
     fit(config.model_copy(update={"train": config.train.model_copy(update={"resume": True})}))
-    whole, stopped = load_last(finished.output_dir), load_last(config.output_dir)
-    assert stopped["progress"] == whole["progress"]
-    for name, tensor in whole["model"].items():
-        assert torch.equal(tensor, stopped["model"][name]), name
-    mine, others = (read_metrics(c.output_dir / METRICS_FILE) for c in (config, finished))
-    assert without_speed(mine) == without_speed(others)
+
+
+@pytest.mark.parametrize("stop_at", [9, 16])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(finished, root, tmp_path, monkeypatch, stop_at):
+    config = tiny_config(root, tmp_path / "stopped", stages=STAGES)
+    stop_and_resume(config, monkeypatch, stop_at=stop_at)
+    assert_same_state(load_last(config.output_dir), load_last(finished.output_dir))
+    resumed, whole = (read_metrics(c.output_dir / METRICS_FILE) for c in (config, finished))
+    assert without_speed(resumed) == without_speed(whole)
+
+
+def test_a_run_that_stopped_inside_a_stage_goes_on_with_its_optimiser_and_schedule(
+    finished, root, tmp_path, monkeypatch
+):
+    """The checkpoint is that of step 17, after the first of two epochs; lines of the log are means of other steps."""
+    config = tiny_config(root, tmp_path / "stopped", stages=STAGES)
+    stop_and_resume(config, monkeypatch, stop_at=19)
+    assert_same_state(load_last(config.output_dir), load_last(finished.output_dir))
+
+
+def test_a_run_without_a_checkpoint_cannot_be_resumed(root, tmp_path, monkeypatch):
+    config = tiny_config(root, tmp_path / "stopped", stages=STAGES)
+    with pytest.raises(ValueError, match="no such file"):
+        stop_and_resume(config, monkeypatch, stop_at=3)
+
+
+def assert_same_state(first, second):
+    """Weights, optimiser, schedule, progress and PyTorch's random numbers of two checkpoints."""
+    assert first["progress"] == second["progress"]
+    for name in ("model", "optimizer", "schedule"):
+        assert_same(first[name], second[name])
+    assert_same(first["random_states"][0]["torch"], second["random_states"][0]["torch"])
+
+
+def assert_same(first, second):
+    """Nested containers with equal tensors and values."""
+    assert type(first) is type(second)
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert list(first) == list(second)
+        for name in first:
+            assert_same(first[name], second[name])
+    elif isinstance(first, list | tuple):
+        for one, other in zip(first, second, strict=True):
+            assert_same(one, other)
+    else:
+        assert first == second
 
 
 def test_resuming_a_finished_run_trains_no_further(finished):
