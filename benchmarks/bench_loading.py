@@ -185,8 +185,11 @@ def measure(case: Case, root: Path, *, num_samples: int, rounds: int) -> Result:
     clips = ClipDataset(
         [timed(video, watch) for video in videos],
         num_frames=data.num_frames,
+        sentences_per_clip=1,
         short_side=SHORT_SIDE,
         long_side=LONG_SIDE,
+        flip_probability=0.0,
+        seed=0,
     )
     records = {video.name: video for video in videos}
     metadata = root / "train" / "meta.json" if case.dataset == "ref_youtube_vos" else None

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -74,20 +75,16 @@ class ClipDataset(Dataset[VideoSample]):
         videos: Sequence[VideoRecord],
         *,
         num_frames: int,
-        frame_sampling: str = "windows",
-        supervised_frames: str = "all",
-        sentences_per_clip: int = 1,
+        frame_sampling: Literal["windows", "random"] = "windows",
+        supervised_frames: Literal["all", "one"] = "all",
+        sentences_per_clip: int,
         short_side: int,
         long_side: int,
-        flip_probability: float = 0.0,
-        seed: int = 0,
+        flip_probability: float,
+        seed: int,
         skips_errors: bool = False,
         pseudo_clips: PseudoClips = PseudoClips(),
     ) -> None:
-        if frame_sampling not in ("windows", "random"):
-            raise ValueError(f"frame_sampling={frame_sampling!r} must be 'windows' or 'random'")
-        if supervised_frames not in ("all", "one"):
-            raise ValueError(f"supervised_frames={supervised_frames!r} must be 'all' or 'one'")
         self.num_frames = num_frames
         self.random_windows = frame_sampling == "random"
         self.supervises_one_frame = supervised_frames == "one"

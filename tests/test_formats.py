@@ -256,7 +256,9 @@ def test_training_samples_carry_the_truth(loaded):
     """Frames, sentence, masks, boxes, visibility and the annotated frame of every sample, at the size of the files."""
     case, data, truth = loaded
     videos = read(data, case.loader_split, for_training=True).videos
-    samples = ClipDataset(videos, num_frames=4, short_side=HEIGHT, long_side=WIDTH, flip_probability=0.0)
+    samples = ClipDataset(
+        videos, num_frames=4, sentences_per_clip=1, short_side=HEIGHT, long_side=WIDTH, flip_probability=0.0, seed=0
+    )
     suffix = videos[0].frames.path(0).suffix
     seen = set()
     for index in range(len(samples)):

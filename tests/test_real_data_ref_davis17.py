@@ -69,7 +69,9 @@ def test_void_belongs_to_no_object_of_a_real_video(root):
 
 def test_real_frames_become_training_clips(root):
     videos = read(data_config("ref_davis17", root=root), "valid", for_training=True).videos
-    clips = ClipDataset(videos, num_frames=2, short_side=120, long_side=320)
+    clips = ClipDataset(
+        videos, num_frames=2, sentences_per_clip=1, short_side=120, long_side=320, flip_probability=0.0, seed=0
+    )
     assert len(clips) == 4 * 3
     for index in range(len(clips)):
         sample = clips[index]
