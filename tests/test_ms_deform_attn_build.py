@@ -13,7 +13,7 @@ import torch
 import models.ops.ms_deform_attn
 from models.ops.ms_deform_attn import backends
 from models.ops.ms_deform_attn.build import BuildError, compile_library, cuda_flags, find_compiler, link_flags
-from models.ops.ms_deform_attn.problems import make_problem
+from models.ops.ms_deform_attn.problems import error_against_reference, make_problem
 
 
 def architectures(flags: list[str]) -> list[str]:
@@ -167,3 +167,10 @@ def test_a_compiler_that_fails_is_quoted_with_its_first_three_errors(tmp_path: P
     with pytest.raises(BuildError, match=r"failed: file.cpp:1: error: number 1 \| .*number 2 \| .*number 3$"):
         compile_library("cpu", [str(compiler)], tmp_path / "library.so")
     assert not (tmp_path / "library.so").exists()
+
+
+def test_the_error_of_a_backend_is_that_of_its_worst_tensor(monkeypatch: pytest.MonkeyPatch):
+    problem = make_problem([(3, 4)], batch=1, heads=1, channels=4, points=2)
+    results = iter([[torch.tensor([2.0]), torch.tensor([8.0])], [torch.tensor([2.0]), torch.tensor([6.0])]])
+    monkeypatch.setattr(type(problem), "forward_backward", lambda self: next(results))
+    assert error_against_reference("reference", problem, "cpu", torch.float64) == pytest.approx(0.25)
