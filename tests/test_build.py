@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from configs.schema import LossConfig, ModelConfig, TextEncoderConfig, VisualEncoderConfig
 from models.build import build_criterion, build_model, build_text_encoder, build_visual_encoder, load_weights
@@ -94,6 +95,25 @@ def test_a_sentence_longer_than_the_positions_is_cut_with_one_warning(tmp_path: 
     words, sentence = encoder(tokens)
     assert words.shape[:2] == (2, limit)
     assert sentence.isfinite().all()
+
+
+@pytest.mark.parametrize("form", ["model.safetensors", "pytorch_model.bin"])
+def test_the_weights_in_the_folder_are_loaded(tmp_path: Path, form: str):
+    folder = tmp_path / "encoder"
+    write_text_encoder(folder, ["a square"], vocab_size=300)
+    saved = load_text_encoder(str(folder), frozen=False).roberta
+    if form == "model.safetensors":
+        saved.save_pretrained(folder)
+    else:
+        torch.save(saved.state_dict(), folder / form)
+    assert (folder / form).is_file()
+
+    def first_word(**options: bool) -> Tensor:
+        return load_text_encoder(str(folder), frozen=True, **options).roberta.embeddings.word_embeddings.weight[5]
+
+    expected = saved.embeddings.word_embeddings.weight[5]
+    assert torch.equal(first_word(), expected)
+    assert not torch.equal(first_word(random_init=True), expected)
 
 
 def test_a_random_encoder_must_not_be_frozen(shared_dir: Path):

@@ -10,8 +10,9 @@ from torch import Tensor
 from models.ops.ms_deform_attn.backends import BACKENDS, use_backend
 from models.outputs import LayerOutput, SOCOutput, Tokens, VideoFeatures
 from models.soc import SOC
+from models.video_swin import VideoSwin, VideoSwinSize
 from structures.clips import PaddedClips
-from tests.tiny_model import tiny_clips, tiny_soc, tiny_tokens
+from tests.tiny_model import tiny_clips, tiny_soc, tiny_text_encoder, tiny_tokens
 
 
 def outputs(output: SOCOutput, *, batch: slice = slice(None)) -> dict[str, Tensor]:
@@ -142,3 +143,9 @@ def test_padding_of_a_video_is_reported_per_level(model: SOC):
     assert isinstance(video, VideoFeatures)
     assert not video.is_padding[0][0].any()
     assert video.is_padding[0][1, 0].float().mean() == pytest.approx(2 / 5)
+
+
+def test_a_width_that_group_norm_cannot_divide_is_refused():
+    backbone = VideoSwin(VideoSwinSize(8, (1, 1, 2, 1), (1, 2, 2, 4), (2, 3, 3)), drop_path_rate=0.0)
+    with pytest.raises(ValueError, match="dim=36 must be a multiple of 8"):
+        SOC(backbone, tiny_text_encoder(), dim=36)
