@@ -66,6 +66,7 @@ def test_a_folder_of_frames_gives_masks_overlay_and_summary(root, frame_folder, 
         assert len(entry["window_scores"]) == 2
         assert all(0 <= score <= 1 for score in entry["scores"])
         assert all(0 <= x0 <= x1 <= 40 and 0 <= y0 <= y1 <= 24 for x0, y0, x1, y1 in entry["boxes_xyxy_px"])
+        assert entry["boxes_xyxy_px"] == np.round(entry["boxes_xyxy_px"], 2).tolist(), "hundredths of a pixel"
         masks = np.stack([read_index_png(out / entry["masks"] / f"{name}.png") for name in names])
         assert masks.shape == (5, 24, 40)
         assert set(np.unique(masks)) <= {0, 255}
