@@ -39,7 +39,7 @@ def lines_of(root, name):
 
 
 def settings(root, **changes):
-    return data_config("ref_davis17", root=root, **({"num_frames": 2, "num_workers": 0} | changes))
+    return data_config("ref_davis17", root=root, **({"num_frames": 2, "num_workers": 0, "eval_as_written": False} | changes))
 
 
 def test_the_original_files_give_four_sentences_per_object(root):
@@ -51,6 +51,10 @@ def test_the_original_files_give_four_sentences_per_object(root):
     assert [e.object_ids for e in two.expressions] == [(1,)] * 4 + [(2,)] * 4
     assert one.frame_names == tuple(f"{i:05d}" for i in range(5))
 
+
+def test_sentences_are_evaluated_as_written_unless_asked_otherwise(root):
+    (first, *_) = build_eval_dataset(data_config("ref_davis17", root=root))
+    assert first.record.expressions[0].sentence == "A square 0"
 
 def test_latin_1_windows_line_ends_and_misspelt_videos_are_understood(root):
     for kind in ("JPEGImages", "Annotations"):
@@ -94,6 +98,15 @@ def test_a_second_sentence_of_the_same_annotator_is_left_out_with_a_warning(root
         source = read(settings(root), "valid")
     assert caplog.text.count("a second sentence") == 1
     assert source.videos[0].expressions[0].sentence == "A square 0"
+
+
+def test_an_expression_too_few_in_the_prepared_file_is_named(root):
+    shutil.rmtree(root / "davis_text_annotations")
+    path = root / "meta_expressions" / "valid" / "meta_expressions.json"
+    entries = {str(k): {"exp": "a square", "obj_id": "1"} for k in range(3)}
+    path.write_text(json.dumps({"videos": {"one": {"frames": ["00000"], "expressions": entries}}}))
+    with pytest.raises(ValueError, match=r"video one has 3 expressions; expected 4 per object"):
+        read(settings(root), "valid")
 
 
 @pytest.mark.parametrize(
