@@ -397,6 +397,15 @@ def test_missing_files_and_wrong_settings_are_named(own_root, tmp_path, caplog):
     assert (first.name, first.annotated, first.visible) == ("a", frozenset(), {0: frozenset()})
     assert f"left out: {annotations}/a/: no annotation file (*.h5) of video a" in caplog.text
     assert "video a, object 0: in no annotated frame" in caplog.text
+    names = [f"x{k}" for k in range(6)]
+    with (own_root / ROWS).open("a", encoding="utf-8") as file:
+        file.writelines(f"{name},1,a man\n" for name in reversed(names))
+    unlisted = [p.detail for p in read(own_root, "train", tmp_path / "cache").problems if p.kind == "expressions"]
+    assert [detail.split()[1] for detail in unlisted] == names, "sorted, whatever the order of the file"
+    (own_root / "Release" / "clips320H").rename(own_root / "clips320H")
+    with pytest.raises(ValueError, match=r"Release/clips320H: no such folder"):
+        open_split("test")
+    (own_root / "clips320H").rename(own_root / "Release" / "clips320H")
     annotations.rename(annotations.with_name("other"))
     with pytest.raises(ValueError, match=r"a2d_annotation_with_instances: no such folder; the folder of the data set"):
         open_split("test")

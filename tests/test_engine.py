@@ -305,7 +305,10 @@ def test_a_process_computes_with_the_configured_threads_on_the_configured_device
     try:
         assert start_process(Config(num_threads=before + 1, device="cpu"), World()) == torch.device("cpu")
         assert torch.get_num_threads() == before + 1
-        start_process(Config(num_threads=0, device="cpu"), World())
+        with bare_root_logger():
+            start_process(Config(num_threads=0, device="cpu"), World())
+            assert logging.getLogger().level == logging.INFO
+            assert logging.getLogger().handlers, "the console shows what the program logs"
         assert torch.get_num_threads() == before + 1, "0 leaves the choice to PyTorch"
     finally:
         torch.set_num_threads(before)

@@ -39,7 +39,8 @@ def lines_of(root, name):
 
 
 def settings(root, **changes):
-    return data_config("ref_davis17", root=root, **({"num_frames": 2, "num_workers": 0, "eval_as_written": False} | changes))
+    fields = {"num_frames": 2, "num_workers": 0, "eval_as_written": False}
+    return data_config("ref_davis17", root=root, **(fields | changes))
 
 
 def test_the_original_files_give_four_sentences_per_object(root):
