@@ -18,7 +18,6 @@ from metrics.bit_masks import BitMasks, count
 from structures.object_maps import VOID_INDEX
 
 Task = Literal["semi-supervised", "unsupervised"]
-
 TASKS: tuple[Task, ...] = ("semi-supervised", "unsupervised")
 
 MAX_PROPOSALS = 20
@@ -172,14 +171,12 @@ def score_sequences(sequences: Iterable[SequenceMasks], task: Task) -> DavisScor
         task: the protocol.
 
     Raises:
-        ValueError: the task is unknown, a prediction has more objects than the protocol admits, a shape does not fit,
+        ValueError: a prediction has more objects than the protocol admits, a shape does not fit,
             a sequence has too few frames, or nothing is annotated at all.
     """
-    if task not in TASKS:
-        raise ValueError(f"task={task!r} must be one of {', '.join(TASKS)}")
+    score = {"semi-supervised": score_semi_supervised, "unsupervised": score_unsupervised}[task]
     objects: list[ObjectScore] = []
     for sequence in sequences:
-        score = score_semi_supervised if task == "semi-supervised" else score_unsupervised
         region, boundary = score(sequence)
         for number, (j, f) in enumerate(zip(region, boundary, strict=True), start=1):
             objects.append(ObjectScore(f"{sequence.name}_{number}", frame_statistics(j), frame_statistics(f)))

@@ -121,6 +121,20 @@ def test_a_random_encoder_must_not_be_frozen(shared_dir: Path):
         load_text_encoder(str(shared_dir / "data" / "roberta_tokenizer"), frozen=True)
 
 
+def test_a_frozen_encoder_may_wait_for_the_weights_of_a_checkpoint(tmp_path: Path):
+    write_text_encoder(tmp_path / "encoder", ["a square"], vocab_size=300)
+    text = TextEncoderConfig(path=str(tmp_path / "encoder"), frozen=True)
+    with pytest.raises(ValueError, match="holds no weights"):
+        build_text_encoder(ModelConfig(text_encoder=text), data_root=None)
+    waiting = build_text_encoder(ModelConfig(text_encoder=text, weights=Path("checkpoint.pth")), data_root=None)
+    assert not any(parameter.requires_grad for parameter in waiting.parameters())
+
+
+def test_an_encoder_without_a_tokenizer_says_so():
+    with pytest.raises(ValueError, match="without a tokenizer; feed Tokens instead"):
+        tiny_text_encoder().tokenize(["a square"])
+
+
 def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path):
     with pytest.raises(ValueError, match="no such folder"):
         load_text_encoder(str(tmp_path / "nowhere"), frozen=False)

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -210,6 +211,49 @@ def test_the_report_finds_every_available_backend_right(
     assert "WRONG" not in output
     assert "reference  float64   right" in output
     assert f"  `auto` takes: {choose('cpu', FLOAT).name}\n" in output
+
+
+@pytest.mark.parametrize(("has_gpu", "asked"), [(True, ["cpu", "cuda"]), (False, ["cpu"])])
+def test_the_report_is_about_every_device_and_fails_with_one_of_them(
+    monkeypatch: pytest.MonkeyPatch, has_gpu: bool, asked: list[str]
+):
+    devices: list[str] = []
+
+    def report(device: str) -> bool:
+        devices.append(device)
+        return device == "cpu"
+
+    monkeypatch.setattr(sys, "argv", ["ms_deform_attn"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(command, "report", report)
+    assert command.main() == (1 if has_gpu else 0)
+    assert devices == asked
+
+
+def test_the_report_goes_on_after_a_backend_that_cannot_be_used(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(BACKENDS, "cpu", replace(BACKENDS["cpu"], why_unavailable=lambda: "no compiler"))
+    monkeypatch.setattr(command, "milliseconds", lambda run, device: 1.0)
+    monkeypatch.setattr(command, "choose", lambda device, dtype: BACKENDS["reference"])
+    assert command.report("cpu")
+    assert "  cpu        not available: no compiler\n" in capsys.readouterr().out
+
+
+def test_each_library_is_compiled_with_the_flags_of_its_target(nothing_built: Path, monkeypatch: pytest.MonkeyPatch):
+    compiled: list[tuple[str, list[str]]] = []
+
+    def compile_library(target: str, command: list[str], path: Path) -> None:
+        assert path.name.startswith(f"soc_ms_deform_attn_{target}_")
+        compiled.append((target, command))
+
+    monkeypatch.setattr(build, "find_compiler", lambda target: [f"compiler of {target}"])
+    monkeypatch.setattr(build, "cpu_flags", lambda: ["-cpu"])
+    monkeypatch.setattr(build, "cuda_flags", lambda: ["-cuda"])
+    monkeypatch.setattr(build, "compile_library", compile_library)
+    compiled_library("cpu")
+    compiled_library("cuda")
+    assert compiled == [("cpu", ["compiler of cpu", "-cpu"]), ("cuda", ["compiler of cuda", "-cuda"])]
 
 
 SHAPES = [(5, 7), (3, 2)]

@@ -8,6 +8,8 @@ import pytest
 
 from tools.mutate import __main__ as command
 from tools.mutate import runner
+from tools.mutate.choosing import Chooser
+from tools.mutate.coverage_map import CoverageMap, RecordedTest
 from tools.mutate.finding import find_mutants
 from tools.mutate.report import read_equivalents
 from tools.mutate.sampling import draw, shares, source_files
@@ -273,3 +275,20 @@ def test_an_equivalent_needs_a_reason(tmp_path):
 def test_a_file_that_is_not_a_source_is_an_error(project, capsys):
     assert command.main(["--roots", "calc.py", "--files", "tests", "--list"]) == 2
     assert "tests/test_calc.py: not below calc.py" in capsys.readouterr().err
+
+
+def test_a_field_is_tried_with_the_tests_of_its_class_before_those_of_its_name():
+    source = "class Weights:\n    box: float = 2.0\n\ndef area(box):\n    return box.area\n"
+    tests = {
+        "t/a.py::box": 50.0,
+        "t/b.py::weights": 5.0,
+        "t/c.py::key": 20.0,
+        "t/d.py::other": 0.1,
+        "t/e.py::late": 90.0,
+    }
+    sources = {"t/a.py": "area(box)", "t/b.py": "Weights()", "t/c.py": "f(box=1)", "t/d.py": "f(1)", "t/e.py": "box"}
+    coverage = CoverageMap({name: RecordedTest(cost, ()) for name, cost in tests.items()}, (), (), {}, {}, {})
+    (mutant, *_) = find_mutants("x.py", source)
+    assert mutant.before == "box: float = 2.0"
+    chosen = Chooser(coverage, {"x.py": source}, sources).choose(mutant)
+    assert chosen == ["t/b.py::weights", "t/c.py::key", "t/a.py::box"], "no more once a minute is spent"

@@ -57,6 +57,7 @@ def test_sentences_are_evaluated_as_written_unless_asked_otherwise(root):
     (first, *_) = build_eval_dataset(data_config("ref_davis17", root=root))
     assert first.record.expressions[0].sentence == "A square 0"
 
+
 def test_latin_1_windows_line_ends_and_misspelt_videos_are_understood(root):
     for kind in ("JPEGImages", "Annotations"):
         (root / kind / "480p" / "two").rename(root / kind / "480p" / "classic-car")

@@ -1,7 +1,7 @@
 """Which tests may see a mutant: those that execute its line, or depend on what it sets at import."""
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from tools.mutate.coverage_map import AT_IMPORT, CoverageMap
@@ -49,13 +49,15 @@ class Chooser:
         """Tests that execute the mutated line, fastest first; empty if none does.
 
         A line that runs at import sets a name (a constant, a field, a default): the tests are those of files that use
-        the name, and those that execute a function which uses it, or else those that execute anything of the file,
-        up to `IMPORT_BUDGET_SECONDS`.
+        the name, or for a field its class, and those that execute a function which uses it, or else those that
+        execute anything of the file, up to `IMPORT_BUDGET_SECONDS`. Files that use the class come first: `box` is a
+        name of many things, `LossWeights` is not.
         """
         tree, by_line = self.trees[mutant.file], self.coverage.lines.get(mutant.file, {})
         functions = [node for node in holders(tree, mutant.line) if isinstance(node, FunctionNode)]
         if not functions or mutant.line < functions[-1].body[0].lineno:
-            return self._tests_of_names(mutant.file, names_set_at(tree, mutant.line))
+            owners = {node.name for node in holders(tree, mutant.line) if isinstance(node, ast.ClassDef)}
+            return self._tests_of_names(mutant.file, names_set_at(tree, mutant.line), owners=owners)
         lines = statement_lines(tree, mutant.line)
         tests = self.coverage.tests_of_lines(mutant.file, range(mutant.line, mutant.last_line + 1))
         tests = tests or self.coverage.tests_of_lines(mutant.file, lines)
@@ -63,11 +65,15 @@ class Chooser:
             return self._tests_of_names(mutant.file, {functions[-1].name})
         return self.coverage.fastest_first(tests)
 
-    def _tests_of_names(self, file: str, names: set[str]) -> list[str]:
-        """Tests that look at one of the names, or at a constant made of one."""
+    def _tests_in_files_that_use(self, names: Set[str]) -> set[str]:
+        files = {file for file, used in self.names_in_tests.items() if not names.isdisjoint(used)}
+        return {name for name in self.coverage.tests if name.split("::")[0] in files}
+
+    def _tests_of_names(self, file: str, names: set[str], *, owners: Set[str] = frozenset()) -> list[str]:
+        """Tests that look at one of the names or their classes, or at a constant made of one."""
         known: set[str] = set()
-        looking = {file for file, used in self.names_in_tests.items() if not names.isdisjoint(used)}
-        tests = {name for name in self.coverage.tests if name.split("::")[0] in looking}
+        first = self._tests_in_files_that_use(owners or names)
+        tests = self._tests_in_files_that_use(names)
         waiting = set(names)
         while waiting:
             users = [passage for passage in self.passages if not waiting.isdisjoint(passage.uses)]
@@ -76,7 +82,8 @@ class Chooser:
             known |= waiting
             waiting = {name for passage in users if not passage.lines for name in passage.sets} - known
         chosen, spent = [], 0.0
-        for name in self.coverage.fastest_first(tests or self.coverage.tests_of_file(file)):
+        rest = (tests - first) or (set() if first else self.coverage.tests_of_file(file))
+        for name in [*self.coverage.fastest_first(first), *self.coverage.fastest_first(rest)]:
             if spent > IMPORT_BUDGET_SECONDS:
                 break
             chosen.append(name)
@@ -146,3 +153,5 @@ def _uses(node: ast.AST) -> Iterable[str]:
             yield part.id
         elif isinstance(part, ast.Attribute):
             yield part.attr
+        elif isinstance(part, ast.keyword) and part.arg is not None:
+            yield part.arg
