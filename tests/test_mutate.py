@@ -265,6 +265,15 @@ def test_a_run_tells_which_mutants_no_test_sees(project, capsys):
     assert f"{len(known)} equivalent" in capsys.readouterr().out
 
 
+def test_tests_that_pass_no_more_kill_nothing(project, capsys, monkeypatch):
+    (project / "conftest.py").write_text("import os\nassert 'BROKEN' not in os.environ\n")
+    command.main(["--roots", "calc.py", "--count", "1"])
+    monkeypatch.setenv("BROKEN", "1")
+    capsys.readouterr()
+    assert command.main(["--roots", "calc.py", "--count", "1"]) == 2
+    assert "does not pass without any mutant (the process ended with code 4)" in capsys.readouterr().err
+
+
 def test_an_equivalent_needs_a_reason(tmp_path):
     path = tmp_path / "known.toml"
     path.write_text('[[equivalent]]\nfile = "a.py"\noriginal = "x"\nmutated = "y"\n')

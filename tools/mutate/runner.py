@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +121,7 @@ def run_mutants(
     def work(folder: Path) -> None:
         try:
             with serving(root, folder) as ask:
+                require_green(ask, coverage, sources)
                 while not problems:
                     try:
                         task = waiting.get_nowait()
@@ -140,6 +141,25 @@ def run_mutants(
     if problems:
         raise problems[0]
     return [outcomes[mutant] for mutant in mutants]
+
+
+def require_green(
+    ask: Callable[[dict[str, Any]], dict[str, Any]], coverage: CoverageMap, sources: Mapping[str, str]
+) -> None:
+    """Runs the cheapest test without any mutant: where even that ends badly, every mutant would count as killed.
+
+    Raises:
+        ValueError: it does not pass.
+    """
+    (test, *_) = coverage.fastest_first(coverage.tests)
+    file, source = next(iter(sources.items()))
+    limits = {test: max(LEAST_LIMIT_SECONDS, LIMIT_FACTOR * coverage.cost(test))}
+    answer = ask({"file": file, "source": source, "tests": [test], "limits": limits})
+    if answer["verdict"] != "survived":
+        raise ValueError(
+            f"{test} does not pass without any mutant ({answer['detail']}); is {sys.executable} the interpreter of the "
+            "environment in which pytest passes?"
+        )
 
 
 def try_task(task: Task, coverage: CoverageMap, ask: Callable[[dict[str, Any]], dict[str, Any]]) -> Outcome:
