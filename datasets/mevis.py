@@ -44,7 +44,8 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid_u", "valid")
 
-# Not confirmed against the released files.
+# Of the first release; sentences not confirmed against its files. The second one (henghuiding.com/MeViS, 2025) has the
+# same videos and more sentences: 27,502, 907 and 2,523.
 PUBLISHED = {
     "mevis": {
         "train": Counts(videos=1662, expressions=23051),

@@ -10,7 +10,7 @@ from pycocotools import mask as mask_utils
 
 from datasets.definition import SplitRequest
 from datasets.listing import FolderListing
-from datasets.mevis import MEVIS, MevisSettings
+from datasets.mevis import MEVIS, PUBLISHED, MevisSettings
 from datasets.problems import require_usable
 from datasets.readers import SizeMismatchError
 from loading.loaders import build_eval_dataset, build_train_loader, training_videos
@@ -346,3 +346,8 @@ def test_the_splits_in_a_folder_are_found(root, tmp_path):
     (found,) = MEVIS.find(root)
     assert (found.settings, found.splits) == (MevisSettings(), ("train", "valid"))
     assert MEVIS.find(tmp_path / "elsewhere") == []
+
+
+def test_the_splits_have_the_sizes_of_the_first_release():
+    sizes = {split: (counts.videos, counts.expressions) for split, counts in PUBLISHED["mevis"].items()}
+    assert sizes == {"train": (1662, 23051), "valid_u": (50, 793), "valid": (140, 2236)}
