@@ -27,12 +27,8 @@ logger = logging.getLogger(__name__)
 REPORT_JSON, REPORT_MARKDOWN, SUBMISSION = "report.json", "report.md", "submission.zip"
 
 
-def evaluate(config: Config, model: SOC | None = None) -> Report:
+def evaluate(config: Config) -> Report:
     """Evaluates the evaluation split; writes `report.json`, `report.md` and the masks to `output_dir`.
-
-    Args:
-        config: names the weights in `model.weights`.
-        model: evaluated instead of the configured one.
 
     Raises:
         ValueError: if data, weights or output folder are not usable.
@@ -50,10 +46,9 @@ def evaluate(config: Config, model: SOC | None = None) -> Report:
         if world.is_main:
             claim_output(folder, markers=(REPORT_JSON, *benchmark.outputs), overwrite=config.overwrite)
         wait_for_all(world)
-        if model is None:
-            model = build_model_for_inference(config)
+        model = build_model_for_inference(config).to(device)
         masks_folder = folder if config.eval.write_masks else None
-        report = evaluate_model(model.to(device), dataset, benchmark, folder=masks_folder, world=world, device=device)
+        report = evaluate_model(model, dataset, benchmark, folder=masks_folder, world=world, device=device)
         if world.is_main:
             _write_report(config, benchmark, report)
     return report

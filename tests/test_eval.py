@@ -12,11 +12,10 @@ from eval import evaluate
 from loading.loaders import build_eval_dataset
 from media.mask_png import read_index_png
 from metrics.region_boundary import region_and_boundary
-from models.build import build_model_for_inference
 from models.inference import windows
 from tests.tiny_davis import write_tiny_davis
 from tests.tiny_ref_youtube_vos import HEIGHT, WIDTH
-from tests.tiny_run import tiny_config, write_tiny_root
+from tests.tiny_run import tiny_config, with_busy_weights, write_tiny_root
 from tools.score_davis import load_sequences
 from tools.score_davis import main as score_davis
 
@@ -31,27 +30,12 @@ def davis(tmp_path_factory, root):
     return write_tiny_davis(tmp_path_factory.mktemp("davis"), text_encoder=root / "text_encoder")
 
 
-@pytest.fixture
-def busy_model(monkeypatch):
-    """Random weights draw no mask at all; a small constant makes masks that differ between sentences."""
-
-    def load(config):
-        torch.manual_seed(0)
-        model = build_model_for_inference(config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.3 * torch.randn_like(parameter))
-        return model
-
-    monkeypatch.setattr("eval.build_model_for_inference", load)
-
-
 def read_masks(folder, names):
     return np.stack([np.array(Image.open(folder / f"{name}.png")) for name in names])
 
 
-def test_the_score_is_that_of_the_masks_as_written(root, tmp_path, busy_model):
-    config = tiny_config(root, tmp_path / "out")
+def test_the_score_is_that_of_the_masks_as_written(root, tmp_path):
+    config = with_busy_weights(tiny_config(root, tmp_path / "out"))
     report = evaluate(config)
     assert (report.num_videos, report.num_sentences, len(report.entries)) == (2, 4, 4)
     scores, areas = [], []
@@ -119,9 +103,9 @@ def test_without_masks_there_is_only_a_submission(root, tmp_path):
     assert "no masks" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_groups_of_sentences_do_not_change_the_masks(root, tmp_path, busy_model):
-    all_at_once = evaluate(tiny_config(root, tmp_path / "a", data={"eval_sentences": 8}))
-    one_by_one = evaluate(tiny_config(root, tmp_path / "b", data={"eval_sentences": 1}))
+def test_groups_of_sentences_do_not_change_the_masks(root, tmp_path):
+    all_at_once = evaluate(with_busy_weights(tiny_config(root, tmp_path / "a", data={"eval_sentences": 8})))
+    one_by_one = evaluate(with_busy_weights(tiny_config(root, tmp_path / "b", data={"eval_sentences": 1})))
     assert one_by_one.scores() == pytest.approx(all_at_once.scores(), abs=0.02)
 
 
@@ -155,8 +139,8 @@ def davis_config(davis, output, **data):
     return tiny_config(davis, output, data=settings)
 
 
-def test_ref_davis17_scores_as_score_davis_does_for_the_written_files(davis, tmp_path, capsys, busy_model):
-    report = evaluate(davis_config(davis, tmp_path / "out"))
+def test_ref_davis17_scores_as_score_davis_does_for_the_written_files(davis, tmp_path, capsys):
+    report = evaluate(with_busy_weights(davis_config(davis, tmp_path / "out")))
     means = []
     for k in range(4):
         folder = tmp_path / "out" / f"anno_{k}"

@@ -16,7 +16,7 @@ from models.postprocess import all_queries
 from structures.clips import PaddedClips
 from tests.data_settings import read
 from tests.tiny_a2d import HEIGHT, WIDTH, write_tiny_a2d, write_tiny_jhmdb
-from tests.tiny_run import tiny_config
+from tests.tiny_run import tiny_config, with_busy_weights
 from tools.prepare_data import prepare
 from tools.shapes.text import write_text_encoder
 
@@ -44,20 +44,10 @@ def config_of(data, dataset, output, **sections):
     return tiny_config(root, output, model=model, data=own, **sections)
 
 
-def busy_model(config):
-    """Random weights draw no mask at all; noise makes masks that differ between sentences."""
-    torch.manual_seed(0)
-    model = build_model_for_inference(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model.eval()
-
-
 @pytest.mark.parametrize(("dataset", "num_samples"), [("a2d_sentences", 4), ("jhmdb_sentences", 6)])
 def test_pycocotools_gives_the_reported_map_for_the_written_files(data, tmp_path, dataset, num_samples, capsys):
-    config = config_of(data, dataset, tmp_path / "out")
-    report = evaluate(config, busy_model(config))
+    config = with_busy_weights(config_of(data, dataset, tmp_path / "out"))
+    report = evaluate(config)
     assert len(report.entries) == num_samples
     list(prepare(config.data, tmp_path / "prepared"))
     truth = COCO(str(tmp_path / "prepared" / f"{dataset}_test_coco.json"))
@@ -77,9 +67,9 @@ def test_pycocotools_gives_the_reported_map_for_the_written_files(data, tmp_path
 
 
 def test_the_answer_is_that_of_the_frame_in_the_middle_of_its_window(data, tmp_path):
-    config = config_of(data, "a2d_sentences", tmp_path / "out")
-    model = busy_model(config)
-    report = evaluate(config, model)
+    config = with_busy_weights(config_of(data, "a2d_sentences", tmp_path / "out"))
+    model = build_model_for_inference(config).eval()
+    report = evaluate(config)
     (video,) = read(config.data, "test").videos
     frames = resize_frames(as_clip(video.frames.read(centred_window(11, 12, 8))), short_side=32, long_side=60)
     padding = torch.zeros(1, 8, *frames.shape[-2:], dtype=torch.bool)

@@ -17,7 +17,7 @@ from models.build import build_model_for_inference
 from structures.clips import one_clip
 from tests.tiny_ref_youtube_vos import write_tiny_data
 from tests.tiny_refcoco import SENTENCES, write_instances_layout, write_refs_layout
-from tests.tiny_run import tiny_config
+from tests.tiny_run import tiny_config, with_busy_weights
 from tools.shapes.text import write_text_encoder
 from train import fit
 
@@ -35,16 +35,6 @@ def root(tmp_path_factory):
 def make_config(root, output_dir, data, **sections):
     model = {"text_encoder": {"path": str(root / "text_encoder"), "frozen": False}}
     return tiny_config(root, output_dir, model=model, data=data, **sections)
-
-
-def busy_model(config):
-    """Random weights draw no mask at all; noise makes masks that differ between sentences."""
-    torch.manual_seed(0)
-    model = build_model_for_inference(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
 
 
 def rank_by_hand(model, image, expression):
@@ -77,9 +67,9 @@ def iou_of_boxes(box, other):
 
 def test_images_are_scored_by_the_published_measures_of_masks_and_boxes(root, tmp_path):
     images = {"dataset": "refcoco", "root": root / "coco", "eval_split": "train"}
-    config = make_config(root, tmp_path / "out", images)
-    model = busy_model(config).eval()
-    report = evaluate(config, model)
+    config = with_busy_weights(make_config(root, tmp_path / "out", images))
+    model = build_model_for_inference(config).eval()
+    report = evaluate(config)
     assert (report.num_videos, report.num_sentences, len(report.entries)) == (2, 5, 5)
     mask_ious, box_ious, intersections, unions = [], [], [], []
     for image in build_eval_dataset(config.data):
@@ -108,8 +98,8 @@ def test_images_are_scored_by_the_published_measures_of_masks_and_boxes(root, tm
 
 def test_the_report_and_the_predictions_are_written_whole(root, tmp_path, capsys):
     images = {"dataset": "refcoco", "root": root / "coco", "eval_split": "train"}
-    config = make_config(root, tmp_path / "out", images)
-    report = evaluate(config, busy_model(config))
+    config = with_busy_weights(make_config(root, tmp_path / "out", images))
+    report = evaluate(config)
     written = json.loads((tmp_path / "out" / "report.json").read_text())
     assert written["overall"] == report.scores()
     assert set(written["coco_boxes"]) == set(written["coco"]) == set(written["coco_areas_by_box_corner"])

@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from configs.schema import Config
+from models.build import build_model
 from tests.data_settings import with_one_set
 from tests.tiny_ref_youtube_vos import write_tiny_data
 from tools.shapes.text import write_text_encoder
@@ -85,3 +88,18 @@ def tiny_config(root: Path, output_dir: Path, **sections: object) -> Config:
     )
     values["data"] = with_one_set(**data)
     return Config.model_validate(values)
+
+
+def with_busy_weights(config: Config) -> Config:
+    """Random weights draw no mask at all; noise on them makes masks that differ between sentences.
+
+    The weights go to a file beside the output folder, and the model is built from there.
+    """
+    torch.manual_seed(0)
+    model = build_model(config.model, data_root=config.data.root)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    path = config.output_dir.parent / "busy.pt"
+    torch.save(model.state_dict(), path)
+    return config.model_copy(update={"model": config.model.model_copy(update={"weights": path})})

@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from engine.logging import METRICS_FILE
 from tests.tiny_run import read_metrics, tiny_config, write_tiny_root
@@ -52,4 +53,6 @@ def test_two_processes_give_the_losses_and_scores_of_one(tmp_path, repository):
     for mine, other in zip(one[1:-1], two[1:-1], strict=True):
         assert other["total"] == pytest.approx(mine["total"], rel=LATER_TOLERANCE)
     assert two[-1]["J&F"] == pytest.approx(one[-1]["J&F"], abs=0.05)
-    assert (tmp_path / "two" / "checkpoints" / "last.pt").is_file()
+    checkpoint = torch.load(tmp_path / "two" / "checkpoints" / "last.pt", weights_only=True)
+    first, second = (state["torch"] for state in checkpoint["random_states"])
+    assert not torch.equal(first, second), "each process draws its own dropout"
