@@ -14,9 +14,9 @@ from engine.progress import progress_bar
 from engine.provenance import provenance
 from engine.seeding import seed_everything
 from engine.startup import start_process
-from evaluation.benchmarks import Benchmark, benchmark_for
+from evaluation.benchmarks import Benchmark, EvaluatedSet, evaluated_sets
 from evaluation.report import Report
-from loading.loaders import build_eval_dataset
+from evaluation.results import Results
 from loading.videos import EvalDataset
 from media.files import atomic_path, claim_output, write_json, write_text
 from models.build import build_model_for_inference
@@ -27,8 +27,10 @@ logger = logging.getLogger(__name__)
 REPORT_JSON, REPORT_MARKDOWN, SUBMISSION = "report.json", "report.md", "submission.zip"
 
 
-def evaluate(config: Config) -> Report:
-    """Evaluates the evaluation split; writes `report.json`, `report.md` and the masks to `output_dir`.
+def evaluate(config: Config) -> Results:
+    """Evaluates the data sets of `data.evaluated`; writes a report of each, and the masks, to `output_dir`.
+
+    With a single data set they lie in that folder, with several each has a folder of its own there.
 
     Raises:
         ValueError: if data, weights or output folder are not usable.
@@ -36,22 +38,31 @@ def evaluate(config: Config) -> Report:
     world = read_world()
     device = start_process(config, world)
     seed_everything(config.train.seed)
-    folder = config.output_dir
-    dataset, benchmark = build_eval_dataset(config.data), benchmark_for(config.data)  # before the model is built
+    sets = evaluated_sets(config.data)  # before the model is built
     if config.eval.zip_submission:
         if not config.eval.write_masks:
             raise ValueError("eval.zip_submission=true packs the masks that eval.write_masks=false does not write")
-        benchmark.require_submission()
+        for one in sets:
+            one.benchmark.require_submission()
+    reports = {}
     with process_group(world, device):
         if world.is_main:
-            claim_output(folder, markers=(REPORT_JSON, *benchmark.outputs), overwrite=config.overwrite)
+            for one in sets:
+                markers = (REPORT_JSON, *one.benchmark.outputs)
+                claim_output(_folder_of(config, one), markers=markers, overwrite=config.overwrite)
         wait_for_all(world)
         model = build_model_for_inference(config).to(device)
-        masks_folder = folder if config.eval.write_masks else None
-        report = evaluate_model(model, dataset, benchmark, folder=masks_folder, world=world, device=device)
-        if world.is_main:
-            _write_report(config, benchmark, report)
-    return report
+        for one in sets:
+            folder = _folder_of(config, one) if config.eval.write_masks else None
+            report = evaluate_model(model, one.dataset, one.benchmark, folder=folder, world=world, device=device)
+            reports[one.settings.eval_name] = report
+            if world.is_main:
+                _write_report(config, one, report)
+    return Results(reports)
+
+
+def _folder_of(config: Config, one: EvaluatedSet) -> Path:
+    return config.output_dir / one.settings.eval_name if len(config.data.evaluated) > 1 else config.output_dir
 
 
 def evaluate_model(
@@ -90,8 +101,8 @@ def evaluate_model(
     )
 
 
-def _write_report(config: Config, benchmark: Benchmark, report: Report) -> None:
-    folder, settings = config.output_dir, config.data.sets[0]
+def _write_report(config: Config, one: EvaluatedSet, report: Report) -> None:
+    folder, settings, benchmark = _folder_of(config, one), one.settings, one.benchmark
     if config.eval.write_masks:
         benchmark.write_results(report, folder)
         if config.eval.zip_submission:

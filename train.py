@@ -31,11 +31,11 @@ from engine.progress import progress_bar
 from engine.seeding import random_state, restore_random_state, seed_everything
 from engine.startup import start_process
 from eval import evaluate_model
-from evaluation.benchmarks import Benchmark, benchmark_for
-from loading.loaders import build_eval_dataset, build_train_loader
+from evaluation.benchmarks import EvaluatedSet, evaluated_sets
+from evaluation.results import Results
+from loading.loaders import build_train_loader
 from loading.sampling import EpochSampler
 from loading.skipping import SkipCount
-from loading.videos import EvalDataset
 from media.files import claim_output, write_text
 from models.build import build_criterion, build_model
 from models.ops.ms_deform_attn.backends import choose
@@ -69,8 +69,7 @@ class Run:
         world: the processes.
         device: of this process.
         model: on `device`.
-        validation: the videos that it is validated on.
-        benchmark: their protocol.
+        validation: the data sets that it is validated on.
         metrics: the log of numbers.
         progress: where the run starts: zero, or that of a checkpoint.
         resumed: content of that checkpoint; None for a new run.
@@ -80,8 +79,7 @@ class Run:
     world: World
     device: torch.device
     model: SOC
-    validation: EvalDataset
-    benchmark: Benchmark
+    validation: tuple[EvaluatedSet, ...]
     metrics: MetricsLog
     progress: Progress
     resumed: dict[str, Any] | None
@@ -158,8 +156,7 @@ def prepare_run(config: Config, world: World, device: torch.device) -> Run:
     """Claims the output folder, or reads the checkpoint to resume from; most errors of the user show here."""
     # Read here, because a mistake in the validation data should not show after the first epoch.
     limit = config.train.validate_videos or config.data.max_eval_videos
-    validation = build_eval_dataset(config.data.model_copy(update={"max_eval_videos": limit}))
-    benchmark = benchmark_for(config.data)
+    validation = evaluated_sets(config.data.model_copy(update={"max_eval_videos": limit}))
     path = last_checkpoint(config.output_dir)
     resumed = read_checkpoint(path) if config.train.resume else None
     if world.is_main and resumed is None:
@@ -187,7 +184,7 @@ def prepare_run(config: Config, world: World, device: torch.device) -> Run:
         write_text(config.output_dir / "config.yaml", dump_config(config))
     metrics = MetricsLog(config.output_dir, world, keep_up_to_step=None if resumed is None else progress.step)
     wait_for_all(world)
-    return Run(config, world, device, model, validation, benchmark, metrics, progress, resumed)
+    return Run(config, world, device, model, validation, metrics, progress, resumed)
 
 
 def build_state(
@@ -236,14 +233,20 @@ def log_position(stage: StageConfig, progress: Progress) -> dict[str, str | int]
 
 def validate(run: Run, stage: StageConfig, progress: Progress) -> Progress:
     """Scores the model on `train.validate_videos` videos; returns the progress with the best score so far."""
-    report = evaluate_model(run.model, run.validation, run.benchmark, folder=None, world=run.world, device=run.device)
-    run.metrics.write("validation", **log_position(stage, progress), **report.scores())
-    if report.main_score is None:
-        split = run.config.data.sets[0].eval_split
-        logger.warning("split %s has no masks: nothing to validate against", split)
+    results = Results(
+        {
+            one.settings.eval_name: evaluate_model(
+                run.model, one.dataset, one.benchmark, folder=None, world=run.world, device=run.device
+            )
+            for one in run.validation
+        }
+    )
+    run.metrics.write("validation", **log_position(stage, progress), **results.scores())
+    if results.main_score is None:
+        logger.warning("%s: no masks, nothing to validate against", ", ".join(results.reports))
         return progress
-    logger.info("%s, epoch %d: %s", stage.name, progress.epoch, describe(report.scores()))
-    return replace(progress, best_score=max(progress.best_score, report.main_score))
+    logger.info("%s, epoch %d: %s", stage.name, progress.epoch, describe(results.scores()))
+    return replace(progress, best_score=max(progress.best_score, results.main_score))
 
 
 def save(run: Run, state: TrainingState, progress: Progress, *, is_best: bool) -> None:

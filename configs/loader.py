@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from configs.schema import Config
-from configs.schema_keys import section_at, suggest_key, value_at
+from configs.schema_keys import LISTS_OF_SETS, section_at, suggest_key, value_at
 from configs.yaml_tree import (
     KeyPath,
     Origin,
@@ -363,7 +363,7 @@ def without_tags(key: KeyPath) -> KeyPath:
     """The key without the names of data sets that pydantic adds: `data.sets.0.mevis.root` is `data.sets.0.root`."""
     kept: list[str | int] = []
     for step in key:
-        is_tag = step in DATASETS and len(kept) >= 2 and kept[-2] == "sets" and isinstance(kept[-1], int)
+        is_tag = step in DATASETS and len(kept) >= 2 and kept[-2] in LISTS_OF_SETS and isinstance(kept[-1], int)
         if not is_tag:
             kept.append(step)
     return tuple(kept)

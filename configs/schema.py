@@ -149,8 +149,11 @@ class DataConfig(ConfigNode):
     """Which clips, how large, how many at a time."""
 
     sets: tuple[AnyDatasetSettings, ...] = (RefYoutubeVosSettings(dataset="ref_youtube_vos"),)
-    """The data sets that are trained on, concatenated; the first is evaluated. The keys of an entry depend
-    on its `dataset`; `python main.py config` prints them all."""
+    """The data sets that are trained on, concatenated; the first is evaluated, unless `eval_sets` names others. The
+    keys of an entry depend on its `dataset`; `python main.py config` prints them all."""
+
+    eval_sets: tuple[AnyDatasetSettings, ...] = ()
+    """Data sets that are evaluated, one after the other, each by its `eval_split`; none: the first of `sets`."""
 
     root: Path | None = None
     """Folder of the data; given on the command line, by SOC_DATA_ROOT, or in a YAML file that you own."""
@@ -223,6 +226,21 @@ class DataConfig(ConfigNode):
         if not sets:
             raise ValueError(f"must name at least one data set; there are {', '.join(DATASETS)}")
         return sets
+
+    @field_validator("eval_sets")
+    @classmethod
+    def evaluates_each_split_once(cls, sets: tuple[AnyDatasetSettings, ...]) -> tuple[AnyDatasetSettings, ...]:
+        """Raises ValueError if two entries would write to the same folder."""
+        names = [settings.eval_name for settings in sets]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"{', '.join(repeated)} is named more than once")
+        return sets
+
+    @property
+    def evaluated(self) -> tuple[AnyDatasetSettings, ...]:
+        """The data sets that are evaluated."""
+        return self.eval_sets or self.sets[:1]
 
 
 class LossConfig(ConfigNode):

@@ -11,6 +11,9 @@ from configs.yaml_tree import KeyPath
 from datasets.definition import DatasetSettings
 from datasets.table import DATASETS
 
+LISTS_OF_SETS = ("sets", "eval_sets")
+"""Keys of lists whose entries name a data set and have its keys."""
+
 
 def suggest_key(values: Mapping[str, Any], key: KeyPath) -> str:
     """A hint for an unknown key: a similar key of its section, or one of the same name in another section.
@@ -47,7 +50,7 @@ def section_at(values: Mapping[str, Any], key: KeyPath) -> type[BaseModel] | Non
         if model is None or step not in model.model_fields:
             return None
         field_type = model.model_fields[step].annotation
-        model = DatasetSettings if step == "sets" else section_type(field_type)
+        model = DatasetSettings if step in LISTS_OF_SETS else section_type(field_type)
     return model
 
 

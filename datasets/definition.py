@@ -49,6 +49,11 @@ class DatasetSettings(ConfigNode):
         return self.dataset
 
     @property
+    def eval_name(self) -> str:
+        """Data set and split that are evaluated, as results name them."""
+        return f"{self.label}/{self.eval_split}"
+
+    @property
     def is_partial(self) -> bool:
         """Whether splits are read in part on purpose, so that their published sizes do not apply."""
         return False

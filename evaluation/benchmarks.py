@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool
 
 from configs.schema import DataConfig
-from datasets.definition import AnnotatedFrames, MaskPerSentence, MergedObjects, RankedImages
+from datasets.definition import AnnotatedFrames, DatasetSettings, MaskPerSentence, MergedObjects, RankedImages
 from datasets.generated import j_of_guessing
 from datasets.records import Expression
 from datasets.table import definition_of
@@ -22,10 +22,10 @@ from evaluation.coco_ground_truth import annotated_samples, sample_id
 from evaluation.ranked_report import RankedReport, RankedScore, score_boxes, score_masks
 from evaluation.report import EntryScore, EvalReport, Report, score_sentence
 from loading.clips import as_clip
-from loading.loaders import split_request
+from loading.loaders import build_eval_dataset, split_request
 from loading.sampling import centred_window
 from loading.transforms import resize_frames
-from loading.videos import EvalVideo
+from loading.videos import EvalDataset, EvalVideo
 from media.files import write_json
 from media.mask_png import write_binary_png, write_index_png
 from metrics.region_boundary import SequenceMasks, frame_statistics, score_unsupervised
@@ -42,7 +42,7 @@ WindowPredictions = Sequence[ClipPrediction]
 
 @dataclass(frozen=True)
 class Benchmark(ABC, Generic[Score]):
-    """A protocol of evaluation, applied to the first of the configured data sets.
+    """A protocol of evaluation, applied to one of the configured data sets.
 
     Attributes:
         data: the section `data` of the configuration.
@@ -270,13 +270,39 @@ class SingleImages(RankedFrames):
         return scores
 
 
-def benchmark_for(data: DataConfig) -> Benchmark:
-    """The protocol of the data set that is evaluated, the first of `data.sets`.
+@dataclass(frozen=True, slots=True)
+class EvaluatedSet:
+    """A data set that is evaluated.
+
+    Attributes:
+        settings: its entry of the configuration.
+        dataset: its videos.
+        benchmark: its protocol.
+    """
+
+    settings: DatasetSettings
+    dataset: EvalDataset
+    benchmark: Benchmark
+
+
+def evaluated_sets(data: DataConfig) -> tuple[EvaluatedSet, ...]:
+    """The data sets of `data.evaluated`.
+
+    Raises:
+        ValueError: one of them cannot be read.
+    """
+    return tuple(
+        EvaluatedSet(settings, build_eval_dataset(data, settings), benchmark_for(data, settings))
+        for settings in data.evaluated
+    )
+
+
+def benchmark_for(data: DataConfig, settings: DatasetSettings) -> Benchmark:
+    """The protocol of one of the evaluated data sets.
 
     Raises:
         ValueError: `data.root` is not set, or a file there is damaged.
     """
-    settings = data.sets[0]
     protocol = definition_of(settings).protocol
     if isinstance(protocol, AnnotatedFrames):
         return FramesInClips(data, (PREDICTIONS_FILE,), protocol.names_instances)

@@ -41,7 +41,7 @@ def split_request(data: DataConfig, settings: DatasetSettings, split: str, *, fo
         raise ValueError(f"data.root={data.root}: no such folder")
     root = common / own
     if not root.is_dir():
-        key = f"data.sets.{data.sets.index(settings)}.root"
+        key = f"{_key_of(data, settings)}.root"
         raise ValueError(f"{key}={settings.root}: no such folder as {root} (data.root={data.root})")
     return SplitRequest(settings, root, split, for_training=for_training, cache=data.cache)
 
@@ -56,8 +56,14 @@ def read_split(data: DataConfig, settings: DatasetSettings, split: str, *, for_t
     try:
         return _read_usable(request, skip_damaged=for_training and data.on_error == "skip")
     except ValueError as error:
-        where = f"data.sets.{data.sets.index(settings)}: " if len(data.sets) > 1 else ""
+        where = f"{_key_of(data, settings)}: " if len(data.sets) + len(data.eval_sets) > 1 else ""
         raise ValueError(f"{where}{error}") from None
+
+
+def _key_of(data: DataConfig, settings: DatasetSettings) -> str:
+    """The key of an entry of the configuration."""
+    name, entries = ("eval_sets", data.eval_sets) if settings in data.eval_sets else ("sets", data.sets)
+    return f"data.{name}.{entries.index(settings)}"
 
 
 def _read_usable(request: SplitRequest, *, skip_damaged: bool) -> SplitContents:
@@ -141,9 +147,14 @@ def build_train_loader(data: DataConfig, *, seed: int, rank: int = 0, world_size
     )
 
 
-def build_eval_dataset(data: DataConfig) -> EvalDataset:
-    """The videos of the evaluation split of the first data set; only `max_eval_videos` of them if that is set."""
-    settings = data.sets[0]
+def build_eval_dataset(data: DataConfig, settings: DatasetSettings | None = None) -> EvalDataset:
+    """The videos of the evaluation split of one of `data.evaluated`; only `max_eval_videos` of them if that is set.
+
+    Args:
+        data: the section `data`.
+        settings: one of `data.evaluated`; None for the first.
+    """
+    settings = settings or data.evaluated[0]
     contents = read_split(data, settings, settings.eval_split, for_training=False)
     videos = clean_sentences(contents.videos, settings, for_training=False)
     return EvalDataset(videos, max_videos=data.max_eval_videos)

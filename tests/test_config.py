@@ -357,3 +357,19 @@ def test_a_probability_lies_between_0_and_1(write_yaml: WriteYaml, key: str):
 def test_the_threshold_lies_strictly_between_0_and_1(write_yaml: WriteYaml, value: str, expected: str):
     (problem,) = problems_of(write_yaml(""), (f"predict.threshold={value}",))
     assert problem == f"command line: predict.threshold: expected {expected}, got {value.removeprefix('.')}"
+
+
+def test_evaluated_sets_have_keys_errors_and_overrides_like_those_trained_on(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "data:\n  eval_sets:\n    - {dataset: refcoco, variant: refcoco, eval_split: val}\n"
+        "    - {dataset: refcoco, variant: refcoco+, eval_split: val}\n"
+    )
+    config = load_config(path, ["data.eval_sets.1.eval_split=testA"])
+    assert [settings.eval_name for settings in config.data.evaluated] == ["refcoco/val", "refcoco+/testA"]
+    with pytest.raises(ConfigError, match=r"eval_sets: refcoco/val is named more than once"):
+        load_config(path, ["data.eval_sets.1.variant=refcoco"])
+    with pytest.raises(ConfigError, match=r"data.eval_sets.0.varient: unknown key; did you mean 'variant'"):
+        load_config(path, ["data.eval_sets.0.varient=refcoco"])
+    path.write_text("data:\n  sets: [{dataset: mevis}, {dataset: refcoco}]\n")
+    assert [settings.dataset for settings in load_config(path).data.evaluated] == ["mevis"]

@@ -36,7 +36,7 @@ def read_masks(folder, names):
 
 def test_the_score_is_that_of_the_masks_as_written(root, tmp_path):
     config = with_busy_weights(tiny_config(root, tmp_path / "out"))
-    report = evaluate(config)
+    report = evaluate(config).only
     assert (report.num_videos, report.num_sentences, len(report.entries)) == (2, 4, 4)
     scores, areas = [], []
     for video in build_eval_dataset(config.data):
@@ -76,11 +76,11 @@ def test_what_guessing_reaches_stands_beside_the_score(root, tmp_path):
     guesses = {"all": {"random": 0.31, "largest": 0.42}, "motion": {"random": 0.25, "largest": 0.2}}
     other = {"dataset": "somebody's own", "valid_j_of_guessing": guesses}
     (data / "statistics.json").write_text("mean 0.3")
-    assert evaluate(tiny_config(data, tmp_path / "text", eval={"write_masks": False})).baselines == {}
+    assert evaluate(tiny_config(data, tmp_path / "text", eval={"write_masks": False})).only.baselines == {}
     (data / "statistics.json").write_text(json.dumps(other))
-    assert evaluate(tiny_config(data, tmp_path / "other", eval={"write_masks": False})).baselines == {}
+    assert evaluate(tiny_config(data, tmp_path / "other", eval={"write_masks": False})).only.baselines == {}
     (data / "statistics.json").write_text(json.dumps(other | {"dataset": "Referring Shapes"}))
-    report = evaluate(tiny_config(data, tmp_path / "out", eval={"write_masks": False}))
+    report = evaluate(tiny_config(data, tmp_path / "out", eval={"write_masks": False})).only
     assert report.baselines == guesses
     table = (tmp_path / "out" / "report.md").read_text()
     assert "J of guessing: largest" in table
@@ -97,15 +97,15 @@ def test_without_masks_there_is_only_a_submission(root, tmp_path):
         for expression in video["expressions"].values():
             del expression["obj_id"]
     path.write_text(json.dumps(content))
-    report = evaluate(tiny_config(data, tmp_path / "out"))
+    report = evaluate(tiny_config(data, tmp_path / "out")).only
     assert report.overall is None
     assert len(list((tmp_path / "out" / "Annotations").rglob("*.png"))) == 20
     assert "no masks" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_groups_of_sentences_do_not_change_the_masks(root, tmp_path):
-    all_at_once = evaluate(with_busy_weights(tiny_config(root, tmp_path / "a", data={"eval_sentences": 8})))
-    one_by_one = evaluate(with_busy_weights(tiny_config(root, tmp_path / "b", data={"eval_sentences": 1})))
+    all_at_once = evaluate(with_busy_weights(tiny_config(root, tmp_path / "a", data={"eval_sentences": 8}))).only
+    one_by_one = evaluate(with_busy_weights(tiny_config(root, tmp_path / "b", data={"eval_sentences": 1}))).only
     assert one_by_one.scores() == pytest.approx(all_at_once.scores(), abs=0.02)
 
 
@@ -140,7 +140,7 @@ def davis_config(davis, output, **data):
 
 
 def test_ref_davis17_scores_as_score_davis_does_for_the_written_files(davis, tmp_path, capsys):
-    report = evaluate(with_busy_weights(davis_config(davis, tmp_path / "out")))
+    report = evaluate(with_busy_weights(davis_config(davis, tmp_path / "out"))).only
     means = []
     for k in range(4):
         folder = tmp_path / "out" / f"anno_{k}"

@@ -47,7 +47,7 @@ def config_of(data, dataset, output, **sections):
 @pytest.mark.parametrize(("dataset", "num_samples"), [("a2d_sentences", 4), ("jhmdb_sentences", 6)])
 def test_pycocotools_gives_the_reported_map_for_the_written_files(data, tmp_path, dataset, num_samples, capsys):
     config = with_busy_weights(config_of(data, dataset, tmp_path / "out"))
-    report = evaluate(config)
+    report = evaluate(config).only
     assert len(report.entries) == num_samples
     list(prepare(config.data, tmp_path / "prepared"))
     truth = COCO(str(tmp_path / "prepared" / f"{dataset}_test_coco.json"))
@@ -69,7 +69,7 @@ def test_pycocotools_gives_the_reported_map_for_the_written_files(data, tmp_path
 def test_the_answer_is_that_of_the_frame_in_the_middle_of_its_window(data, tmp_path):
     config = with_busy_weights(config_of(data, "a2d_sentences", tmp_path / "out"))
     model = build_model_for_inference(config).eval()
-    report = evaluate(config)
+    report = evaluate(config).only
     (video,) = read(config.data, "test").videos
     frames = resize_frames(as_clip(video.frames.read(centred_window(11, 12, 8))), short_side=32, long_side=60)
     padding = torch.zeros(1, 8, *frames.shape[-2:], dtype=torch.bool)

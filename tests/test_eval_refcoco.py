@@ -69,7 +69,7 @@ def test_images_are_scored_by_the_published_measures_of_masks_and_boxes(root, tm
     images = {"dataset": "refcoco", "root": root / "coco", "eval_split": "train"}
     config = with_busy_weights(make_config(root, tmp_path / "out", images))
     model = build_model_for_inference(config).eval()
-    report = evaluate(config)
+    report = evaluate(config).only
     assert (report.num_videos, report.num_sentences, len(report.entries)) == (2, 5, 5)
     mask_ious, box_ious, intersections, unions = [], [], [], []
     for image in build_eval_dataset(config.data):
@@ -99,7 +99,7 @@ def test_images_are_scored_by_the_published_measures_of_masks_and_boxes(root, tm
 def test_the_report_and_the_predictions_are_written_whole(root, tmp_path, capsys):
     images = {"dataset": "refcoco", "root": root / "coco", "eval_split": "train"}
     config = with_busy_weights(make_config(root, tmp_path / "out", images))
-    report = evaluate(config)
+    report = evaluate(config).only
     written = json.loads((tmp_path / "out" / "report.json").read_text())
     assert written["overall"] == report.scores()
     assert set(written["coco_boxes"]) == set(written["coco"]) == set(written["coco_areas_by_box_corner"])
@@ -151,7 +151,7 @@ def test_ranked_boxes_are_judged_in_the_order_of_their_scores():
 
 
 def test_videos_are_not_scored_by_the_measures_of_images(root, tmp_path):
-    report = evaluate(make_config(root, tmp_path / "out", {"root": root / "videos"}))
+    report = evaluate(make_config(root, tmp_path / "out", {"root": root / "videos"})).only
     assert set(report.scores()) == {"J&F", "J", "F", "J&F/appearance", "J&F/motion"}
 
 
@@ -165,3 +165,25 @@ def test_a_mixture_trains_and_is_validated_on_its_first_set(root, tmp_path):
     fit(make_config(root, tmp_path / "out", {"sets": sets}, stages=stages))
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert any("box mAP" in line for line in lines)
+
+
+def test_several_sets_are_evaluated_in_one_run_and_compared_by_the_mean_of_their_map(root, tmp_path):
+    entries = (
+        {"dataset": "refcoco", "variant": "refcoco", "eval_split": "train"},
+        {"dataset": "refcoco", "variant": "refcoco+", "eval_split": "val"},
+    )
+    both = {"sets": (entries[0],), "eval_sets": entries, "root": root / "coco"}
+    config = with_busy_weights(make_config(root, tmp_path / "both", both))
+    results = evaluate(config)
+    assert list(results.reports) == ["refcoco/train", "refcoco+/val"]
+    alone = []
+    for index, entry in enumerate(entries):
+        one = make_config(root, tmp_path / str(index), {"sets": (entry,), "root": root / "coco"})
+        alone.append(evaluate(with_busy_weights(one)).only)
+    assert alone[0].scores()["oIoU"] != alone[1].scores()["oIoU"]
+    assert [report.scores() for report in results.reports.values()] == [report.scores() for report in alone]
+    assert results.main_score == pytest.approx((alone[0].main_score + alone[1].main_score) / 2, abs=1e-15)
+    assert results.scores()["refcoco+/val oIoU"] == alone[1].scores()["oIoU"]
+    for name, report in zip(("refcoco/train", "refcoco+/val"), alone, strict=True):
+        written = json.loads((tmp_path / "both" / name / "predictions.json").read_text())
+        assert len(written) == len(report.entries) * config.model.num_queries

@@ -147,7 +147,7 @@ def test_a_checkpoint_of_another_model_is_not_resumed(finished, root):
 
 def test_the_checkpoint_evaluates_to_the_score_of_the_last_validation(finished, root, tmp_path):
     weights = finished.output_dir / "checkpoints" / "last.pt"
-    report = evaluate(tiny_config(root, tmp_path / "eval", model={"weights": weights}))
+    report = evaluate(tiny_config(root, tmp_path / "eval", model={"weights": weights})).only
     last = [line for line in read_metrics(finished.output_dir / METRICS_FILE) if line["event"] == "validation"][-1]
     assert report.scores()["J&F"] == pytest.approx(last["J&F"], abs=1e-12)
 

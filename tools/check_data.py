@@ -101,7 +101,8 @@ def _splits_of(config: Config) -> Iterator[tuple[DataConfig, DatasetSettings, st
         for settings in data.sets:
             if definition_of(settings).can_train:
                 yield data, settings, settings.train_split, True
-    yield config.data, config.data.sets[0], config.data.sets[0].eval_split, False
+    for settings in config.data.evaluated:
+        yield config.data, settings, settings.eval_split, False
 
 
 def _of_folder(root: Path) -> list[SplitRequest]:

@@ -91,8 +91,8 @@ def prepare(data: DataConfig, cache: Path) -> Iterator[str]:
         raise ValueError(f"--cache {cache}: lies among the source files; name a folder outside of the repository")
     cache.mkdir(parents=True, exist_ok=True)
     data = data.model_copy(update={"cache": cache})
-    for index, settings in enumerate(data.sets):
-        for split, for_training in _splits(settings, is_evaluated=index == 0):
+    for settings in dict.fromkeys((*data.sets, *data.evaluated)):
+        for split, for_training in _splits(settings, data):
             before = _state(cache)
             request = split_request(data, settings, split, for_training=for_training)
             contents = read_split(data, settings, split, for_training=for_training)
@@ -101,12 +101,12 @@ def prepare(data: DataConfig, cache: Path) -> Iterator[str]:
                 yield f"{_keep(cache, product)}: {cache / product.name}"
 
 
-def _splits(settings: DatasetSettings, *, is_evaluated: bool) -> Iterator[tuple[str, bool]]:
-    """The splits of the recipe, and whether they are trained on; of a mixture only the first set is evaluated."""
-    can_train = definition_of(settings).can_train
+def _splits(settings: DatasetSettings, data: DataConfig) -> Iterator[tuple[str, bool]]:
+    """The splits of the recipe, and whether they are trained on."""
+    can_train = definition_of(settings).can_train and settings in data.sets
     if can_train:
         yield settings.train_split, True
-    if is_evaluated and not (can_train and settings.eval_split == settings.train_split):
+    if settings in data.evaluated and not (can_train and settings.eval_split == settings.train_split):
         yield settings.eval_split, False
 
 
