@@ -1,7 +1,8 @@
-"""Evaluation: run a benchmark, write its submission, score it where the masks are known."""
+"""Evaluation: run benchmarks, write their submissions, score them where the masks are known."""
 
 import logging
-import zipfile
+import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,27 +11,47 @@ import torch
 
 from configs.schema import Config
 from engine.distributed import World, gather, process_group, read_world, wait_for_all
-from engine.progress import progress_bar
-from engine.provenance import provenance
+from engine.provenance import code_digest, file_digest, provenance, state_digest
 from engine.seeding import seed_everything
 from engine.startup import start_process
-from evaluation.benchmarks import Benchmark, EvaluatedSet, evaluated_sets
-from evaluation.report import Report
-from evaluation.results import Results
-from loading.videos import EvalDataset
-from media.files import atomic_path, claim_output, write_json, write_text
+from evaluation.benchmarks import EvaluatedSet, evaluated_sets
+from evaluation.journal import UNFINISHED, VIDEOS, Journal, changes, is_unfinished, remove_journal
+from evaluation.results import (
+    EXPRESSIONS_CSV,
+    RESULTS_JSON,
+    RESULTS_MARKDOWN,
+    Results,
+    describe_speed,
+    peak_memory,
+    write_rows,
+)
+from evaluation.runner import SetResult, run_benchmark
+from evaluation.submission import pack, require_complete
+from media.files import claim_output, write_json, write_text
 from models.build import build_model_for_inference
 from models.soc import SOC
 
 logger = logging.getLogger(__name__)
 
-REPORT_JSON, REPORT_MARKDOWN, SUBMISSION = "report.json", "report.md", "submission.zip"
+SUBMISSION = "submission.zip"
+
+RESULT_SECTIONS = ("model", "data", "eval", "device")
+"""Sections of the configuration on which results depend."""
+
+WITHOUT_EFFECT = {
+    "model": {"weights"},  # their content counts
+    "data": {"cache", "num_workers", "prefetch", "pin_memory"},
+    "eval": {"workers", "zip_submission", "partial_submission"},
+}
+"""Settings in these sections that change no result."""
 
 
 def evaluate(config: Config) -> Results:
-    """Evaluates the data sets of `data.evaluated`; writes a report of each, and the masks, to `output_dir`.
+    """Evaluates the data sets of `data.evaluated`.
 
-    With a single data set they lie in that folder, with several each has a folder of its own there.
+    Writes `results.json`, `results.md` and, for each data set, masks, `expressions.csv` and `videos.jsonl` to
+    `output_dir`; with several data sets each has a folder of its own there. An evaluation that was interrupted goes on
+    where it stopped, if nothing has changed on which its results depend.
 
     Raises:
         ValueError: if data, weights or output folder are not usable.
@@ -38,90 +59,192 @@ def evaluate(config: Config) -> Results:
     world = read_world()
     device = start_process(config, world)
     seed_everything(config.train.seed)
-    sets = evaluated_sets(config.data)  # before the model is built
-    if config.eval.zip_submission:
-        if not config.eval.write_masks:
-            raise ValueError("eval.zip_submission=true packs the masks that eval.write_masks=false does not write")
-        for one in sets:
-            one.benchmark.require_submission()
-    reports = {}
+    sets = evaluated_sets(config.data, runners_up=config.eval.runners_up)  # before the model is built
+    _require_submission(config, sets)
+    results: dict[str, SetResult] = {}
     with process_group(world, device):
         if world.is_main:
-            for one in sets:
-                markers = (REPORT_JSON, *one.benchmark.outputs)
-                claim_output(_folder_of(config, one), markers=markers, overwrite=config.overwrite)
+            _claim(config, sets)
         wait_for_all(world)
         model = build_model_for_inference(config).to(device)
+        weights = state_digest(model)
+        start = time.perf_counter()
         for one in sets:
-            folder = _folder_of(config, one) if config.eval.write_masks else None
-            report = evaluate_model(model, one.dataset, one.benchmark, folder=folder, world=world, device=device)
-            reports[one.settings.eval_name] = report
+            folder = _folder_of(config, one)
+            origin = _origin(config, one, weights)
             if world.is_main:
-                _write_report(config, one, report)
-    return Results(reports)
+                _drop_if_changed(one, folder, origin)
+            wait_for_all(world)
+            with Journal(folder, origin, one.benchmark.score_type, world) as journal:
+                if journal.finished:
+                    logger.info("%s: %d videos are finished already", one.settings.eval_name, len(journal.finished))
+                result = run_benchmark(
+                    model,
+                    one.dataset,
+                    one.benchmark,
+                    folder=folder if config.eval.write_masks else None,
+                    journal=journal,
+                    workers=config.eval.workers,
+                    world=world,
+                    device=device,
+                )
+                if world.is_main:
+                    journal.write_videos(result.scores)
+                    _write_set(config, one, result, folder)
+            results[one.settings.eval_name] = result
+        seconds, memory = time.perf_counter() - start, gather(peak_memory(device), world)
+        if world.is_main:
+            _write_results(config, sets, results, seconds=seconds, memory=memory, weights=weights)
+    return Results({name: result.report for name, result in results.items()})
+
+
+def validate_model(
+    model: SOC, sets: Sequence[EvaluatedSet], *, workers: int, world: World, device: torch.device
+) -> Results:
+    """Scores a model that is being trained; writes nothing.
+
+    Args:
+        model: on `device`.
+        sets: to validate on.
+        workers: threads that score.
+        world: the processes; each returns the same results.
+        device: of this process.
+    """
+    return Results(
+        {
+            one.settings.eval_name: run_benchmark(
+                model,
+                one.dataset,
+                one.benchmark,
+                folder=None,
+                journal=None,
+                workers=workers,
+                world=world,
+                device=device,
+            ).report
+            for one in sets
+        }
+    )
+
+
+# ---- the output folder ----
 
 
 def _folder_of(config: Config, one: EvaluatedSet) -> Path:
     return config.output_dir / one.settings.eval_name if len(config.data.evaluated) > 1 else config.output_dir
 
 
-def evaluate_model(
-    model: SOC,
-    dataset: EvalDataset,
-    benchmark: Benchmark,
-    *,
-    folder: Path | None,
-    world: World,
-    device: torch.device,
-) -> Report:
-    """Runs a model over the evaluation videos, which are split over the processes.
+def _require_submission(config: Config, sets: Sequence[EvaluatedSet]) -> None:
+    """Raises ValueError if a submission is wanted that cannot be made."""
+    if not config.eval.zip_submission:
+        return
+    if not config.eval.write_masks:
+        raise ValueError("eval.zip_submission=true packs the masks that eval.write_masks=false does not write")
+    for one in sets:
+        one.benchmark.require_submission()
+        if not config.eval.partial_submission:
+            require_complete(config.data, one.settings, one.dataset)
 
-    Args:
-        model: already on `device`.
-        dataset: the videos.
-        benchmark: their protocol.
-        folder: where masks are written; None writes nothing.
-        world: the processes; each returns the same report.
-        device: of this process.
+
+def _claim(config: Config, sets: Sequence[EvaluatedSet]) -> None:
+    """Makes the output folders; takes over those of an interrupted evaluation, and with `overwrite` any.
+
+    What an earlier run has written goes first, so that nothing of it ever lies beside something new.
     """
-    own = range(world.rank, len(dataset), world.size)
-    results: list[tuple[int, int, Sequence[Any]]] = []
-    model.eval()
-    with torch.no_grad(), progress_bar(total=len(own), title="evaluate", world=world, unit="video") as bar:
-        for index in own:
-            video = dataset[index]
-            scores = benchmark.score_video(model, video, device=device, folder=folder)
-            results.append((index, len(video.record.expressions), scores))
-            bar.update()
-    per_video = sorted((part for parts in gather(results, world) for part in parts), key=lambda part: part[0])
-    return benchmark.report(
-        len(dataset),
-        sum(count for _, count, _ in per_video),
-        [score for _, _, scores in per_video for score in scores],
-    )
+    folders = {_folder_of(config, one): one.benchmark.outputs for one in sets}
+    if not config.overwrite and any(map(is_unfinished, folders)) and not (config.output_dir / RESULTS_JSON).exists():
+        logger.info("going on with the evaluation in %s", config.output_dir)
+        return
+    claim_output(config.output_dir, markers=(RESULTS_JSON, RESULTS_MARKDOWN), overwrite=config.overwrite)
+    for folder, outputs in folders.items():
+        claim_output(folder, markers=(*outputs, SUBMISSION, UNFINISHED), overwrite=config.overwrite)
+    for name in (RESULTS_JSON, RESULTS_MARKDOWN):
+        (config.output_dir / name).unlink(missing_ok=True)
+    for folder, outputs in folders.items():
+        _remove_outputs(folder, outputs)
 
 
-def _write_report(config: Config, one: EvaluatedSet, report: Report) -> None:
-    folder, settings, benchmark = _folder_of(config, one), one.settings, one.benchmark
+def _drop_if_changed(one: EvaluatedSet, folder: Path, origin: dict[str, Any]) -> None:
+    """Removes an interrupted evaluation whose results would be others now."""
+    if is_unfinished(folder) and (changed := changes(folder, origin)):
+        logger.warning(
+            "%s: the interrupted evaluation in %s is begun anew, because something changed: %s",
+            one.settings.eval_name,
+            folder,
+            "; ".join(changed),
+        )
+        _remove_outputs(folder, one.benchmark.outputs)
+
+
+def _remove_outputs(folder: Path, outputs: Sequence[str]) -> None:
+    """Everything that an evaluation writes for one data set; the journal last, so that an interruption here shows."""
+    for name in (SUBMISSION, EXPRESSIONS_CSV, VIDEOS, *outputs):
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    remove_journal(folder)
+
+
+# ---- what is written ----
+
+
+def _origin(config: Config, one: EvaluatedSet, weights: str) -> dict[str, Any]:
+    """What the results of a data set depend on."""
+    settings: dict[str, Any] = {}
+    for section in RESULT_SECTIONS:
+        values = config.model_dump(mode="json", include={section})[section]
+        if isinstance(values, dict):
+            settings |= {f"{section}.{k}": v for k, v in values.items() if k not in WITHOUT_EFFECT.get(section, ())}
+        else:
+            settings[section] = values
+    return {"weights": weights, "code": code_digest(), "videos": one.dataset.digest()} | settings
+
+
+def _write_set(config: Config, one: EvaluatedSet, result: SetResult, folder: Path) -> None:
+    """The table of expressions, results that need all videos, and the submission."""
+    write_rows(folder / EXPRESSIONS_CSV, result.report.rows())
     if config.eval.write_masks:
-        benchmark.write_results(report, folder)
+        one.benchmark.write_results(result.report, folder)
         if config.eval.zip_submission:
-            _zip([folder / name for name in benchmark.outputs], folder / SUBMISSION)
+            masks = (mask for video in one.dataset for mask in one.benchmark.submission(video))
+            number = pack(folder, folder / SUBMISSION, masks)
+            logger.info("%d masks in %s", number, folder / SUBMISSION)
+
+
+def _write_results(
+    config: Config,
+    sets: Sequence[EvaluatedSet],
+    results: dict[str, SetResult],
+    *,
+    seconds: float,
+    memory: list[dict[str, float]],
+    weights: str,
+) -> None:
+    """`results.json` last: where it exists, everything does."""
+    reports = Results({name: result.report for name, result in results.items()})
+    speeds = [speed for result in results.values() for speed in result.speed]
+    speed = describe_speed(speeds, seconds=seconds)
     origin = provenance(config)
-    write_json(folder / REPORT_JSON, report.as_dict() | origin)
-    lines = [
-        f"# {settings.label}, {settings.eval_split}\n",
-        f"{report.num_videos} videos, {report.num_sentences} sentences; checkpoint: {origin['checkpoint']}; "
-        f"code: {origin['git']}. {report.legend}\n",
-        report.as_table(),
-    ]
-    write_text(folder / REPORT_MARKDOWN, "\n".join(lines))
-    logger.info("report in %s\n%s", folder / REPORT_MARKDOWN, report.as_table())
-
-
-def _zip(folders: Sequence[Path], path: Path) -> None:
-    """Packs folders as the benchmark servers want them: paths relative to the folder that holds them."""
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for folder in folders:
-            for file in sorted(folder.rglob("*.png")):
-                archive.write(file, file.relative_to(folder.parent))
+    checkpoint = config.model.weights
+    origin["checkpoint"] = {
+        "path": origin["checkpoint"],
+        "sha256": None if checkpoint is None else file_digest(checkpoint),
+        "weights_sha256": weights,
+    }
+    shares = ", ".join(f"{part} {100 * share:.0f} %" for part, share in speed["share_of_time"].items() if share)
+    head = (
+        f"# Evaluation\n\nCheckpoint: {origin['checkpoint']['path']}; code: {origin['git']}. "
+        f"{seconds:.0f} s ({shares}).\n"
+    )
+    notes = {one.settings.eval_name: [one.dataset.note] if one.dataset.note else [] for one in sets}
+    write_text(config.output_dir / RESULTS_MARKDOWN, head + "\n" + reports.as_markdown(notes))
+    write_json(
+        config.output_dir / RESULTS_JSON,
+        reports.as_dict() | {"speed": speed, "peak_memory": memory, "notes": notes} | origin,
+    )
+    for one in sets:
+        remove_journal(_folder_of(config, one))
+    logger.info("%.0f s: %s", seconds, shares)
+    logger.info("results in %s\n%s", config.output_dir / RESULTS_MARKDOWN, reports.as_markdown(notes))

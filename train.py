@@ -30,9 +30,8 @@ from engine.optim import build_optimizer, build_schedule, learning_rates
 from engine.progress import progress_bar
 from engine.seeding import random_state, restore_random_state, seed_everything
 from engine.startup import start_process
-from eval import evaluate_model
+from eval import validate_model
 from evaluation.benchmarks import EvaluatedSet, evaluated_sets
-from evaluation.results import Results
 from loading.loaders import build_train_loader
 from loading.sampling import EpochSampler
 from loading.skipping import SkipCount
@@ -233,14 +232,8 @@ def log_position(stage: StageConfig, progress: Progress) -> dict[str, str | int]
 
 def validate(run: Run, stage: StageConfig, progress: Progress) -> Progress:
     """Scores the model on `train.validate_videos` videos; returns the progress with the best score so far."""
-    results = Results(
-        {
-            one.settings.eval_name: evaluate_model(
-                run.model, one.dataset, one.benchmark, folder=None, world=run.world, device=run.device
-            )
-            for one in run.validation
-        }
-    )
+    workers = run.config.eval.workers
+    results = validate_model(run.model, run.validation, workers=workers, world=run.world, device=run.device)
     run.metrics.write("validation", **log_position(stage, progress), **results.scores())
     if results.main_score is None:
         logger.warning("%s: no masks, nothing to validate against", ", ".join(results.reports))

@@ -203,6 +203,14 @@ class DataConfig(ConfigNode):
     eval_num_frames: NonNegativeInt = 36
     """Longest clip in evaluation and prediction, in frames; longer videos go window by window. 0: no limit."""
 
+    eval_identity: Literal["independent", "matched"] = "independent"
+    """How the windows of a long video belong together. `independent`: each chooses its own query for a sentence, as
+    published. `matched`: queries are followed from window to window (`models.identity`), and the choice is made over
+    all frames so far."""
+
+    eval_overlap: PositiveInt = 4
+    """With `matched`: frames that a window shares with the one before."""
+
     eval_sentences: PositiveInt = 2
     """Sentences segmented at a time in evaluation (memory)."""
 
@@ -226,6 +234,15 @@ class DataConfig(ConfigNode):
         if not sets:
             raise ValueError(f"must name at least one data set; there are {', '.join(DATASETS)}")
         return sets
+
+    @model_validator(mode="after")
+    def windows_move_on(self) -> "DataConfig":
+        """Raises ValueError if windows that overlap would never reach the end of a video."""
+        if self.eval_identity == "matched" and 0 < self.eval_num_frames <= self.eval_overlap:
+            raise ValueError(
+                f"eval_overlap={self.eval_overlap} must be smaller than eval_num_frames={self.eval_num_frames}"
+            )
+        return self
 
     @field_validator("eval_sets")
     @classmethod
@@ -350,7 +367,17 @@ class EvalConfig(ConfigNode):
     """Write the PNG files of a submission."""
 
     zip_submission: bool = False
-    """Pack them as the server wants them."""
+    """Check them and pack them as the server wants them."""
+
+    partial_submission: bool = False
+    """Pack a submission although videos or sentences of the published split are missing, which servers refuse."""
+
+    runners_up: NonNegativeInt = 2
+    """How many of the next best queries are compared with the annotation, too (J only), so that `tools.analyze` can
+    tell a wrong choice from a wrong mask; where masks are annotated in whole videos."""
+
+    workers: NonNegativeInt = 2
+    """Threads that write and score masks while the model goes on; 0: it waits for them."""
 
 
 class PredictConfig(ConfigNode):

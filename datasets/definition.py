@@ -108,9 +108,11 @@ class MaskPerSentence:
 
     Attributes:
         folder: below the output folder, for `<folder>/<video>/<expression>/<frame>.png`.
+        zip_folder: what the server wants before `<video>` in a submission; empty: the videos are at the top.
     """
 
     folder: str = "Annotations"
+    zip_folder: str = "Annotations"
 
 
 @dataclass(frozen=True, slots=True)

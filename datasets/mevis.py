@@ -180,7 +180,7 @@ MEVIS = DatasetDefinition(
     settings=MevisSettings,
     read=read,
     find=_find,
-    protocol=MaskPerSentence(),
+    protocol=MaskPerSentence(zip_folder=""),
     published=PUBLISHED,
     notes=_notes,
 )

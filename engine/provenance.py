@@ -1,25 +1,54 @@
-"""Which code and which settings a result comes from."""
+"""Which code, weights and settings a result comes from."""
 
+import hashlib
 import platform
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from configs.schema import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE_FOLDERS = ("configs", "datasets", "engine", "evaluation", "loading", "media", "metrics", "models", "structures")
+SOURCE_SUFFIXES = (".py", ".cpp", ".cu", ".cuh", ".h")
 
 
 def git_revision() -> str:
     """Commit of the code, with `-dirty` if files differ from it; `unknown` outside a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-        )
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip()
+
+
+def code_digest() -> str:
+    """SHA-256 of the source files that results depend on, committed or not."""
+    digest = hashlib.sha256()
+    files = [path for folder in SOURCE_FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in SOURCE_SUFFIXES]
+    for path in sorted([*files, *ROOT.glob("*.py")]):
+        digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_digest(model: nn.Module) -> str:
+    """SHA-256 of all weights of a model with their names and types, wherever they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -32,6 +61,7 @@ def provenance(config: Config) -> dict[str, Any]:
     return {
         "checkpoint": None if config.model.weights is None else str(config.model.weights),
         "git": git_revision(),
+        "code_sha256": code_digest(),
         "versions": versions(),
         "config": config.model_dump(mode="json"),
     }

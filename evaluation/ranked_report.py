@@ -15,6 +15,7 @@ from metrics.overlap import (
     OverlapMeter,
     OverlapScores,
     first_hit_rank,
+    iou,
     refexp_precision,
 )
 
@@ -68,6 +69,24 @@ class RankedScore:
     sentence: str
     masks: MaskScore
     boxes: BoxScore | None = None
+
+    def as_row(self) -> dict[str, str | float]:
+        """What stands in a table with a line per sentence."""
+        intersection, union = self.masks.overlap.intersections[0], self.masks.overlap.unions[0]
+        row: dict[str, str | float] = {
+            "sample": self.sample,
+            "video": self.video,
+            "frame": self.frame,
+            "expression": self.expression,
+            "sentence": self.sentence,
+            "IoU": iou(intersection, union),
+            "intersection": intersection,
+            "union": union,
+            "score": max(prediction["score"] for prediction in self.masks.coco.predictions[0]),
+        }
+        if self.boxes is not None:
+            row["box IoU"] = iou(self.boxes.overlap.intersections[0], self.boxes.overlap.unions[0])
+        return row
 
 
 def score_masks(
@@ -196,19 +215,12 @@ class RankedReport:
             "num_samples": len(self.entries),
             "overall": self.scores(),
             **{name: None if figures is None else figures._asdict() for name, figures in statistics.items()},
-            "entries": [
-                {
-                    "sample": entry.sample,
-                    "video": entry.video,
-                    "frame": entry.frame,
-                    "expression": entry.expression,
-                    "sentence": entry.sentence,
-                    "intersection": entry.masks.overlap.intersections[0],
-                    "union": entry.masks.overlap.unions[0],
-                }
-                for entry in self.entries
-            ],
+            "entries": self.rows(),
         }
+
+    def rows(self) -> list[dict[str, str | float]]:
+        """See `Report`."""
+        return [entry.as_row() for entry in self.entries]
 
     def as_table(self) -> str:
         """The scores in percent as a Markdown table."""
@@ -226,12 +238,11 @@ class RankedReport:
             if entry.boxes is not None:
                 boxes = [{"bbox": box["bbox"]} for box in entry.boxes.coco.predictions[0]]
             for mask, box in zip(entry.masks.coco.predictions[0], boxes, strict=True):
-                segmentation = mask["segmentation"]
                 results.append(
                     {
                         "image_id": entry.sample,
                         "category_id": CATEGORY,
-                        "segmentation": {**segmentation, "counts": segmentation["counts"].decode("ascii")},
+                        "segmentation": mask["segmentation"],
                         **box,
                         "score": mask["score"],
                     }

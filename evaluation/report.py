@@ -1,13 +1,43 @@
 """Scores of single sentences or objects, gathered into a report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
 
 from metrics.region_boundary import FrameStatistics, frame_statistics, region_and_boundary
+
+
+class FrameScore(NamedTuple):
+    """A mask in one frame.
+
+    Attributes:
+        region: J.
+        boundary: F.
+        annotated_px: pixels of the annotation; None where objects were merged before scoring, as below.
+        predicted_px: pixels of the prediction.
+        centre_px: (x, y) of the annotation's centre of mass; None where it is empty, too.
+    """
+
+    region: float
+    boundary: float
+    annotated_px: int | None = None
+    predicted_px: int | None = None
+    centre_px: tuple[float, float] | None = None
+
+
+class RankedQuery(NamedTuple):
+    """A query that might have been chosen.
+
+    Attributes:
+        score: that the model gives it, between 0 and 1: the mean over the frames.
+        region: mean J of its masks.
+    """
+
+    score: float
+    region: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +49,45 @@ class EntryScore:
         expression: identifier of the sentence, or number of the object, within the video.
         sentence: as the model read it; empty where several sentences were merged before scoring.
         group: kind of the sentence, or the annotator; empty where the data has none.
-        region: J over the frames.
-        boundary: F over the frames.
+        frames: in order of time.
+        ranking: the chosen query and those next to it, best first (in each window of a video); empty where several
+            sentences were merged.
+        num_objects: different objects that the sentences about this video mean.
     """
 
     video: str
     expression: str
     sentence: str
     group: str
-    region: FrameStatistics
-    boundary: FrameStatistics
+    frames: tuple[FrameScore, ...]
+    ranking: tuple[RankedQuery, ...] = ()
+    num_objects: int = 1
+
+    @property
+    def region(self) -> FrameStatistics:
+        """J over the frames."""
+        return frame_statistics(np.array([frame.region for frame in self.frames]))
+
+    @property
+    def boundary(self) -> FrameStatistics:
+        """F over the frames."""
+        return frame_statistics(np.array([frame.boundary for frame in self.frames]))
+
+    def as_row(self) -> dict[str, str | float]:
+        """What stands in a table with a line per sentence."""
+        region, boundary = self.region.mean, self.boundary.mean
+        return {
+            "video": self.video,
+            "expression": self.expression,
+            "sentence": self.sentence,
+            "group": self.group,
+            "frames": len(self.frames),
+            "J&F": (region + boundary) / 2,
+            "J": region,
+            "F": boundary,
+            "score": self.ranking[0].score if self.ranking else "",
+            "best J of runners-up": max((query.region for query in self.ranking[1:]), default=""),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +138,9 @@ class Report(Protocol):
 
     def as_table(self) -> str:
         """The scores in percent as a Markdown table."""
+
+    def rows(self) -> list[dict[str, str | float]]:
+        """A line for each scored sentence, or object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +193,12 @@ class EvalReport:
             "overall": None if self.overall is None else _named(self.overall),
             "groups": {name: _named(score) for name, score in self.groups.items()},
             "baselines_J": {group: dict(guesses) for group, guesses in self.baselines.items()},
-            "entries": [
-                {
-                    **{name: value for name, value in asdict(entry).items() if isinstance(value, str)},
-                    "J": entry.region.mean,
-                    "F": entry.boundary.mean,
-                }
-                for entry in self.entries
-            ],
+            "entries": self.rows(),
         }
+
+    def rows(self) -> list[dict[str, str | float]]:
+        """See `Report`."""
+        return [entry.as_row() for entry in self.entries]
 
     def as_table(self) -> str:
         """The scores in percent as a Markdown table, guesses beside them where they are known."""
@@ -155,12 +214,24 @@ class EvalReport:
         return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def score_sentence(
+def score_frames(
     annotation: Bool[np.ndarray, "time height width"], prediction: Bool[np.ndarray, "time height width"]
-) -> tuple[FrameStatistics, FrameStatistics]:
-    """J and F over all frames of one sentence."""
+) -> list[FrameScore]:
+    """J and F of each frame."""
     region, boundary = region_and_boundary(annotation, prediction)
-    return frame_statistics(region), frame_statistics(boundary)
+    return [
+        FrameScore(float(j), float(f), int(np.count_nonzero(true)), int(np.count_nonzero(predicted)), _centre(true))
+        for j, f, true, predicted in zip(region, boundary, annotation, prediction, strict=True)
+    ]
+
+
+def _centre(mask: Bool[np.ndarray, "height width"]) -> tuple[float, float] | None:
+    """(x, y) of the centre of mass in pixels."""
+    rows, columns = np.count_nonzero(mask, axis=1), np.count_nonzero(mask, axis=0)
+    total = rows.sum()
+    if not total:
+        return None
+    return float(columns @ np.arange(len(columns)) / total), float(rows @ np.arange(len(rows)) / total)
 
 
 def _average(entries: Sequence[EntryScore]) -> GroupScore:

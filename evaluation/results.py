@@ -1,10 +1,21 @@
-"""The results of one run: a report for each data set that it evaluates."""
+"""The results of one run: a report for each data set that it evaluates, and the files that hold them."""
 
-from collections.abc import Mapping
+import csv
+import resource
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
+from typing import Any
+
+import torch
 
 from evaluation.report import Report
+from evaluation.runner import Speed
+from media.files import atomic_path
+
+RESULTS_JSON, RESULTS_MARKDOWN, EXPRESSIONS_CSV = "results.json", "results.md", "expressions.csv"
 
 
 @dataclass(frozen=True)
@@ -42,3 +53,65 @@ class Results:
             for name, report in self.reports.items()
             for measure, value in report.scores().items()
         }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            "main_score": self.main_score,
+            "scores": self.scores(),
+            "sets": {name: report.as_dict() for name, report in self.reports.items()},
+        }
+
+    def as_markdown(self, notes: Mapping[str, Sequence[str]]) -> str:
+        """A section with a table for each data set.
+
+        Args:
+            notes: sentences below the heading of a data set.
+        """
+        sections = []
+        for name, report in self.reports.items():
+            counts = f"{report.num_videos} videos, {report.num_sentences} sentences."
+            sections.append(
+                f"## {name}\n\n{' '.join([counts, *notes.get(name, ()), report.legend])}\n\n{report.as_table()}"
+            )
+        return "\n".join(sections)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, str | float]]) -> None:
+    """Writes a line per sentence as CSV, numbers at full precision; only a heading where nothing was scored."""
+    columns = list(dict.fromkeys(column for row in rows for column in row)) or ["video", "expression"]
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def describe_speed(speeds: Sequence[Speed], *, seconds: float) -> dict[str, Any]:
+    """Where the time went.
+
+    Args:
+        speeds: of every process.
+        seconds: from the first video to the last, as a clock on the wall has it.
+    """
+    total = sum(sum(speed.seconds.values()) for speed in speeds)
+    frames, masks = sum(speed.num_frames for speed in speeds), sum(speed.num_masks for speed in speeds)
+    return {
+        "seconds": seconds,
+        "processes": len(speeds),
+        "frames": frames,
+        "masks": masks,
+        "frames_per_second": frames / seconds if seconds else None,
+        "masks_per_second": masks / seconds if seconds else None,
+        "share_of_time": {
+            part: sum(speed.seconds[part] for speed in speeds) / total if total else None for part in speeds[0].seconds
+        },
+    }
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """The most memory that this process has held so far, in MiB: its own and, with a GPU, PyTorch's there."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
+    memory = {"process_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    if device.type == "cuda":
+        memory["gpu_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return memory

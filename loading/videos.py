@@ -1,8 +1,10 @@
 """Whole videos to evaluate; their images are read when asked for, a window at a time."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -16,13 +18,17 @@ from loading.clips import as_clip
 
 @dataclass(frozen=True)
 class EvalVideo:
-    """A whole video to evaluate; its object maps and frame size are cached.
+    """A whole video to evaluate; its frame size and the object maps that were read last are kept.
 
     Attributes:
         record: of the video; its expressions have the sentences that the model reads.
     """
 
     record: VideoRecord
+    _last_maps: dict[tuple[int, ...], UInt8[np.ndarray, "time height width"]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _lock: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
 
     @cached_property
     def original_size(self) -> tuple[int, int]:
@@ -50,19 +56,30 @@ class EvalVideo:
         masks = self.record.masks
         if masks is None or not expression.object_ids:
             return None
-        if positions is None and self.object_maps is not None:
-            return np.logical_or.reduce([self.object_maps == number for number in expression.object_ids])
+        object_maps = self.load_object_maps(positions)
+        if object_maps is not None:
+            return np.logical_or.reduce([object_maps == number for number in expression.object_ids])
         positions = range(len(self.record.frame_names)) if positions is None else positions
         masks_of_objects = masks.read(positions, size=self.original_size, objects=expression.object_ids)
         return np.logical_or.reduce(masks_of_objects)
 
-    @cached_property
-    def object_maps(self) -> UInt8[np.ndarray, "time height width"] | None:
-        """Object ids at each pixel of every frame; None where the masks are secret or may overlap."""
+    def load_object_maps(self, positions: Sequence[int] | None = None) -> UInt8[np.ndarray, "time height width"] | None:
+        """Object ids at each pixel; None where the masks are secret or may overlap.
+
+        The last ones are kept, because several sentences are scored against them; any thread may ask.
+
+        Args:
+            positions: of the frames; None: of all.
+        """
         masks = self.record.masks
         if not isinstance(masks, ObjectMapReader):
             return None
-        return masks.read_map(range(len(self.record.frame_names)), size=self.original_size)
+        wanted = tuple(range(len(self.record.frame_names)) if positions is None else positions)
+        with self._lock:
+            if wanted not in self._last_maps:
+                self._last_maps.clear()
+                self._last_maps[wanted] = masks.read_map(wanted, size=self.original_size)
+            return self._last_maps[wanted]
 
 
 class EvalDataset(Dataset[EvalVideo]):
@@ -71,13 +88,15 @@ class EvalDataset(Dataset[EvalVideo]):
     Args:
         videos: in the order of evaluation.
         max_videos: only the first so many; 0: all.
+        note: which of several published choices these are, for reports.
 
     Raises:
         ValueError: masks or objects are there for some videos of the split only (`max_videos` or not), which would be
             scored without the others.
     """
 
-    def __init__(self, videos: Sequence[VideoRecord], *, max_videos: int = 0) -> None:
+    def __init__(self, videos: Sequence[VideoRecord], *, max_videos: int = 0, note: str = "") -> None:
+        self.note = note
         self.videos = tuple(videos[:max_videos] if max_videos else videos)
         _require_uniform(videos)
 
@@ -89,6 +108,14 @@ class EvalDataset(Dataset[EvalVideo]):
 
     def __getitem__(self, index: int) -> EvalVideo:
         return EvalVideo(self.videos[index])
+
+    def digest(self) -> str:
+        """SHA-256 of what is evaluated: videos, frames and sentences; pixels are not looked at."""
+        digest = hashlib.sha256()
+        for video in self.videos:
+            shown = (video.name, video.frame_names, sorted(video.annotated or ()), video.expressions)
+            digest.update(repr(shown).encode())
+        return digest.hexdigest()
 
 
 def _require_uniform(videos: Sequence[VideoRecord]) -> None:

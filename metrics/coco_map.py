@@ -151,7 +151,8 @@ class CocoMeter:
 
 
 def _encode(mask: Bool[np.ndarray, "height width"]) -> dict[str, Any]:
-    return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {**encoded, "counts": encoded["counts"].decode("ascii")}  # text, as COCO files have it
 
 
 def _image_size(annotation: dict[str, Any]) -> dict[str, int]:

@@ -88,13 +88,18 @@ class OverlapMeter:
         if not self.unions:
             raise ValueError("no sample was added: there is nothing to score")
         intersections, unions = np.array(self.intersections), np.array(self.unions)
-        iou = (intersections + IOU_SMOOTHING) / (unions + IOU_SMOOTHING)
+        ious = np.array([iou(*sample) for sample in zip(self.intersections, self.unions, strict=True)])
         total = unions.sum()
         return OverlapScores(
-            precision_at=tuple(float((iou > threshold).mean()) for threshold in PRECISION_THRESHOLDS),
+            precision_at=tuple(float((ious > threshold).mean()) for threshold in PRECISION_THRESHOLDS),
             overall_iou=float(intersections.sum() / total) if total else 1.0,
-            mean_iou=float(iou.mean()),
+            mean_iou=float(ious.mean()),
         )
+
+
+def iou(intersection: float, union: float) -> float:
+    """Intersection over union of a sample, 1 where both masks are empty."""
+    return (intersection + IOU_SMOOTHING) / (union + IOU_SMOOTHING)
 
 
 def best_query(scores: Float[np.ndarray, " query"]) -> int:

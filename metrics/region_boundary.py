@@ -219,32 +219,77 @@ def score_unsupervised(
     """
     num_objects = _num_objects(sequence)
     num_predicted = int(sequence.prediction.max())
-    if num_predicted > MAX_PROPOSALS:
-        raise ValueError(
-            f"{sequence.name}: the prediction holds object id {num_predicted}; the unsupervised protocol admits ids "
-            f"up to {MAX_PROPOSALS}"
-        )
-    num_predicted = max(num_predicted, num_objects)  # a missing prediction counts as an empty mask
-    region = np.empty((num_predicted, num_objects, len(sequence.annotation)))
+    # a missing prediction counts as an empty mask
+    pairs = compare_all_pairs(sequence, num_objects=num_objects, num_proposals=max(num_predicted, num_objects))
+    return assign_proposals(*pairs, num_predicted=num_predicted, name=sequence.name)
+
+
+def compare_all_pairs(
+    sequence: SequenceMasks, *, num_objects: int, num_proposals: int
+) -> tuple[Float64[np.ndarray, "proposal object time"], Float64[np.ndarray, "proposal object time"]]:
+    """J and F of every predicted object with every annotated one, in each frame; void pixels do not count.
+
+    Long videos can be compared in parts; `assign_proposals` takes all of them together.
+
+    Args:
+        sequence: a video, or some of its frames.
+        num_objects: annotated ones, see `count_objects`.
+        num_proposals: predicted ones.
+    """
+    _require_equal_shapes(name=sequence.name, annotation=sequence.annotation, prediction=sequence.prediction, void=None)
+    region = np.empty((num_proposals, num_objects, len(sequence.annotation)))
     boundary = np.empty_like(region)
     for frames in _chunks(sequence.annotation):
         true_ids = sequence.annotation[frames]
         true = _object_bits(true_ids, num_objects)
-        predicted = _object_bits(sequence.prediction[frames], num_predicted, true_ids == VOID_INDEX)
-        for proposal in range(num_predicted):
+        predicted = _object_bits(sequence.prediction[frames], num_proposals, true_ids == VOID_INDEX)
+        for proposal in range(num_proposals):
             one = slice(proposal, proposal + 1)
             region[proposal, :, frames], boundary[proposal, :, frames] = _compare(true, predicted, one)
+    return region, boundary
+
+
+def assign_proposals(
+    region: Float64[np.ndarray, "proposal object time"],
+    boundary: Float64[np.ndarray, "proposal object time"],
+    *,
+    num_predicted: int,
+    name: str,
+) -> tuple[Float64[np.ndarray, "object time"], Float64[np.ndarray, "object time"]]:
+    """J and F of each annotated object after the assignment of predictions with the greatest sum of J&F.
+
+    Args:
+        region: J of all pairs, over all frames.
+        boundary: F of all pairs.
+        num_predicted: the greatest id in the whole prediction; proposals beyond it are considered only as far as there
+            are more objects, as in the official toolkit.
+        name: of the video, for the message.
+
+    Raises:
+        ValueError: more objects are predicted than the protocol admits.
+    """
+    if num_predicted > MAX_PROPOSALS:
+        raise ValueError(
+            f"{name}: the prediction holds object id {num_predicted}; the unsupervised protocol admits ids "
+            f"up to {MAX_PROPOSALS}"
+        )
+    kept = max(num_predicted, region.shape[1])
+    region, boundary = region[:kept], boundary[:kept]
     quality = (region.mean(axis=2) + boundary.mean(axis=2)) / 2
     proposals, objects = linear_sum_assignment(-quality)
     return region[proposals, objects], boundary[proposals, objects]
+
+
+def count_objects(first_annotation: UInt8[np.ndarray, "height width"]) -> int:
+    """Annotated objects of a video: the greatest id in its first frame."""
+    return int(first_annotation.max(where=first_annotation != VOID_INDEX, initial=0))
 
 
 def _num_objects(sequence: SequenceMasks) -> int:
     _require_equal_shapes(name=sequence.name, annotation=sequence.annotation, prediction=sequence.prediction, void=None)
     if not len(sequence.annotation):
         raise ValueError(f"{sequence.name}: no frames")
-    first = sequence.annotation[0]
-    return int(first.max(where=first != VOID_INDEX, initial=0))
+    return count_objects(sequence.annotation[0])
 
 
 def _chunks(masks: Shaped[np.ndarray, "time height width"]) -> Iterator[slice]:

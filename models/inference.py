@@ -11,11 +11,21 @@ from models.soc import SOC
 from structures.clips import one_clip
 
 
-def windows(num_frames: int, longest: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of consecutive windows of at most `longest` frames; one window if `longest` is 0."""
-    step = longest or max(1, num_frames)
-    for start in range(0, num_frames, step):
-        yield start, min(start + step, num_frames)
+def windows(num_frames: int, longest: int, *, overlap: int = 0) -> Iterator[tuple[int, int]]:
+    """(start, stop) of consecutive windows that share `overlap` frames with the one before.
+
+    Args:
+        num_frames: of the video.
+        longest: frames of a window at most; 0: the whole video in one.
+        overlap: fewer than `longest`.
+    """
+    start, stop = 0, min(longest or num_frames, num_frames)
+    while True:
+        yield start, stop
+        if stop >= num_frames:
+            return
+        start = stop - overlap
+        stop = min(start + longest, num_frames)
 
 
 def encode_sentences(

@@ -7,11 +7,11 @@ zero, so no sigmoid is taken where only that matters.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,14 +25,15 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class ClipPrediction:
-    """The best query for one sentence about one clip, on the CPU.
+    """One query, usually the best, for one sentence about one clip.
 
     Attributes:
-        mask_logits: before the sigmoid, at stride 4 of the resized frames.
+        mask_logits: before the sigmoid, at stride 4 of the resized frames; on the device of the model, where resizing
+            is fast. Everything else is on the CPU.
         boxes_xyxy_norm: left, top, right and bottom as shares of the frame, as the model predicts them.
         frame_scores: probability in each frame that the query shows the referred object (best class).
         query_scores: of every query, for the whole clip.
-        query: the one with the highest score.
+        query: the index of this one.
     """
 
     mask_logits: Float[Tensor, "time height4 width4"]
@@ -43,11 +44,11 @@ class ClipPrediction:
 
     @property
     def score(self) -> float:
-        """Of the best query, for the whole clip."""
+        """Of this query, for the whole clip."""
         return float(self.query_scores[self.query])
 
     def logits_at(self, size: Size) -> Float[Tensor, "time height width"]:
-        """Mask logits at (height, width), resized once.
+        """Mask logits at (height, width), resized once, on the device of the model.
 
         A stride-4 map of a frame whose sides are not multiples of 4 covers slightly more than the frame; the published
         scripts do not correct for that, nor do we.
@@ -55,11 +56,24 @@ class ClipPrediction:
         return resize_logits(self.mask_logits, size)
 
     def masks_at(self, size: Size, *, logit_threshold: float = 0.0) -> Bool[Tensor, "time height width"]:
-        """Masks at (height, width), a frame at a time, so that only one is held as numbers."""
-        masks = torch.empty(len(self.mask_logits), *size, dtype=torch.bool)
+        """Masks at (height, width), on the CPU; a frame at a time, so that only one is held as numbers."""
+        masks = torch.empty(len(self.mask_logits), *size, dtype=torch.bool, device=self.mask_logits.device)
         for frame, logits in enumerate(self.mask_logits):
             masks[frame] = resize_logits(logits[None], size)[0] > logit_threshold
-        return masks
+        return masks.cpu()
+
+    def frames(self, start: int, stop: int | None = None) -> "ClipPrediction":
+        """The same for frames [start, stop) alone."""
+        return replace(
+            self,
+            mask_logits=self.mask_logits[start:stop],
+            boxes_xyxy_norm=self.boxes_xyxy_norm[start:stop],
+            frame_scores=self.frame_scores[start:stop],
+        )
+
+    def to(self, device: torch.device | str) -> "ClipPrediction":
+        """The same with the mask logits on another device."""
+        return replace(self, mask_logits=self.mask_logits.to(device))
 
 
 def trajectory_scores(class_logits: Float[Tensor, "batch time query num_classes"]) -> Float[Tensor, "batch query"]:
@@ -69,10 +83,14 @@ def trajectory_scores(class_logits: Float[Tensor, "batch time query num_classes"
 
 def best_queries(layer: LayerOutput) -> tuple[ClipPrediction, ...]:
     """For each sample the query with the highest score over the whole clip."""
+    return predictions_of(layer, trajectory_scores(layer.class_logits).argmax(dim=-1))
+
+
+def predictions_of(layer: LayerOutput, queries: Int[Tensor, " batch"]) -> tuple[ClipPrediction, ...]:
+    """What a query of each sample shows."""
     scores = trajectory_scores(layer.class_logits)
-    queries = scores.argmax(dim=-1)
     sample = torch.arange(len(queries), device=queries.device)
-    masks = layer.mask_logits[sample, :, queries].float().cpu()
+    masks = layer.mask_logits[sample, :, queries].float()
     boxes = cxcywh_to_xyxy(layer.boxes_cxcywh_norm[sample, :, queries].float()).cpu()
     frame_scores = layer.class_logits[sample, :, queries].float().sigmoid().amax(dim=-1).cpu()
     return tuple(
@@ -162,7 +180,7 @@ def masks_at_original(
 
 
 def merge_objects(mask_logits: Sequence[Float[Tensor, "time height width"]]) -> UInt8[Tensor, "time height width"]:
-    """One index map for several objects of a clip: 0 is background, i + 1 the i-th object (Ref-DAVIS17).
+    """One index map for several objects of a clip, on the CPU: 0 is background, i + 1 the i-th (Ref-DAVIS17).
 
     A pixel goes to the most probable object whose probability is at least one half, to the first of equals.
 
@@ -179,7 +197,7 @@ def merge_objects(mask_logits: Sequence[Float[Tensor, "time height width"]]) -> 
         wins = (probability >= 0.5) & (probability > best)
         index_map.masked_fill_(wins, number)
         best = torch.where(wins, probability, best)
-    return index_map
+    return index_map.cpu()
 
 
 def _require_single_frames(layer: LayerOutput) -> None:

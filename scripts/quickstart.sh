@@ -80,4 +80,4 @@ say "segmenting ${query[0]}"
 printf '\nThis run: %d min %02d s for training (as far as it was left to do) and evaluation.\n' \
     $((seconds / 60)) $((seconds % 60))
 printf 'Overlay video: %s\n' "$folder/prediction/overlay.mp4"
-printf 'Report:        %s\n' "$folder/eval/report.md"
+printf 'Report:        %s\n' "$folder/eval/results.md"

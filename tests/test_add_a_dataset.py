@@ -95,7 +95,7 @@ def test_the_page_gives_a_data_set_that_is_checked_trained_on_and_evaluated(copy
         copy, "main.py", "eval", "--config", config, sets, f"model.weights={weights}", f"output_dir={tmp_path / 'eval'}"
     )
     assert evaluated.returncode == 0, evaluated.stderr
-    report = json.loads((tmp_path / "eval" / "report.json").read_text())
+    (report,) = json.loads((tmp_path / "eval" / "results.json").read_text())["sets"].values()
     assert (report["num_videos"], report["num_sentences"]) == (2, 4)
     assert {entry["sentence"] for entry in report["entries"]} == {"the square 1", "the square 2"}
     assert (tmp_path / "eval" / "Annotations" / "one" / "1" / "00003.png").is_file()

@@ -46,7 +46,7 @@ FLOORS = (
     {"video_swin", "resnet", "text_encoder"},
     {"fusion", "deformable_transformer", "object_cluster", "spatial_decoder", "dynamic_mask_head"},
     {"soc", "matcher", "postprocess"},
-    {"criterion", "inference"},
+    {"criterion", "inference", "identity"},
     {"build"},
 )
 

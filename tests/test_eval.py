@@ -54,15 +54,16 @@ def test_the_score_is_that_of_the_masks_as_written(root, tmp_path):
 
 
 def test_the_report_names_kinds_checkpoint_and_configuration(root, tmp_path):
-    evaluate(tiny_config(root, tmp_path / "out", eval={"zip_submission": True}))
-    content = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert set(content["groups"]) == {"appearance", "motion"}
-    assert content["groups"]["motion"]["entries"] == 2
-    assert content["checkpoint"] is None
+    evaluate(tiny_config(root, tmp_path / "out", eval={"zip_submission": True, "partial_submission": True}))
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    report = content["sets"]["ref_youtube_vos/valid"]
+    assert set(report["groups"]) == {"appearance", "motion"}
+    assert report["groups"]["motion"]["entries"] == 2
+    assert content["checkpoint"]["path"] is None
     assert content["config"]["data"]["eval_num_frames"] == 3
     assert {"git", "versions"} <= set(content)
-    assert content["entries"][0]["sentence"] == "a square"
-    assert "| motion | 2 |" in (tmp_path / "out" / "report.md").read_text()
+    assert report["entries"][0]["sentence"] == "a square"
+    assert "| motion | 2 |" in (tmp_path / "out" / "results.md").read_text()
     with zipfile.ZipFile(tmp_path / "out" / "submission.zip") as archive:
         names = archive.namelist()
     assert len(names) == 2 * 2 * 5
@@ -82,7 +83,7 @@ def test_what_guessing_reaches_stands_beside_the_score(root, tmp_path):
     (data / "statistics.json").write_text(json.dumps(other | {"dataset": "Referring Shapes"}))
     report = evaluate(tiny_config(data, tmp_path / "out", eval={"write_masks": False})).only
     assert report.baselines == guesses
-    table = (tmp_path / "out" / "report.md").read_text()
+    table = (tmp_path / "out" / "results.md").read_text()
     assert "J of guessing: largest" in table
     assert "42.0" in table
     assert not (tmp_path / "out" / "Annotations").exists()
@@ -100,7 +101,7 @@ def test_without_masks_there_is_only_a_submission(root, tmp_path):
     report = evaluate(tiny_config(data, tmp_path / "out")).only
     assert report.overall is None
     assert len(list((tmp_path / "out" / "Annotations").rglob("*.png"))) == 20
-    assert "no masks" in (tmp_path / "out" / "report.md").read_text()
+    assert "no masks" in (tmp_path / "out" / "results.md").read_text()
 
 
 def test_groups_of_sentences_do_not_change_the_masks(root, tmp_path):
@@ -112,7 +113,7 @@ def test_groups_of_sentences_do_not_change_the_masks(root, tmp_path):
 def test_an_evaluated_folder_is_not_overwritten_by_mistake(root, tmp_path):
     config = tiny_config(root, tmp_path / "out")
     evaluate(config)
-    with pytest.raises(ValueError, match=r"already holds report.json"):
+    with pytest.raises(ValueError, match=r"already holds results.json"):
         evaluate(config)
     evaluate(config.model_copy(update={"overwrite": True}))
 
@@ -195,7 +196,7 @@ def test_the_real_sentences_of_ref_davis17_fit_the_real_videos(shared_dir):
     assert all(video.original_size == (480, 854) for video in videos)
     sentences = [expression.sentence for expression in videos[0].record.expressions]
     assert sentences == ["a black swan", "a black feathered swan", "a swan", "a black swan"]
-    assert videos[0].object_maps.shape == (50, 480, 854)
+    assert videos[0].load_object_maps().shape == (50, 480, 854)
 
 
 def test_a_submission_of_masks_that_are_not_written_is_refused(root, tmp_path):
@@ -205,7 +206,9 @@ def test_a_submission_of_masks_that_are_not_written_is_refused(root, tmp_path):
 
 
 def test_a_submission_of_ref_davis17_holds_all_four_annotators(davis, tmp_path):
-    config = davis_config(davis, tmp_path / "out").model_copy(update={"eval": EvalConfig(zip_submission=True)})
+    config = davis_config(davis, tmp_path / "out").model_copy(
+        update={"eval": EvalConfig(zip_submission=True, partial_submission=True)}
+    )
     evaluate(config)
     with zipfile.ZipFile(tmp_path / "out" / "submission.zip") as archive:
         names = archive.namelist()

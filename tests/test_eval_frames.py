@@ -60,10 +60,10 @@ def test_pycocotools_gives_the_reported_map_for_the_written_files(data, tmp_path
     assert report.mask_ap == pytest.approx(tuple(evaluation.stats), abs=1e-12)
     assert report.mask_ap.recall_100 > 0 or report.mask_overlap.mean_iou > 0
     assert report.box_ap is None
-    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    (content,) = json.loads((tmp_path / "out" / "results.json").read_text())["sets"].values()
     assert content["overall"] == report.scores()
     assert set(content["overall"]) >= {"mAP", "P@0.5", "P@0.9", "oIoU", "mIoU"}
-    assert f"| {num_samples} |" in (tmp_path / "out" / "report.md").read_text()
+    assert f"| {num_samples} |" in (tmp_path / "out" / "results.md").read_text()
 
 
 def test_the_answer_is_that_of_the_frame_in_the_middle_of_its_window(data, tmp_path):

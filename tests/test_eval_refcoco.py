@@ -100,10 +100,10 @@ def test_the_report_and_the_predictions_are_written_whole(root, tmp_path, capsys
     images = {"dataset": "refcoco", "root": root / "coco", "eval_split": "train"}
     config = with_busy_weights(make_config(root, tmp_path / "out", images))
     report = evaluate(config).only
-    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    (written,) = json.loads((tmp_path / "out" / "results.json").read_text())["sets"].values()
     assert written["overall"] == report.scores()
     assert set(written["coco_boxes"]) == set(written["coco"]) == set(written["coco_areas_by_box_corner"])
-    assert "box mIoU" in (tmp_path / "out" / "report.md").read_text()
+    assert "box mIoU" in (tmp_path / "out" / "results.md").read_text()
     results = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert len(results) == 5 * config.model.num_queries
     truth = {entry.sample: entry for entry in report.entries}

@@ -45,9 +45,9 @@ def config_of(request, tmp_path_factory):
 def test_an_evaluation_runs_through(config_of):
     config = config_of("eval")
     run("eval", config)
-    report = json.loads((config.output_dir / "report.json").read_text())
+    (report,) = json.loads((config.output_dir / "results.json").read_text())["sets"].values()
     assert report["num_videos"] == 2
-    assert "no masks to score" not in (config.output_dir / "report.md").read_text()
+    assert "no masks to score" not in (config.output_dir / "results.md").read_text()
 
 
 @pytest.mark.parametrize("config_of", [name for name in FORMATS if name != "jhmdb_sentences"], indirect=True)
@@ -64,4 +64,4 @@ def test_the_split_of_mevis_without_masks_gives_a_submission(config_of):
     config = config_of("secret", eval_split="valid")
     run("eval", config)
     assert len(list((config.output_dir / "Annotations").rglob("*.png"))) >= 4
-    assert "no masks to score" in (config.output_dir / "report.md").read_text()
+    assert "no masks to score" in (config.output_dir / "results.md").read_text()

@@ -143,7 +143,7 @@ def test_sentences_of_one_clip_with_common_objects_keep_their_own_masks(root):
 
 def test_evaluation_takes_the_union(root):
     video = build_eval_dataset(config(root))[0]
-    assert video.object_maps is None
+    assert video.load_object_maps() is None
     areas = [video.load_masks(e).sum(axis=(1, 2)).tolist() for e in video.record.expressions]
     assert areas == [[64] * 5, [0, 0, 64, 64, 64], [64, 64, 96, 96, 96]]
     both = video.record.expressions[2]

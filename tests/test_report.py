@@ -3,23 +3,36 @@
 import numpy as np
 import pytest
 
-from evaluation.report import EntryScore, EvalReport, score_sentence
-from metrics.region_boundary import FrameStatistics, region_and_boundary
+from evaluation.report import EntryScore, EvalReport, FrameScore, RankedQuery, score_frames
+from metrics.region_boundary import region_and_boundary
 
 
 def entry(group, j, f):
-    return EntryScore("v", "0", "", group, FrameStatistics(j, 1.0, 0.1), FrameStatistics(f, 0.5, 0.2))
+    """Four frames with these means: J falls by 0.1 from the first to the last, F by 0.2."""
+    frames = [FrameScore(j + d, f + 2 * d) for d in (0.05, 0.0, 0.0, -0.05)]
+    return EntryScore("v", "0", "", group, tuple(frames))
 
 
 def test_a_sentence_has_j_for_its_region_and_f_for_its_boundary():
-    annotation, prediction = np.zeros((2, 3, 40, 40), dtype=bool)
+    annotation, prediction = np.zeros((2, 2, 40, 40), dtype=bool)
     annotation[:, 10:30, 10:30] = True
     prediction[:, 10:30, 10:20] = True
-    region, boundary = score_sentence(annotation, prediction)
-    assert region.mean == pytest.approx(0.5)
-    assert boundary.mean == pytest.approx(region_and_boundary(annotation, prediction)[1].mean())
-    assert boundary.mean != pytest.approx(region.mean, abs=0.05)
-    assert (region.recall, boundary.recall) == (0, 1)
+    annotation[1, 20:] = False
+    frames = score_frames(annotation, prediction)
+    regions, boundaries = region_and_boundary(annotation, prediction)
+    assert [frame.region for frame in frames] == pytest.approx([0.5, 1 / 3])
+    assert [frame.boundary for frame in frames] == pytest.approx(boundaries.tolist())
+    assert [(frame.annotated_px, frame.predicted_px) for frame in frames] == [(400, 200), (200, 200)]
+    assert [frame.centre_px for frame in frames] == [(19.5, 19.5), (19.5, 14.5)]
+    assert score_frames(np.zeros_like(annotation), prediction)[0].centre_px is None
+    score = EntryScore("v", "0", "a cat", "", tuple(frames), (RankedQuery(0.9, 0.4), RankedQuery(0.2, 0.8)))
+    assert score.region.mean == pytest.approx(regions.mean())
+    assert score.boundary.mean == pytest.approx(boundaries.mean())
+    assert boundaries.mean() != pytest.approx(regions.mean(), abs=0.05)
+    row = score.as_row()
+    assert (row["J"], row["F"]) == (score.region.mean, score.boundary.mean)
+    assert row["J&F"] == (row["J"] + row["F"]) / 2
+    assert (row["score"], row["best J of runners-up"]) == (0.9, 0.8)
 
 
 def test_a_report_averages_over_entries_and_within_groups():
@@ -32,14 +45,15 @@ def test_a_report_averages_over_entries_and_within_groups():
             "entries": 2,
             "J&F": 0.45,
             "J-mean": 0.3,
-            "J-recall": 1.0,
-            "J-decay": 0.1,
+            "J-recall": 0.0,
+            "J-decay": 0.05,
             "F-mean": 0.6,
             "F-recall": 0.5,
-            "F-decay": 0.2,
+            "F-decay": 0.1,
         }
     )
-    assert [(e["J"], e["F"]) for e in written["entries"]] == [(0.2, 0.4), (0.4, 0.8), (0.9, 0.3)]
+    assert [e["J"] for e in written["entries"]] == pytest.approx([0.2, 0.4, 0.9])
+    assert [e["F"] for e in written["entries"]] == pytest.approx([0.4, 0.8, 0.3])
     table = report.as_table().splitlines()
     assert table[2] == "| all | 3 | 50.0 | 50.0 | 50.0 |"
     assert table[3] == "| motion | 2 | 45.0 | 30.0 | 60.0 |"

@@ -1,0 +1,332 @@
+"""Protocols of whole videos: every frame is segmented, window by window (Ref-YouTube-VOS, MeViS, Ref-DAVIS17)."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+
+from configs.schema import DataConfig
+from datasets.records import Expression
+from evaluation.protocol import Benchmark, EvalClip, Job, VideoRun
+from evaluation.report import EntryScore, EvalReport, FrameScore, RankedQuery, score_frames
+from evaluation.submission import ExpectedMask
+from loading.videos import EvalVideo
+from media.mask_png import write_binary_png, write_index_png
+from metrics.region_boundary import SequenceMasks, assign_proposals, compare_all_pairs, count_objects
+from models.identity import QueryTracks
+from models.inference import windows
+from models.outputs import LayerOutput
+from models.postprocess import ClipPrediction, merge_objects, predictions_of, trajectory_scores
+
+
+@dataclass(frozen=True)
+class WholeVideos(Benchmark[EntryScore]):
+    """Shared by protocols of whole videos.
+
+    Attributes:
+        runners_up: queries next to the chosen one that are compared with the annotation, too.
+        baselines: J of guessing, for generated data.
+    """
+
+    runners_up: int
+    baselines: Mapping[str, Mapping[str, float]]
+
+    @property
+    def score_type(self) -> type[EntryScore]:
+        """See `Benchmark`."""
+        return EntryScore
+
+    def report(self, num_videos: int, num_sentences: int, scores: Sequence[EntryScore]) -> EvalReport:
+        """See `Benchmark`."""
+        return EvalReport(num_videos, num_sentences, tuple(scores), self.baselines)
+
+
+class WholeVideoRun(VideoRun[EntryScore]):
+    """Shared by protocols of whole videos: windows, and the choice of queries.
+
+    Args:
+        data: the section `data` of the configuration.
+        video: to segment.
+        folder: of the masks; None writes none.
+        num_ranked: queries per sentence that are looked at, the best one included.
+    """
+
+    def __init__(self, data: DataConfig, video: EvalVideo, folder: Path | None, *, num_ranked: int) -> None:
+        self.video, self.record, self.folder = video, video.record, folder
+        self.num_ranked = num_ranked
+        self.overlap = data.eval_overlap if data.eval_identity == "matched" else 0
+        self.windows = list(windows(len(self.record.frame_names), data.eval_num_frames, overlap=self.overlap))
+        self._tracks = {e.name: QueryTracks(self.overlap) for e in self.record.expressions if self.overlap}
+
+    def clips(self) -> Sequence[EvalClip]:
+        """See `VideoRun`: consecutive windows."""
+        return [EvalClip(tuple(range(start, stop)), self.record.expressions) for start, stop in self.windows]
+
+    def answers(
+        self, clip: EvalClip, layers: Iterable[LayerOutput]
+    ) -> Iterator[tuple[Expression, tuple[ClipPrediction, ...], tuple[float, ...]]]:
+        """For each sentence the predictions of the best queries, in order, and the scores that they were chosen by.
+
+        Frames that the window before has shown already are left out.
+        """
+        expressions = iter(clip.expressions)
+        for layer in layers:
+            of_layer = [next(expressions) for _ in layer.class_logits]
+            ranked, scores = self._rank(layer, of_layer)
+            by_rank = [predictions_of(layer, queries) for queries in ranked.unbind(dim=1)]
+            new = self.num_old_frames(clip)
+            for expression, own, own_scores in zip(of_layer, zip(*by_rank, strict=True), scores.tolist(), strict=True):
+                yield expression, tuple(prediction.frames(new) for prediction in own), tuple(own_scores)
+
+    def num_old_frames(self, clip: EvalClip) -> int:
+        """Frames at the start of a window that the one before has shown already."""
+        return self.overlap if clip.positions[0] else 0
+
+    def new_positions(self, clip: EvalClip) -> tuple[int, ...]:
+        """The other frames."""
+        return clip.positions[self.num_old_frames(clip) :]
+
+    def _rank(self, layer: LayerOutput, expressions: Sequence[Expression]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries of each sentence, best first, and their scores; both (sentence, rank)."""
+        if self._tracks:
+            followed = [self._tracks[e.name].follow(layer, i) for i, e in enumerate(expressions)]
+            ranked = torch.stack([queries for queries, _ in followed]).to(layer.class_logits.device)
+            scores = torch.stack([means for _, means in followed])
+        else:
+            # stable: of equal scores the first query, as argmax has it
+            scores, ranked = trajectory_scores(layer.class_logits).sort(dim=-1, descending=True, stable=True)
+        return ranked[:, : self.num_ranked], scores[:, : self.num_ranked].float().cpu()
+
+
+# ---- a mask per sentence ----
+
+
+@dataclass(frozen=True)
+class OneMaskPerSentence(WholeVideos):
+    """`<folder>/<video>/<expression>/<frame>.png` of 0 and 255; J and F of every sentence.
+
+    Attributes:
+        zip_folder: what stands before `<video>` in a submission.
+    """
+
+    zip_folder: str
+
+    def open(self, video: EvalVideo, *, folder: Path | None) -> VideoRun[EntryScore]:
+        """See `Benchmark`."""
+        return _SentenceRun(
+            self.data, video, None if folder is None else folder / self.outputs[0], num_ranked=1 + self.runners_up
+        )
+
+    def submission(self, video: EvalVideo) -> Iterator[ExpectedMask]:
+        """See `Benchmark`."""
+        record = video.record
+        for expression in record.expressions:
+            for frame in record.frame_names:
+                name = f"{record.name}/{expression.name}/{frame}.png"
+                path = f"{self.outputs[0]}/{name}"
+                yield ExpectedMask(path, f"{self.zip_folder}/{name}".lstrip("/"), video.original_size, {0, 255})
+
+
+@dataclass(frozen=True, slots=True)
+class _SentencePart:
+    """A sentence in one window.
+
+    Attributes:
+        expression: its name.
+        frames: scores; empty where the annotation is secret.
+        ranking: score of each ranked query, and sum of its J over the frames.
+        num_frames: of the window.
+    """
+
+    expression: str
+    frames: list[FrameScore]
+    ranking: list[RankedQuery]
+    num_frames: int
+
+
+class _SentenceRun(WholeVideoRun):
+    """See `OneMaskPerSentence`."""
+
+    def jobs(self, clip: EvalClip, layers: Iterable[LayerOutput], size: tuple[int, int]) -> Iterator[Job]:
+        """See `VideoRun`: one job per sentence."""
+        positions = self.new_positions(clip)
+        for expression, predictions, scores in self.answers(clip, layers):
+            masks = predictions[0].masks_at(self.video.original_size).numpy()
+            runners_up = [prediction.to("cpu") for prediction in predictions[1:]]
+            yield partial(self._finish, expression, positions, masks, runners_up, scores)
+
+    def _finish(
+        self,
+        expression: Expression,
+        positions: tuple[int, ...],
+        masks: Bool[np.ndarray, "time height width"],
+        runners_up: Sequence[ClipPrediction],
+        scores: Sequence[float],
+    ) -> _SentencePart:
+        """Writes and scores the masks of one sentence in one window."""
+        record = self.record
+        if self.folder is not None:
+            target = self.folder / record.name / expression.name
+            for position, mask in zip(positions, masks, strict=True):
+                write_binary_png(target / f"{record.frame_names[position]}.png", mask)
+        annotation = self.video.load_masks(expression, positions)
+        if annotation is None:
+            return _SentencePart(expression.name, [], [], len(positions))
+        frames = score_frames(annotation, masks)
+        sums = [sum(frame.region for frame in frames)]
+        sums += [_sum_of_region(annotation, prediction) for prediction in runners_up]
+        ranking = [RankedQuery(score, total) for score, total in zip(scores, sums, strict=True)]
+        return _SentencePart(expression.name, frames, ranking, len(positions))
+
+    def scores(self, parts: Sequence[_SentencePart]) -> list[EntryScore]:
+        """See `VideoRun`."""
+        scores = []
+        for expression in self.record.expressions:
+            own = [part for part in parts if part.expression == expression.name]
+            frames = tuple(frame for part in own for frame in part.frames)
+            if not frames:
+                continue
+            ranking = [
+                RankedQuery(
+                    sum(rank.score * part.num_frames for rank, part in zip(ranks, own, strict=True)) / len(frames),
+                    sum(rank.region for rank in ranks) / len(frames),
+                )
+                for ranks in zip(*(part.ranking for part in own), strict=True)
+            ]
+            scores.append(
+                EntryScore(
+                    self.record.name,
+                    expression.name,
+                    expression.sentence,
+                    expression.kind,
+                    frames,
+                    tuple(ranking),
+                    len(self.record.object_ids),
+                )
+            )
+        return scores
+
+
+def _sum_of_region(annotation: Bool[np.ndarray, "time height width"], prediction: ClipPrediction) -> float:
+    """Sum of J over the frames; 1 where both masks are empty."""
+    height, width = annotation.shape[1:]
+    total = 0.0
+    for frame, true in enumerate(annotation):
+        mask = prediction.frames(frame, frame + 1).masks_at((height, width))[0].numpy()
+        union = np.count_nonzero(true | mask)
+        total += np.count_nonzero(true & mask) / union if union else 1.0
+    return total
+
+
+# ---- merged objects ----
+
+
+@dataclass(frozen=True)
+class MergedObjectsPerAnnotator(WholeVideos):
+    """The objects of each annotator's sentences merged into `<annotator>/<video>/<frame>.png`.
+
+    Each annotator is scored by the unsupervised protocol of DAVIS-2017; the result is the mean over annotators.
+    """
+
+    def open(self, video: EvalVideo, *, folder: Path | None) -> VideoRun[EntryScore]:
+        """See `Benchmark`."""
+        return _MergedRun(self.data, video, folder, num_ranked=1)
+
+    def submission(self, video: EvalVideo) -> Iterator[ExpectedMask]:
+        """See `Benchmark`: nobody runs a server, but the masks can be passed on."""
+        for annotator, expressions in _by_annotator(video.record.expressions):
+            for frame in video.record.frame_names:
+                name = f"{annotator}/{video.record.name}/{frame}.png"
+                yield ExpectedMask(name, name, video.original_size, set(range(len(expressions) + 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class _MergedPart:
+    """The sentences of one annotator in one window.
+
+    Attributes:
+        annotator: slot of the sentences.
+        num_predicted: greatest predicted id.
+        region: J of every predicted object with every annotated one, (proposal, object, time); None without
+            annotation.
+        boundary: F, likewise.
+    """
+
+    annotator: str
+    num_predicted: int
+    region: np.ndarray | None
+    boundary: np.ndarray | None
+
+
+class _MergedRun(WholeVideoRun):
+    """See `MergedObjectsPerAnnotator`."""
+
+    def jobs(self, clip: EvalClip, layers: Iterable[LayerOutput], size: tuple[int, int]) -> Iterator[Job]:
+        """See `VideoRun`: one job per annotator."""
+        positions, original = self.new_positions(clip), self.video.original_size
+        best = {expression.name: predictions[0] for expression, predictions, _ in self.answers(clip, layers)}
+        for annotator, expressions in _by_annotator(self.record.expressions):
+            index_maps = merge_objects([best[e.name].logits_at(original) for e in expressions]).numpy()
+            yield partial(self._finish, annotator, len(expressions), positions, index_maps)
+
+    def _finish(
+        self,
+        annotator: str,
+        num_expressions: int,
+        positions: tuple[int, ...],
+        index_maps: UInt8[np.ndarray, "time height width"],
+    ) -> _MergedPart:
+        """Writes and compares the objects of one annotator in one window."""
+        record = self.record
+        if self.folder is not None:
+            target = self.folder / annotator / record.name
+            for position, index_map in zip(positions, index_maps, strict=True):
+                write_index_png(target / f"{record.frame_names[position]}.png", index_map)
+        num_predicted = int(index_maps.max())
+        annotation = self.video.load_object_maps(positions)
+        if annotation is None:
+            return _MergedPart(annotator, num_predicted, None, None)
+        pairs = compare_all_pairs(
+            SequenceMasks(record.name, annotation, index_maps),
+            num_objects=self._num_objects,
+            num_proposals=max(num_expressions, self._num_objects),
+        )
+        return _MergedPart(annotator, num_predicted, *pairs)
+
+    @cached_property
+    def _num_objects(self) -> int:
+        first = self.video.load_object_maps((0,))
+        assert first is not None  # only asked for where there is an annotation
+        return count_objects(first[0])
+
+    def scores(self, parts: Sequence[_MergedPart]) -> list[EntryScore]:
+        """See `VideoRun`."""
+        scores: list[EntryScore] = []
+        for annotator, _ in _by_annotator(self.record.expressions):
+            own = [part for part in parts if part.annotator == annotator]
+            regions = [part.region for part in own if part.region is not None]
+            boundaries = [part.boundary for part in own if part.boundary is not None]
+            if not regions:
+                continue
+            region, boundary = assign_proposals(
+                np.concatenate(regions, axis=2),
+                np.concatenate(boundaries, axis=2),
+                num_predicted=max(part.num_predicted for part in own),
+                name=self.record.name,
+            )
+            for number, (j, f) in enumerate(zip(region, boundary, strict=True), start=1):
+                frames = tuple(FrameScore(*pair) for pair in zip(j.tolist(), f.tolist(), strict=True))
+                scores.append(EntryScore(self.record.name, str(number), "", annotator, frames, num_objects=len(region)))
+        return scores
+
+
+def _by_annotator(expressions: Sequence[Expression]) -> Iterator[tuple[str, list[Expression]]]:
+    """The sentences of each annotator, both in order of first mention."""
+    order = list(dict.fromkeys(expression.kind for expression in expressions))
+    for annotator, own in groupby(sorted(expressions, key=lambda e: order.index(e.kind)), key=lambda e: e.kind):
+        yield annotator, list(own)
