@@ -28,8 +28,9 @@ from media.mask_png import write_binary_png
 from media.overlay import Overlay, object_colour
 from media.video import Frame, VideoWriter, open_video, write_video
 from models.build import build_model_for_inference
+from models.identity import QueryChoice
 from models.inference import encode_sentences, segment_clip
-from models.postprocess import ClipPrediction, best_queries
+from models.postprocess import ClipPrediction, predictions_of
 
 logger = logging.getLogger(__name__)
 
@@ -94,27 +95,32 @@ def predict(config: Config) -> None:
     fps = settings.fps or max(1.0, source.fps / settings.frame_step)
     overlay = Overlay(sentences, height=height, width=width)
     records = [ObjectRecord(sentence) for sentence in sentences]
+    overlap = config.data.eval_overlap if config.data.eval_identity == "matched" else 0
+    choice = QueryChoice(overlap=overlap)
     names: list[str] = []
     indices: list[int] = []
     with torch.no_grad(), ExitStack() as stack:
         texts = encode_sentences(model, sentences, group=config.data.eval_sentences, device=device)
         writer = stack.enter_context(write_video(folder / OVERLAY, fps=fps))
         bar = stack.enter_context(progress_bar(total=None, title="predict", world=World(), unit="frame"))
-        for window in in_windows(chain([first], frames), config.data.eval_num_frames):
+        for window, num_old in in_windows(chain([first], frames), config.data.eval_num_frames, overlap=overlap):
             pixels = as_clip(np.stack([frame.pixels for frame in window]))
             resized = resize_frames(pixels, short_side=config.data.short_side, long_side=config.data.long_side)
-            layers = segment_clip(model, resized, texts, device=device)
-            predictions = [prediction for layer in layers for prediction in best_queries(layer)]
+            predictions: list[ClipPrediction] = []
+            for layer in segment_clip(model, resized, texts, device=device):
+                queries, _ = choice.rank(layer, first_sentence=len(predictions))
+                predictions += [p.frames(num_old) for p in predictions_of(layer, queries[:, 0])]
+            new = window[num_old:]
             masks = [
                 prediction.masks_at((height, width), logit_threshold=logit(settings.threshold))
                 for prediction in predictions
             ]
             for record, prediction, mask in zip(records, predictions, masks, strict=True):
                 record.add(prediction, mask)
-            write_window(folder, window, [mask.numpy() for mask in masks], overlay, writer)
-            names += [frame.name for frame in window]
-            indices += [frame.index for frame in window]
-            bar.update(len(window))
+            write_window(folder, new, [mask.numpy() for mask in masks], overlay, writer)
+            names += [frame.name for frame in new]
+            indices += [frame.index for frame in new]
+            bar.update(len(new))
     remove_stale_masks(folder / MASKS, num_objects=len(sentences), names=names)
     summary = {
         "video": str(settings.video),
@@ -146,11 +152,19 @@ def clean_sentences(config: Config) -> list[str]:
     return sentences
 
 
-def in_windows(frames: Iterable[Frame], longest: int) -> Iterator[list[Frame]]:
-    """Consecutive windows of at most `longest` frames; all in one if `longest` is 0."""
+def in_windows(frames: Iterable[Frame], longest: int, *, overlap: int = 0) -> Iterator[tuple[list[Frame], int]]:
+    """Consecutive windows, and how many of their frames the one before has shown already.
+
+    Args:
+        frames: of the video.
+        longest: frames of a window at most; 0: all in one.
+        overlap: frames that neighbouring windows share, fewer than `longest`.
+    """
     remaining = iter(frames)
-    while window := list(islice(remaining, longest or None)):
-        yield window
+    shared: list[Frame] = []
+    while new := list(islice(remaining, longest - len(shared) if longest else None)):
+        yield [*shared, *new], len(shared)
+        shared = [*shared, *new][-overlap:] if overlap else []
 
 
 def logit(probability: float) -> float:

@@ -181,39 +181,59 @@ def _finished_videos(
             for number, clip in enumerate(clips, start=1):
                 yield _Visit(video, run, clip, number == len(clips))
 
-    sentences: list[str] = []
-    texts: tuple[TextFeatures, ...] = ()
     futures: list[Future[Any]] = []
     ready: deque[tuple[_Visit, list[Future[Any]]]] = deque()
+    failure: Exception | None = None
     with ExitStack() as stack:
-        jobs = _Jobs(workers, stack)
-        for visit, frames in _decoded_ahead(visits(), data, stack, speed):
-            clip = visit.clip
-            with speed.time(MODEL):
-                wanted = [expression.sentence for expression in clip.expressions]
-                if wanted != sentences:  # all windows of a video have the same
-                    sentences = wanted
-                    texts = encode_sentences(model, sentences, group=data.eval_sentences, device=device)
-                layers = segment_clip(model, frames, texts, device=device, annotated_frame=clip.annotated_frame)
-                new = visit.run.jobs(clip, layers, (frames.shape[-2], frames.shape[-1]))
-                job = next(new, None)
-            while job is not None:
-                with speed.time(WRITE):
-                    futures.append(jobs.start(job))
-                with speed.time(MODEL):
-                    job = next(new, None)
-            speed.num_frames += len(clip.positions)
-            speed.num_masks += len(sentences) * (1 if clip.annotated_frame is not None else len(clip.positions))
-            if visit.is_last:
-                ready.append((visit, futures))
-                futures = []
-            while ready and all(future.done() for future in ready[0][1]):
-                yield _scored(*ready.popleft())
+        segment = _Segmenter(model, data, _Jobs(workers, stack), device=device, speed=speed)
+        try:
+            for visit, frames in _decoded_ahead(visits(), data, stack, speed):
+                futures += segment(visit, frames)
+                if visit.is_last:
+                    ready.append((visit, futures))
+                    futures = []
+                while ready and all(future.done() for future in ready[0][1]):
+                    yield _scored(*ready.popleft())
+        except (ValueError, OSError, RuntimeError) as error:
+            failure = error  # raised below, after the videos that are finished, so that these are noted
         while ready:
             with speed.time(WRITE):
                 scored = _scored(*ready.popleft())
             yield scored
+    if failure is not None:
+        raise failure
     yield from ((name, []) for name in without_clips)
+
+
+class _Segmenter:
+    """Runs the model on one clip after the other; the sentences of a video are encoded once."""
+
+    def __init__(self, model: SOC, data: DataConfig, jobs: "_Jobs", *, device: torch.device, speed: Speed) -> None:
+        self._model, self._data, self._jobs, self._device, self._speed = model, data, jobs, device, speed
+        self._sentences: list[str] = []
+        self._texts: tuple[TextFeatures, ...] = ()
+
+    def __call__(self, visit: _Visit, frames: UInt8[Tensor, "time 3 height width"]) -> list[Future[Any]]:
+        """Starts the jobs of a clip as soon as the model has what they need."""
+        clip, speed, device = visit.clip, self._speed, self._device
+        futures = []
+        with speed.time(MODEL):
+            sentences = [expression.sentence for expression in clip.expressions]
+            if sentences != self._sentences:
+                group = self._data.eval_sentences
+                self._texts = encode_sentences(self._model, sentences, group=group, device=device)
+                self._sentences = sentences
+            layers = segment_clip(self._model, frames, self._texts, device=device, annotated_frame=clip.annotated_frame)
+            new = visit.run.jobs(clip, layers, (frames.shape[-2], frames.shape[-1]))
+            job = next(new, None)
+        while job is not None:
+            with speed.time(WRITE):
+                futures.append(self._jobs.start(job))
+            with speed.time(MODEL):
+                job = next(new, None)
+        speed.num_frames += len(clip.positions)
+        speed.num_masks += len(sentences) * (1 if clip.annotated_frame is not None else len(clip.positions))
+        return futures
 
 
 def _scored(visit: _Visit, futures: Sequence[Future[Any]]) -> tuple[str, Sequence[Any]]:

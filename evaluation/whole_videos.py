@@ -7,7 +7,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Bool, UInt8
 
 from configs.schema import DataConfig
@@ -18,10 +17,10 @@ from evaluation.submission import ExpectedMask
 from loading.videos import EvalVideo
 from media.mask_png import write_binary_png, write_index_png
 from metrics.region_boundary import SequenceMasks, assign_proposals, compare_all_pairs, count_objects
-from models.identity import QueryTracks
+from models.identity import QueryChoice
 from models.inference import windows
 from models.outputs import LayerOutput
-from models.postprocess import ClipPrediction, merge_objects, predictions_of, trajectory_scores
+from models.postprocess import ClipPrediction, merge_objects, predictions_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class WholeVideoRun(VideoRun[EntryScore]):
         self.num_ranked = num_ranked
         self.overlap = data.eval_overlap if data.eval_identity == "matched" else 0
         self.windows = list(windows(len(self.record.frame_names), data.eval_num_frames, overlap=self.overlap))
-        self._tracks = {e.name: QueryTracks(self.overlap) for e in self.record.expressions if self.overlap}
+        self._choice = QueryChoice(overlap=self.overlap)
 
     def clips(self) -> Sequence[EvalClip]:
         """See `VideoRun`: consecutive windows."""
@@ -74,14 +73,16 @@ class WholeVideoRun(VideoRun[EntryScore]):
 
         Frames that the window before has shown already are left out.
         """
-        expressions = iter(clip.expressions)
+        old, done = self.num_old_frames(clip), 0
         for layer in layers:
-            of_layer = [next(expressions) for _ in layer.class_logits]
-            ranked, scores = self._rank(layer, of_layer)
-            by_rank = [predictions_of(layer, queries) for queries in ranked.unbind(dim=1)]
-            new = self.num_old_frames(clip)
-            for expression, own, own_scores in zip(of_layer, zip(*by_rank, strict=True), scores.tolist(), strict=True):
-                yield expression, tuple(prediction.frames(new) for prediction in own), tuple(own_scores)
+            expressions = clip.expressions[done : done + len(layer.class_logits)]
+            queries, scores = self._choice.rank(layer, first_sentence=done)
+            done += len(expressions)
+            by_rank = [predictions_of(layer, of_rank) for of_rank in queries[:, : self.num_ranked].unbind(dim=1)]
+            for expression, own, own_scores in zip(
+                expressions, zip(*by_rank, strict=True), scores[:, : self.num_ranked].tolist(), strict=True
+            ):
+                yield expression, tuple(prediction.frames(old) for prediction in own), tuple(own_scores)
 
     def num_old_frames(self, clip: EvalClip) -> int:
         """Frames at the start of a window that the one before has shown already."""
@@ -90,17 +91,6 @@ class WholeVideoRun(VideoRun[EntryScore]):
     def new_positions(self, clip: EvalClip) -> tuple[int, ...]:
         """The other frames."""
         return clip.positions[self.num_old_frames(clip) :]
-
-    def _rank(self, layer: LayerOutput, expressions: Sequence[Expression]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Queries of each sentence, best first, and their scores; both (sentence, rank)."""
-        if self._tracks:
-            followed = [self._tracks[e.name].follow(layer, i) for i, e in enumerate(expressions)]
-            ranked = torch.stack([queries for queries, _ in followed]).to(layer.class_logits.device)
-            scores = torch.stack([means for _, means in followed])
-        else:
-            # stable: of equal scores the first query, as argmax has it
-            scores, ranked = trajectory_scores(layer.class_logits).sort(dim=-1, descending=True, stable=True)
-        return ranked[:, : self.num_ranked], scores[:, : self.num_ranked].float().cpu()
 
 
 # ---- a mask per sentence ----
@@ -219,7 +209,7 @@ def _sum_of_region(annotation: Bool[np.ndarray, "time height width"], prediction
     for frame, true in enumerate(annotation):
         mask = prediction.frames(frame, frame + 1).masks_at((height, width))[0].numpy()
         union = np.count_nonzero(true | mask)
-        total += np.count_nonzero(true & mask) / union if union else 1.0
+        total += float(np.count_nonzero(true & mask) / union) if union else 1.0
     return total
 
 

@@ -20,6 +20,37 @@ SIMILARITY_WEIGHT = 0.5
 overlap decides where there are masks, similarity where there are none."""
 
 
+class QueryChoice:
+    """Ranks the queries for each sentence about a video, window by window.
+
+    Args:
+        overlap: frames that neighbouring windows share; 0: windows are independent of each other, as published.
+    """
+
+    def __init__(self, *, overlap: int) -> None:
+        self.overlap = overlap
+        self._tracks: dict[int, QueryTracks] = {}
+
+    def rank(
+        self, layer: LayerOutput, *, first_sentence: int = 0
+    ) -> tuple[Int[Tensor, "batch query"], Float[Tensor, "batch query"]]:
+        """Queries of each sentence, best first, and their scores.
+
+        Args:
+            layer: predictions for some of the sentences about the next window.
+            first_sentence: index of the first of them.
+        """
+        if not self.overlap:
+            # stable: of equal scores the first query, as argmax has it
+            scores, queries = trajectory_scores(layer.class_logits).sort(dim=-1, descending=True, stable=True)
+            return queries, scores
+        ranked = []
+        for sample in range(len(layer.class_logits)):
+            tracks = self._tracks.setdefault(first_sentence + sample, QueryTracks(self.overlap))
+            ranked.append(tracks.follow(layer, sample))
+        return torch.stack([queries for queries, _ in ranked]), torch.stack([scores for _, scores in ranked])
+
+
 class QueryTracks:
     """The queries for one sentence, followed from window to window.
 
@@ -42,18 +73,17 @@ class QueryTracks:
 
         Returns:
             Queries of this window in the order of their tracks' scores, best first, and these scores: means over all
-            frames so far (those of overlaps count twice). On the CPU.
+            frames so far (those of overlaps count twice).
         """
         masks = layer.mask_logits[sample] > 0  # (time, query, height4, width4)
         embeddings = functional.normalize(layer.cluster[sample].float(), dim=-1)
-        scores = trajectory_scores(layer.class_logits[sample : sample + 1].float())[0].cpu()
-        query_of_track = torch.arange(len(scores))
+        scores = trajectory_scores(layer.class_logits[sample : sample + 1].float())[0]
+        query_of_track = torch.arange(len(scores), device=scores.device)
         if self._last is not None:
             query_of_track = match_queries(*self._last, masks[: self.overlap], embeddings)
-        self._score_sum = self._score_sum + len(masks) * scores[query_of_track]
+        self._score_sum = self._score_sum.to(scores) + len(masks) * scores[query_of_track]
         self._num_frames += len(masks)
-        on_device = query_of_track.to(masks.device)
-        self._last = masks[-self.overlap :, on_device], embeddings[on_device]
+        self._last = masks[-self.overlap :, query_of_track], embeddings[query_of_track]
         means = self._score_sum / self._num_frames
         ranking = means.argsort(descending=True, stable=True)
         return query_of_track[ranking], means[ranking]
@@ -80,4 +110,4 @@ def match_queries(
     overlap = intersection / union.clamp(min=1)
     similarity = (embeddings @ other_embeddings.T + 1) / 2
     affinity = (overlap + SIMILARITY_WEIGHT * similarity).cpu().numpy()
-    return torch.from_numpy(linear_sum_assignment(affinity, maximize=True)[1])
+    return torch.from_numpy(linear_sum_assignment(affinity, maximize=True)[1]).to(masks.device)

@@ -1,0 +1,172 @@
+"""An evaluation that is interrupted goes on where it stopped, and never mixes two models, settings or runs."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+import eval as evaluation_command
+from engine.distributed import World
+from eval import evaluate
+from evaluation.journal import UNFINISHED, VIDEOS
+from evaluation.runner import share_work
+from loading.loaders import build_eval_dataset
+from tests.test_eval_frames import config_of
+from tests.tiny_a2d import write_tiny_a2d
+from tests.tiny_ref_youtube_vos import write_expressions, write_video
+from tests.tiny_run import tiny_config, with_busy_weights, write_tiny_root
+from tools.shapes.text import write_text_encoder
+
+LENGTHS = {"longest": 7, "longer": 6, "short": 3}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three valid videos of different lengths."""
+    root = write_tiny_root(tmp_path / "data")
+    described = {}
+    for video, length in LENGTHS.items():
+        names = write_video(root, "valid", video, num_frames=length, visible={1: range(length)})
+        described[video] = {
+            "frames": names,
+            "expressions": {
+                "0": {"exp": "a square that leaves", "obj_id": "1"},
+                "1": {"exp": "a square", "obj_id": "1"},
+            },
+        }
+    write_expressions(root, "valid", described)
+    return root
+
+
+@pytest.fixture
+def config(root, tmp_path):
+    return with_busy_weights(tiny_config(root, tmp_path / "out", eval={"workers": 1}))
+
+
+def frame_of(root, video):
+    return root / "valid" / "JPEGImages" / video / "00000.jpg"
+
+
+def interrupt(config, root, video="short"):
+    """Evaluates until a damaged frame of this video, which is mended afterwards."""
+    path = frame_of(root, video)
+    content = path.read_bytes()
+    path.write_bytes(content[:100])
+    with pytest.raises(ValueError, match=str(path)):
+        evaluate(config)
+    path.write_bytes(content)
+
+
+def times(folder):
+    return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("*.png")}
+
+
+def test_finished_videos_are_not_computed_again(config, root, tmp_path):
+    whole = evaluate(config.model_copy(update={"output_dir": tmp_path / "whole"})).only
+    interrupt(config, root)
+    before = times(tmp_path / "out")
+    assert {name.split("/")[1] for name in before} >= {"longest", "longer"}
+    assert not (tmp_path / "out" / "results.json").exists()
+    report = evaluate(config).only
+    after = times(tmp_path / "out")
+    assert {name for name, time in before.items() if after[name] != time} == set()
+    assert report == whole
+    assert any(frame.predicted_px for entry in report.entries for frame in entry.frames)
+    for name in ("videos.jsonl", "expressions.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / "out" / UNFINISHED).exists()
+    with pytest.raises(ValueError, match=r"already holds results\.json"):
+        evaluate(config)
+
+
+def other_weights(config, tmp_path):
+    state = torch.load(config.model.weights)
+    torch.save({name: t + 0.01 if t.is_floating_point() else t for name, t in state.items()}, tmp_path / "other.pt")
+    return config.model_copy(update={"model": config.model.model_copy(update={"weights": tmp_path / "other.pt"})})
+
+
+def other_size(config, tmp_path):
+    return config.model_copy(update={"data": config.data.model_copy(update={"short_side": 20})})
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [(other_weights, "weights: "), (other_size, "data.short_side: 24 before, 20 now")]
+)
+def test_nothing_is_kept_of_another_model_or_setting(config, root, tmp_path, caplog, change, named):
+    interrupt(config, root)
+    before = times(tmp_path / "out")
+    with caplog.at_level(logging.WARNING):
+        report = evaluate(change(config, tmp_path)).only
+    assert f"begun anew, because something changed: {named}" in caplog.text
+    after = times(tmp_path / "out")
+    assert all(after[name] > time for name, time in before.items())
+    fresh = change(config, tmp_path).model_copy(update={"output_dir": tmp_path / "fresh"})
+    assert report == evaluate(fresh).only
+
+
+def test_nothing_is_kept_of_another_code(config, root, tmp_path, caplog, monkeypatch):
+    interrupt(config, root)
+    before = times(tmp_path / "out")
+    monkeypatch.setattr(evaluation_command, "code_digest", lambda: "0" * 64)
+    with caplog.at_level(logging.WARNING):
+        evaluate(config)
+    assert "code: " in caplog.text
+    assert all(times(tmp_path / "out")[name] > time for name, time in before.items())
+
+
+def test_settings_without_effect_and_another_name_of_the_weights_change_nothing(config, root, tmp_path, caplog):
+    interrupt(config, root)
+    moved = config.model.weights.rename(tmp_path / "moved.pt")
+    again = config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"weights": moved}),
+            "data": config.data.model_copy(update={"num_workers": 1}),
+            "eval": config.eval.model_copy(update={"workers": 0}),
+        }
+    )
+    with caplog.at_level(logging.INFO):
+        evaluate(again)
+    assert "2 videos are finished already" in caplog.text
+
+
+def test_with_overwrite_everything_is_computed_again(config, root, tmp_path):
+    interrupt(config, root)
+    before = times(tmp_path / "out")
+    evaluate(config.model_copy(update={"overwrite": True}))
+    assert all(times(tmp_path / "out")[name] > time for name, time in before.items())
+
+
+def test_a_line_that_was_cut_off_is_computed_again(config, root, tmp_path):
+    interrupt(config, root)
+    (journal,) = (path for path in (tmp_path / "out" / UNFINISHED).glob("*.jsonl") if path.stat().st_size)
+    journal.write_text(journal.read_text()[:-20])
+    before = times(tmp_path / "out")
+    evaluate(config)
+    again = {name.split("/")[1] for name, time in before.items() if times(tmp_path / "out")[name] != time}
+    assert again == {"longer"}
+
+
+def test_single_frames_go_on_too(tmp_path):
+    write_text_encoder(tmp_path / "text_encoder", ["a man on the left"], vocab_size=300)
+    data = {"a2d_sentences": write_tiny_a2d(tmp_path / "a2d")}
+    config = with_busy_weights(config_of(data, "a2d_sentences", tmp_path / "out"))
+    whole = evaluate(config).only
+    line = json.loads((tmp_path / "out" / VIDEOS).read_text().splitlines()[0])
+    assert len(line["scores"]) == len(whole.entries)
+    (tmp_path / "out" / "results.json").unlink()
+    unfinished = tmp_path / "out" / UNFINISHED
+    unfinished.mkdir()
+    (tmp_path / "out" / VIDEOS).rename(unfinished / "1.jsonl")
+    (unfinished / "origin.json").write_text("{}")
+    again = evaluate(config).only
+    assert again.scores() == whole.scores()
+    assert again.coco_results() == whole.coco_results()
+
+
+def test_the_longest_videos_come_first_and_processes_get_equal_shares(root):
+    videos = build_eval_dataset(tiny_config(root, Path("out")).data).videos
+    assert [video.name for video in share_work(videos, World())] == ["longest", "longer", "short"]
+    two = [[video.name for video in share_work(videos, World(rank=rank, size=2))] for rank in range(2)]
+    assert two == [["longest"], ["longer", "short"]]
