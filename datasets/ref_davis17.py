@@ -1,12 +1,18 @@
 """Ref-DAVIS17: the 480p videos of DAVIS-2017 with sentences by two annotators, each twice.
 
-    ROOT/JPEGImages/480p/<video>/<frame>.jpg      or ROOT/<split>/JPEGImages/<video>/<frame>.jpg
-    ROOT/Annotations/480p/<video>/<frame>.png     or ROOT/<split>/Annotations/<video>/<frame>.png; 255 is void
+    ROOT/JPEGImages/480p/<video>/<frame>.jpg                  or ROOT/<split>/JPEGImages/<video>/<frame>.jpg
+    ROOT/Annotations_unsupervised/480p/<video>/<frame>.png    or ROOT/<split>/Annotations/<video>/<frame>.png
+        255 is void
     ROOT/meta_expressions/<split>/meta_expressions.json, or the four original files in ROOT/davis_text_annotations;
         or `expressions`, such a file or such a folder
     ROOT/ImageSets/2017/{train,val}.txt           the videos of a split, for the original files in the first layout
 
 Expression 4 * o + k is what annotator slot k says about object o, objects in the order of their ids.
+
+The masks are those of the unsupervised task, by which Ref-DAVIS17 is scored (davis2017/davis.py:32 of the official
+evaluator). `Annotations/480p` has those of the semi-supervised task, with other objects, and is not read. The second
+layout is that of ReferFormer, whose conversion moves the masks of the unsupervised task to `<split>/Annotations`
+(tools/data/convert_davis_to_ytvos.py:62,72 there).
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,6 +48,9 @@ from datasets.visibility import records_with_visibility
 from structures.object_maps import VOID_INDEX
 
 SPLITS = ("train", "valid")
+UNSUPERVISED_MASKS = "Annotations_unsupervised"
+"""Folder of DAVIS with the masks of the unsupervised task, of the train and val sequences alike."""
+
 PROTOCOL = MergedObjects(num_annotators=4)
 
 PUBLISHED = {
@@ -79,7 +88,7 @@ class DavisFiles:
 
     Attributes:
         frames: holds a folder of frames per video.
-        masks: holds a folder of masks per video.
+        masks: holds a folder of masks per video, of the unsupervised task.
         expressions: the prepared file, or the folder with the original four.
         list_of_videos: of the split; needed for the original files unless the split has a folder of its own.
     """
@@ -94,17 +103,34 @@ def find_files(request: SplitRequest[RefDavis17Settings]) -> DavisFiles:
     """The files of a split, in whichever layout is there.
 
     Raises:
-        ValueError: neither layout is there.
+        ValueError: neither layout is there, or only the masks of the semi-supervised task are.
     """
     root, split = request.root, request.split
     prepared, texts = expressions_file(root, split), root / "davis_text_annotations"
     usual = prepared if prepared.is_file() or not texts.is_dir() else texts
     return DavisFiles(
         frames=first_folder(root / "JPEGImages" / "480p", root / split / "JPEGImages"),
-        masks=first_folder(root / "Annotations" / "480p", root / split / "Annotations"),
+        masks=_mask_folder(root, split),
         expressions=request.settings.expressions or usual,
         list_of_videos=_list_of_videos(root, split),
     )
+
+
+def _mask_folder(root: Path, split: str) -> Path:
+    """The masks of the unsupervised task, in whichever layout is there.
+
+    Raises:
+        ValueError: there are none; the message names those of the other task if they are there.
+    """
+    folders = (root / UNSUPERVISED_MASKS / "480p", root / split / "Annotations")
+    of_other_task = root / "Annotations" / "480p"
+    if of_other_task.is_dir() and not any(folder.is_dir() for folder in folders):
+        raise ValueError(
+            f"{folders[0]}: no such folder; the masks of the unsupervised task, by which Ref-DAVIS17 is scored, are "
+            f"missing (DAVIS-2017-Unsupervised-trainval-480p.zip has them), and those of the semi-supervised task in "
+            f"{of_other_task} show other objects"
+        )
+    return first_folder(*folders)
 
 
 def read(request: SplitRequest[RefDavis17Settings]) -> SplitContents:
@@ -162,7 +188,8 @@ def read(request: SplitRequest[RefDavis17Settings]) -> SplitContents:
 
 def _is_davis(root: Path) -> bool:
     """Whether a folder holds DAVIS, in either layout."""
-    if all((root / kind / "480p").is_dir() for kind in ("JPEGImages", "Annotations")):
+    has_masks = any((root / kind / "480p").is_dir() for kind in (UNSUPERVISED_MASKS, "Annotations"))
+    if (root / "JPEGImages" / "480p").is_dir() and has_masks:
         return True
     return _has_split(root, "valid") and (root / "valid" / "Annotations" / "blackswan").is_dir()
 

@@ -15,7 +15,7 @@ from media.mask_png import read_index_png
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 """Raise when the meaning of the file changes; older files are then made anew."""
 
 FILE_NAME = "visible_objects.json"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Overfit two real sequences of DAVIS-2017 and score them: bash scripts/overfit_davis.sh DAVIS EXPRESSIONS [key=value ...]
-#   DAVIS        folder with JPEGImages/480p and Annotations/480p of blackswan and car-shadow
+#   DAVIS        folder with JPEGImages/480p and Annotations_unsupervised/480p of blackswan and car-shadow
 #   EXPRESSIONS  the meta_expressions.json of Ref-DAVIS17
 # Starts from the model of scripts/quickstart.sh (SOC_QUICKSTART_DIR, default runs/quickstart).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

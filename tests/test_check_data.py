@@ -262,7 +262,9 @@ def test_training_on_davis_needs_the_masks_of_every_video(davis, capsys):
     assert code == 1
     assert problems == {
         "missing": {
-            "Annotations/480p/absent/": ("no such folder of video absent; a video without masks cannot be trained on"),
+            "Annotations_unsupervised/480p/absent/": (
+                "no such folder of video absent; a video without masks cannot be trained on"
+            ),
         },
         "index": {
             "video absent": (
@@ -278,11 +280,11 @@ DAVIS_CONFIG = "data:\n  sets: [{dataset: ref_davis17, train_split: valid, seque
 def test_the_sequences_of_the_configuration_are_checked_alone(davis, tmp_path, capsys):
     config = tmp_path / "davis.yaml"
     config.write_text(DAVIS_CONFIG)
-    truncate(davis / "Annotations/480p/two/00001.png")
+    truncate(davis / "Annotations_unsupervised/480p/two/00001.png")
     code, problems = check(capsys, "--config", config, f"data.root={davis}")
     assert code == 1
     assert set(problems) == {"unreadable"}
-    assert set(problems["unreadable"]) == {"Annotations/480p/two/00001.png"}
+    assert set(problems["unreadable"]) == {"Annotations_unsupervised/480p/two/00001.png"}
     code, problems = check(capsys, "--config", config, f"data.root={davis}", "data.sets.0.sequences=[one]")
     assert (code, problems) == (0, {})
 
@@ -299,10 +301,16 @@ def test_a_part_of_a_set_is_not_compared_with_the_published_counts(davis, tmp_pa
 def test_folders_that_reading_cannot_do_without_are_named_below_the_root(davis, tmp_path, capsys):
     config = tmp_path / "davis.yaml"
     config.write_text(DAVIS_CONFIG)
+    shutil.rmtree(davis / "Annotations_unsupervised")
+    code, problems = check(capsys, "--config", config, f"data.root={davis}")
+    assert code == 1
+    ((name, detail),) = problems["index"].items()
+    assert name == "Annotations_unsupervised/480p"
+    assert "those of the semi-supervised task in Annotations/480p show other objects" in detail
     shutil.rmtree(davis / "Annotations")
     code, problems = check(capsys, "--config", config, f"data.root={davis}")
     assert code == 1
-    assert problems == {"index": {"no such folder": "Annotations/480p or valid/Annotations"}}
+    assert problems == {"index": {"no such folder": "Annotations_unsupervised/480p or valid/Annotations"}}
 
 
 def test_windows_line_ends_in_lists_are_a_note(davis, capsys):

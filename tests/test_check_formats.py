@@ -329,13 +329,13 @@ def test_the_annotators_files_of_davis_serve_without_a_prepared_one(copy_of, cap
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert check_folder(capsys, root) == (0, {"line_ends": {"davis_text_annotations/Davis17_annot1.txt": ""}})
     shutil.rmtree(root / "JPEGImages/480p/train00001")
-    (root / "Annotations/480p/other").mkdir()
+    (root / "Annotations_unsupervised/480p/other").mkdir()
     code, problems = check_folder(capsys, root)
     assert code == 1
     assert set(problems) == {"line_ends", "missing", "surplus"}
     assert set(problems["line_ends"]) == {"davis_text_annotations/Davis17_annot1.txt"}
     assert set(problems["missing"]) == {"JPEGImages/480p/train00001/"}
-    assert set(problems["surplus"]) == {"Annotations/480p/other"}
+    assert set(problems["surplus"]) == {"Annotations_unsupervised/480p/other"}
 
 
 # --- mixtures ---

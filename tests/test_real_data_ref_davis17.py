@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from datasets.counts import count_videos
-from datasets.ref_davis17 import PUBLISHED
+from datasets.ref_davis17 import PUBLISHED, UNSUPERVISED_MASKS
 from loading.clips import ClipDataset
 from media.mask_png import read_index_png
 from structures.object_maps import VOID_INDEX
@@ -23,12 +23,12 @@ VIDEOS = {"bear": (1,), "tennis": (1, 2)}
 
 @pytest.fixture
 def root(shared_dir, tmp_path):
-    """The real frames and masks with sentences about their objects."""
+    """The real frames and masks with sentences about their objects; masks of the other task are not at hand."""
     source = shared_dir / "data" / "davis17_real_palette"
     described = {}
     for video, objects in VIDEOS.items():
-        for kind, suffix in (("JPEGImages", "jpg"), ("Annotations", "png")):
-            folder = tmp_path / "davis" / kind / "480p" / video
+        for kind, target, suffix in (("JPEGImages", "JPEGImages", "jpg"), ("Annotations", UNSUPERVISED_MASKS, "png")):
+            folder = tmp_path / "davis" / target / "480p" / video
             folder.mkdir(parents=True)
             for name in ("00000", "00001"):
                 shutil.copy(source / kind / "480p" / video / f"{name}.{suffix}", folder)
@@ -82,6 +82,7 @@ def test_real_frames_become_training_clips(root):
 def test_the_published_samples_are_30_videos_61_objects_and_244_sentences(shared_dir, tmp_path):
     source = shared_dir / "data" / "ref_davis17"
     shutil.copytree(shared_dir / "data" / "davis17_real_palette", tmp_path / "davis")
+    (tmp_path / "davis" / "Annotations").rename(tmp_path / "davis" / UNSUPERVISED_MASKS)
     samples: dict[str, dict[str, tuple[str, str]]] = {}
     frames = {}
     for video, names, expression in json.loads((source / "valid_samples_metadata.json").read_text()):
@@ -103,14 +104,17 @@ def test_the_check_finds_nothing_wrong_with_real_folders_and_then_the_damage(roo
     config.write_text("data:\n  sets: [{dataset: ref_davis17, train_split: valid}]\n")
     assert check(capsys, "--config", config, f"data.root={root}") == (0, {})
     truncate(root / "JPEGImages/480p/bear/00001.jpg")
-    truncate(root / "Annotations/480p/tennis/00001.png")
-    with Image.open(root / "Annotations/480p/tennis/00000.png") as image:
+    truncate(root / "Annotations_unsupervised/480p/tennis/00001.png")
+    with Image.open(root / "Annotations_unsupervised/480p/tennis/00000.png") as image:
         smaller = image.resize((427, 240))
-    smaller.save(root / "Annotations/480p/tennis/00000.png")
+    smaller.save(root / "Annotations_unsupervised/480p/tennis/00000.png")
     code, problems = check(capsys, "--config", config, f"data.root={root}")
     assert code == 1
-    assert set(problems["unreadable"]) == {"JPEGImages/480p/bear/00001.jpg", "Annotations/480p/tennis/00001.png"}
-    assert set(problems["mismatched"]) == {"Annotations/480p/tennis/00000.png"}
+    assert set(problems["unreadable"]) == {
+        "JPEGImages/480p/bear/00001.jpg",
+        "Annotations_unsupervised/480p/tennis/00001.png",
+    }
+    assert set(problems["mismatched"]) == {"Annotations_unsupervised/480p/tennis/00000.png"}
 
 
 def test_real_footage_with_the_real_sentences_passes_the_check(shared_dir, tmp_path, capsys):

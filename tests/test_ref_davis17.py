@@ -5,13 +5,16 @@ import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datasets.davis_text import TEXT_FILES
 from datasets.table import find_datasets
 from loading.loaders import build_eval_dataset, build_train_loader
+from media.mask_png import read_index_png
 from tests.data_settings import data_config, read
 from tests.tiny_davis import write_tiny_davis
+from tests.tiny_ref_youtube_vos import HEIGHT, WIDTH
 from tools.shapes.text import write_text_encoder
 
 
@@ -59,7 +62,7 @@ def test_sentences_are_evaluated_as_written_unless_asked_otherwise(root):
 
 
 def test_latin_1_windows_line_ends_and_misspelt_videos_are_understood(root):
-    for kind in ("JPEGImages", "Annotations"):
+    for kind in ("JPEGImages", "Annotations_unsupervised"):
         (root / kind / "480p" / "two").rename(root / kind / "480p" / "classic-car")
     (root / "ImageSets" / "2017" / "val.txt").write_bytes(b"one\r\nclassic-car\r\n")
     for name in TEXT_FILES:
@@ -75,9 +78,9 @@ def test_a_folder_per_split_needs_no_list_of_videos(root):
     shutil.rmtree(root / "ImageSets")
     with pytest.raises(ValueError, match=r"val\.txt: no such file"):
         read(settings(root), "valid")
-    for kind in ("JPEGImages", "Annotations"):
-        (root / "valid").mkdir(exist_ok=True)
-        (root / kind / "480p").rename(root / "valid" / kind)
+    (root / "valid").mkdir()
+    for kind, name in (("JPEGImages", "JPEGImages"), ("Annotations_unsupervised", "Annotations")):
+        (root / kind / "480p").rename(root / "valid" / name)
     assert [video.name for video in read(settings(root), "valid").videos] == ["one", "two"]
 
 
@@ -155,11 +158,47 @@ def test_training_names_an_expression_whose_object_is_in_no_mask(root, caplog):
 
 
 def test_an_evaluation_needs_the_masks_of_every_video_or_of_none(root):
-    shutil.rmtree(root / "Annotations" / "480p" / "two")
+    shutil.rmtree(root / "Annotations_unsupervised" / "480p" / "two")
     with pytest.raises(ValueError, match=r"^video two: no masks, although others have some \(1 of 2 videos"):
         build_eval_dataset(settings(root))
-    shutil.rmtree(root / "Annotations" / "480p" / "one")
+    shutil.rmtree(root / "Annotations_unsupervised" / "480p" / "one")
     assert len(build_eval_dataset(settings(root))) == 2
+
+
+def test_masks_are_those_of_the_unsupervised_task_in_training_and_evaluation(root):
+    """The other folder has one object in both videos."""
+    (root / "ImageSets" / "2017" / "train.txt").write_text("one\ntwo\n")
+    (one, two) = build_eval_dataset(settings(root))
+    assert [np.unique(video.load_object_maps()).tolist() for video in (one, two)] == [[0, 1, 255], [0, 1, 2, 255]]
+    (_, two) = read(settings(root), "train", for_training=True).videos
+    assert two.visible.keys() >= {1, 2}
+    expected = read_index_png(root / "Annotations_unsupervised" / "480p" / "two" / "00003.png") == 2
+    assert expected.any()
+    assert np.array_equal(two.masks.read((3,), size=(HEIGHT, WIDTH), objects=(2,))[0, 0], expected)
+
+
+def test_masks_of_the_semi_supervised_task_alone_are_not_taken_for_the_others(root):
+    """Then the masks that were moved below the split count, which the conversion of ReferFormer made."""
+    for split in ("valid", "train"):
+        (root / "ImageSets" / "2017" / f"{'val' if split == 'valid' else split}.txt").write_text("one\ntwo\n")
+    (root / "Annotations_unsupervised").rename(root / "aside")
+    for split, for_training in (("valid", False), ("train", True)):
+        with pytest.raises(ValueError) as caught:
+            read(settings(root), split, for_training=for_training)
+        message = str(caught.value)
+        assert message.startswith(f"{root}/Annotations_unsupervised/480p: no such folder; ")
+        assert f"those of the semi-supervised task in {root}/Annotations/480p show other objects" in message
+    assert [item.settings.dataset for item in find_datasets(root)] == ["ref_davis17"], "the check says so, too"
+    (root / "valid").mkdir()
+    (root / "aside" / "480p").rename(root / "valid" / "Annotations")
+    (_, two) = build_eval_dataset(settings(root))
+    assert np.unique(two.load_object_maps()).tolist() == [0, 1, 2, 255]
+
+
+def test_masks_of_the_unsupervised_task_alone_are_enough(root):
+    shutil.rmtree(root / "Annotations")
+    assert len(build_eval_dataset(settings(root))) == 2
+    assert [item.settings.dataset for item in find_datasets(root)] == ["ref_davis17"]
 
 
 def test_a_folder_per_split_is_taken_for_davis_and_not_for_ref_youtube_vos(tmp_path):
@@ -178,7 +217,7 @@ def test_the_real_text_files_say_what_the_prepared_file_says(shared_dir, tmp_pat
     prepared = json.loads((source / "derived_meta_expressions_valid.json").read_text())["videos"]
     (tmp_path / "ImageSets" / "2017").mkdir(parents=True)
     (tmp_path / "ImageSets" / "2017" / "val.txt").write_text("\n".join(prepared))
-    (tmp_path / "Annotations" / "480p").mkdir(parents=True)
+    (tmp_path / "Annotations_unsupervised" / "480p").mkdir(parents=True)
     for video, content in prepared.items():
         make_empty_frames(tmp_path / "JPEGImages" / "480p" / video, content["frames"])
     texts = source / "derived_davis_text_annotations_val"

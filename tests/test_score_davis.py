@@ -8,16 +8,16 @@ import pytest
 from PIL import Image
 
 from media.mask_png import DAVIS_PALETTE, read_index_png, write_binary_png, write_index_png
-from tools.score_davis import main
+from tools.score_davis import ANNOTATIONS, main
 
 
 @pytest.fixture
 def davis(tmp_path):
-    """A DAVIS folder with two sequences of five frames and a perfect prediction."""
+    """A DAVIS folder with two sequences of five frames and a perfect prediction, for either task."""
     (tmp_path / "davis/ImageSets/2017").mkdir(parents=True)
     (tmp_path / "davis/ImageSets/2017/val.txt").write_text("bird\ncat\n")
     for name in ("bird", "cat"):
-        masks = tmp_path / "davis/Annotations/480p" / name
+        masks = tmp_path / "davis/Annotations_unsupervised/480p" / name
         masks.mkdir(parents=True)
         for frame in range(5):
             ids = np.zeros((40, 60), dtype=np.uint8)
@@ -25,6 +25,7 @@ def davis(tmp_path):
             ids[25:35, 30:50] = 2
             write_index_png(masks / f"{frame:05d}.png", ids)
         shutil.copytree(masks, tmp_path / "results" / name)
+    shutil.copytree(tmp_path / "davis/Annotations_unsupervised", tmp_path / "davis/Annotations")
     return tmp_path
 
 
@@ -71,6 +72,45 @@ def test_semi_supervised_needs_neither_the_first_nor_the_last_frame(davis, capsy
     assert run(davis, task="semi-supervised") == 0
     capsys.readouterr()
     assert_one_line_error(davis, capsys, "00000.png", task="unsupervised")
+
+
+def test_each_task_has_masks_of_its_own(davis, capsys):
+    """The unsupervised task has a third object in the bird, which is not predicted, and none below in the cat."""
+    for frame in range(5):
+        folders = [davis / "davis/Annotations_unsupervised/480p" / name for name in ("bird", "cat")]
+        bird, cat = (read_index_png(folder / f"{frame:05d}.png") for folder in folders)
+        bird[0:4, 0:20] = 3
+        cat[cat == 2] = 0
+        write_index_png(folders[0] / f"{frame:05d}.png", bird)
+        write_index_png(folders[1] / f"{frame:05d}.png", cat)
+    assert run(davis, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["per_object"]) == ["bird_1", "bird_2", "bird_3", "cat_1"]
+    assert found["per_object"]["bird_3"]["J-Mean"] == 0
+    assert found["global"]["J&F-Mean"] == pytest.approx(3 / 4)
+    assert run(davis, "--json", task="semi-supervised") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["per_object"]) == ["bird_1", "bird_2", "cat_1", "cat_2"]
+    assert found["global"]["J&F-Mean"] == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "own", "other"),
+    [
+        ("unsupervised", "Annotations_unsupervised", "Annotations"),
+        ("semi-supervised", "Annotations", "Annotations_unsupervised"),
+    ],
+)
+def test_without_the_masks_of_the_task_those_of_the_other_are_not_taken(davis, capsys, task, own, other):
+    shutil.rmtree(davis / "davis" / own)
+    of_other = "semi-supervised" if task == "unsupervised" else "unsupervised"
+    assert_one_line_error(
+        davis,
+        capsys,
+        f"{davis}/davis/{own}/480p: no such folder of annotations for the {task} task; "
+        f"{davis}/davis/{other}/480p has those of the {of_other} task, which show other objects",
+        task=task,
+    )
 
 
 def test_missing_things_are_named(davis, capsys):
@@ -139,3 +179,16 @@ def test_command_prints_the_official_numbers(task, shared_dir, capsys):
     assert printed["global"] == pytest.approx(expected["global"], abs=1e-9)
     for name, figures in expected["per_object"].items():
         assert printed["per_object"][name] == pytest.approx(figures, abs=1e-9)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("task", ["semi-supervised", "unsupervised"])
+def test_the_official_numbers_come_from_the_folder_of_the_task(task, shared_dir, tmp_path, capsys):
+    """The masks of the other task are emptied, so that they would give other numbers."""
+    root = shared_dir / "data/davis_multi"
+    shutil.copytree(root / "DAVIS", tmp_path / "DAVIS", copy_function=shutil.copyfile)
+    for path in (tmp_path / "DAVIS" / ANNOTATIONS[next(name for name in ANNOTATIONS if name != task)]).rglob("*.png"):
+        write_index_png(path, np.zeros_like(read_index_png(path)))
+    assert main(["--gt", str(tmp_path / "DAVIS"), "--pred", str(root / "results"), "--task", task, "--json"]) == 0
+    expected = json.loads((root / "expected.json").read_text())[task]["global"]
+    assert json.loads(capsys.readouterr().out)["global"] == pytest.approx(expected, abs=1e-9)

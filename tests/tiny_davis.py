@@ -16,19 +16,25 @@ OBJECTS = {"one": 1, "two": 2}
 
 
 def write_tiny_davis(root: Path, *, text_encoder: Path) -> Path:
-    """Videos "one" and "two" with as many objects and a void band, and sentences about an "absent" one, too."""
+    """Videos "one" and "two" with as many objects and a void band, and sentences about an "absent" one, too.
+
+    The masks of the semi-supervised task join all objects to one.
+    """
     shutil.copytree(text_encoder, root / "text_encoder")
     described: dict[str, object] = {}
     names = [f"{i:05d}" for i in range(NUM_FRAMES)]
     for video, num_objects in OBJECTS.items():
-        frames, masks = (root / kind / "480p" / video for kind in ("JPEGImages", "Annotations"))
-        frames.mkdir(parents=True)
-        masks.mkdir(parents=True)
+        frames, masks, semi_supervised = (
+            root / kind / "480p" / video for kind in ("JPEGImages", "Annotations_unsupervised", "Annotations")
+        )
+        for folder in (frames, masks, semi_supervised):
+            folder.mkdir(parents=True)
         for i, name in enumerate(names):
             ids = object_map({number: range(NUM_FRAMES) for number in range(1, num_objects + 1)}, i)
             Image.fromarray(np.stack([ids * 60, ids, ids], axis=-1)).save(frames / f"{name}.jpg")
             ids[-2:] = VOID_INDEX
             write_index_png(masks / f"{name}.png", ids)
+            write_index_png(semi_supervised / f"{name}.png", np.where(ids == VOID_INDEX, ids, np.minimum(ids, 1)))
         expressions = {
             str(4 * o + k): {"exp": f"a square {k}", "obj_id": str(o + 1)} for o in range(num_objects) for k in range(4)
         }

@@ -1,15 +1,16 @@
 """Scores predicted masks by a protocol of DAVIS-2017: `python -m tools.score_davis --gt DAVIS --pred RESULTS --task T`.
 
-The annotation is a folder in the layout of DAVIS (`Annotations/480p/<sequence>/<frame>.png` and
-`ImageSets/<year>/<set>.txt`), the prediction one folder per sequence with a palette PNG per frame, named as in the
-annotation. Prints J, F and their mean, over all objects and for each.
+The annotation is a folder in the layout of DAVIS: `ImageSets/<year>/<set>.txt`, and for the unsupervised task
+`Annotations_unsupervised/480p/<sequence>/<frame>.png`, for the semi-supervised one `Annotations/480p/...`; the objects
+of the two differ. The prediction is one folder per sequence with a palette PNG per frame, named as in the annotation.
+Prints J, F and their mean, over all objects and for each.
 """
 
 import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from media.mask_png import read_index_png
 from metrics.region_boundary import TASKS, DavisScores, SequenceMasks, Task, score_sequences
 
 RESOLUTION = "480p"
+
+ANNOTATIONS: Mapping[Task, str] = {"semi-supervised": "Annotations", "unsupervised": "Annotations_unsupervised"}
+"""Folder of DAVIS with the masks of a task, as the official evaluator takes them (davis2017/davis.py:32)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +54,7 @@ def read_sequence_names(davis: Path, subset: str, year: str) -> list[str]:
 
 
 def load_sequences(davis: Path, prediction: Path, names: Sequence[str], task: Task) -> Iterator[SequenceMasks]:
-    """Annotation and prediction of each named sequence, read when asked for.
+    """Annotation of the task, and prediction, of each named sequence, read when asked for.
 
     The frames that the semi-supervised protocol drops (the first and the last) need not be predicted.
 
@@ -62,8 +66,9 @@ def load_sequences(davis: Path, prediction: Path, names: Sequence[str], task: Ta
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:
         raise ValueError(f"sequences named more than once: {', '.join(duplicates)}")
+    masks = _mask_folder(davis, task)
     # look at all folders first: a missing one shows before minutes of scoring
-    folders = [(davis / "Annotations" / RESOLUTION / name, prediction / name) for name in names]
+    folders = [(masks / name, prediction / name) for name in names]
     for annotated, predicted in folders:
         if not annotated.is_dir():
             raise ValueError(f"{annotated}: no such folder of annotations")
@@ -71,6 +76,23 @@ def load_sequences(davis: Path, prediction: Path, names: Sequence[str], task: Ta
             raise ValueError(f"{predicted}: sequence {predicted.name} is not predicted, no such folder")
     for name, (annotated, predicted) in zip(names, folders, strict=True):
         yield _load_sequence(name, annotated, predicted, needs_ends=task == "unsupervised")
+
+
+def _mask_folder(davis: Path, task: Task) -> Path:
+    """The masks of a task.
+
+    Raises:
+        ValueError: there are none; the message names those of the other task if they are there.
+    """
+    folders = {name: davis / folder / RESOLUTION for name, folder in ANNOTATIONS.items()}
+    if folders[task].is_dir():
+        return folders[task]
+    others = [
+        f"; {folder} has those of the {name} task, which show other objects"
+        for name, folder in folders.items()
+        if folder.is_dir()
+    ]
+    raise ValueError(f"{folders[task]}: no such folder of annotations for the {task} task{''.join(others)}")
 
 
 def format_table(scores: DavisScores) -> str:

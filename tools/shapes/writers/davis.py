@@ -1,12 +1,14 @@
 """Referring Shapes as Ref-DAVIS17: the folders of DAVIS-2017, with four sentences for every object.
 
     JPEGImages/480p/<video>/<frame>.jpg        (whatever the number of lines)
-    Annotations/480p/<video>/<frame>.png       palette PNG; 255 is void
+    Annotations_unsupervised/480p/<video>/<frame>.png       palette PNG; 255 is void
+    Annotations/480p/<video>/<frame>.png       of the semi-supervised task: the same objects, numbered backwards
     ImageSets/2017/train.txt, val.txt
     davis_text_annotations/Davis17_annot{1,2}[_full_video].txt       <video> <object> "<sentence>", all splits
     meta_expressions/{train,valid}/meta_expressions.json             the same, prepared
 
-Without a folder of the split's name: all splits share the folders, as in DAVIS.
+Without a folder of the split's name: all splits share the folders, as in DAVIS. There the masks of the two tasks show
+other objects; here their numbers differ, so that whoever reads the wrong folder finds the wrong objects.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,12 +66,17 @@ class DavisWriter(LayoutWriter):
             object_ids[:, -1] = 0
             stored[:, -1] = VOID_INDEX
         names = [f"{t:05d}" for t in range(len(clip.frames))]
-        frames, masks = (folder / kind / "480p" / clip.video for kind in ("JPEGImages", "Annotations"))
-        frames.mkdir(parents=True)
-        masks.mkdir(parents=True)
-        for name, frame, ids in zip(names, clip.frames, stored, strict=True):
+        frames, masks, semi_supervised = (
+            folder / kind / "480p" / clip.video for kind in ("JPEGImages", "Annotations_unsupervised", "Annotations")
+        )
+        for path in (frames, masks, semi_supervised):
+            path.mkdir(parents=True)
+        is_object = (stored > 0) & (stored < VOID_INDEX)
+        backwards = np.where(is_object, len(objects) + 1 - stored, stored)
+        for name, frame, ids, other_ids in zip(names, clip.frames, stored, backwards, strict=True):
             write_frame(frames / f"{name}.jpg", frame)
             write_mask(masks / f"{name}.png", ids)
+            write_mask(semi_supervised / f"{name}.png", other_ids)
         expressions = [
             ExpressionTruth(str(4 * (number - 1) + slot), sentence.text, sentence.kind, (number,))
             for number, i in enumerate(objects, start=1)
