@@ -92,11 +92,14 @@ class SplitContents:
         videos: all that can be used, in the order of evaluation.
         problems: all that was found wrong; what cannot be used is not in `videos`.
         fingerprint: changes whenever a file does that the split is made of; empty where nothing is derived from it.
+        variant: which of several published choices this is, in words for a log and a report; a score on one cannot be
+            compared with a score on another. Empty where there is only one.
     """
 
     videos: tuple[VideoRecord, ...]
     problems: tuple[Problem, ...] = ()
     fingerprint: str = ""
+    variant: str = ""
 
 
 # ---- protocols of evaluation: `evaluation.benchmarks` runs them ----

@@ -3,26 +3,22 @@
     ROOT/jhmdb_annotation.txt                                  csv: video_id,query
     ROOT/Rename_Images/<action>/<video>/<frame>.png            frames, numbered from 1
     ROOT/puppet_mask/<action>/<video>/puppet_mask.mat          part_mask: height x width x frame
-    ROOT/jhmdb_sentences_samples_metadata.json                 optional: the frames that are evaluated
+    ROOT/jhmdb_sentences_samples_metadata_new.json             the frames on which SOC is evaluated
+    ROOT/jhmdb_sentences_samples_metadata.json                 those on which MTTR is
 
-Three frames of each video are evaluated, each in the middle of its clip. Without the metadata file they are drawn
-with `CHOICE_SEED`, which gives the 2,784 frames of the published file to the last one.
+Three frames of each video are evaluated, each in the middle of its clip: 2,784 samples. The two published lists share
+only 295 of them. That of MTTR was drawn with `MTTR_SEED`, which gives its frames to the last one, so its file is not
+needed; how that of SOC was drawn is not published. The last frames of a video may have no mask; published windows end
+with the last mask.
 """
 
-import csv
-import json
 import logging
 import random
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
-from jaxtyping import Bool
 
 from datasets.cache import fingerprint
 from datasets.counts import Counts, count_videos
@@ -34,9 +30,17 @@ from datasets.definition import (
     SplitContents,
     SplitRequest,
 )
+from datasets.jhmdb_files import (
+    PERSON,
+    MatMasks,
+    frame_names,
+    read_choice,
+    read_sentences,
+    video_folders,
+)
 from datasets.listing import FolderListing, has_windows_line_ends
 from datasets.problems import Problem
-from datasets.readers import ImageFrames, require_size
+from datasets.readers import ImageFrames
 from datasets.records import Expression, VideoRecord
 
 logger = logging.getLogger(__name__)
@@ -45,11 +49,10 @@ PUBLISHED = {"jhmdb_sentences": {"test": Counts(videos=928, expressions=928, sam
 FEWEST_FRAMES, MOST_FRAMES = 15, 40
 """Of a clip of JHMDB."""
 
-METADATA_FILES = ("jhmdb_sentences_samples_metadata.json", "jhmdb_sentences_samples_metadata_new.json")
+SOC_FILE = "jhmdb_sentences_samples_metadata_new.json"
+MTTR_FILE = "jhmdb_sentences_samples_metadata.json"
 FRAMES_PER_VIDEO = 3
-CHOICE_SEED = 42
-PERSON = 1
-"""Object id of the only person."""
+MTTR_SEED = 42
 
 
 class JhmdbSentencesSettings(DatasetSettings):
@@ -61,42 +64,72 @@ class JhmdbSentencesSettings(DatasetSettings):
     eval_split: str = "test"
     """Split that is evaluated; there is only `test`."""
 
+    samples: Literal["auto", "soc", "mttr"] = "auto"
+    """Which of the two published choices of frames is evaluated; a score on one says nothing about the other. `soc`:
+    that of `jhmdb_sentences_samples_metadata_new.json`, which must be there. `mttr`: that of
+    `jhmdb_sentences_samples_metadata.json` or, without this file, of its seed, which gives the same frames. `auto`:
+    that of SOC where its file is there, otherwise that of MTTR, with a warning."""
+
+
+_NOT_THOSE_OF_SOC = (
+    "the frames are those of MTTR, which share 295 of 2,784 with those of SOC: scores are not those that SOC publishes"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What is evaluated of a video.
+
+    Attributes:
+        positions: of the frames, ascending.
+        num_frames: of the video; its windows end there.
+    """
+
+    positions: tuple[int, ...]
+    num_frames: int
+
 
 def read(request: SplitRequest[JhmdbSentencesSettings]) -> SplitContents:
     """The only split, "test"; videos are in the order of jhmdb_annotation.txt, which the choice of frames depends on.
 
     Raises:
-        ValueError: another split is asked for; the sentences cannot be read, or the folder of all frames is missing.
+        ValueError: another split is asked for; the sentences cannot be read, or the folder of all frames, or the list
+            of samples that is asked for, is missing.
     """
     if request.split != "test":
         raise ValueError(f"split {request.split!r} of JHMDB-Sentences: there is only 'test'; set eval_split: test")
     root, annotation, images = request.root, request.root / "jhmdb_annotation.txt", request.root / "Rename_Images"
     problems: list[Problem] = []
-    sentences = read_sentences(annotation, problems)
+    uses_soc, sentences = _uses_soc(request), read_sentences(annotation, problems)
     if not images.is_dir():
         raise ValueError(
             f"{images}: no such folder; the folder of the data set must hold Rename_Images/ and puppet_mask/"
         )
-    folders = {folder.name: folder for folder in _video_folders(images)}
+    folders = {folder.name: folder for folder in video_folders(images)}
     frames: dict[str, ImageFrames] = {}
     for video in sentences:
         if video not in folders:
             problems.append(Problem("missing", f"{images}/*/{video}/", f"no such folder of video {video}"))
             continue
-        names = _frame_names(folders[video], problems)
+        names = frame_names(folders[video], problems)
         if names:
             frames[video] = ImageFrames(folders[video], names, suffix=".png")
     masks = {
         video: MatMasks(root / "puppet_mask" / own.folder.relative_to(images) / "puppet_mask.mat")
         for video, own in frames.items()
     }
-    metadata = _metadata_file(root)
-    if metadata is None:
-        chosen = _choose_like_published(root, sentences, frames, masks, problems)
+    if uses_soc:
+        chosen, variant = _read_published(root / SOC_FILE, sentences, frames, problems), f"samples: {SOC_FILE} (SOC)"
+    elif (root / MTTR_FILE).is_file():
+        chosen, variant = _read_published(root / MTTR_FILE, sentences, frames, problems), f"samples: {MTTR_FILE} (MTTR)"
     else:
-        chosen = _read_published(metadata, sentences, frames, problems)
+        chosen = _choose_like_mttr(root, sentences, frames, masks, problems)
+        variant = f"samples: drawn with seed {MTTR_SEED} (MTTR)"
+    if request.settings.samples == "auto" and not uses_soc:
+        logger.warning("%s: no %s; %s", root, SOC_FILE, _NOT_THOSE_OF_SOC)
+    positions = [(video, own.positions) for video, own in chosen.items()]
     key = fingerprint(
-        [annotation, *(own.file for own in masks.values())], root=root, version=1, settings=repr(list(chosen.items()))
+        [annotation, *(own.file for own in masks.values())], root=root, version=1, settings=repr(positions)
     )
     damaged = {problem.name for problem in problems}
     videos = tuple(
@@ -104,125 +137,48 @@ def read(request: SplitRequest[JhmdbSentencesSettings]) -> SplitContents:
         for video, sentence in sentences.items()
         if video in frames and str(masks[video].file) not in damaged
     )
-    return SplitContents(videos, tuple(problems), key)
+    return SplitContents(videos, tuple(problems), key, variant)
 
 
-def _record(
-    video: str, sentence: str, frames: ImageFrames, masks: "MatMasks", chosen: tuple[int, ...] | None
-) -> VideoRecord:
-    """A video of which the `chosen` frames are evaluated; None where a problem keeps the split from being evaluated."""
+def _record(video: str, sentence: str, frames: ImageFrames, masks: MatMasks, chosen: Chosen | None) -> VideoRecord:
+    """A video with its chosen frames; None where a problem keeps the split from being evaluated."""
+    if chosen is not None:
+        frames = replace(frames, names=frames.names[: chosen.num_frames])
     return VideoRecord(
         name=video,
         frame_names=frames.names,
         frames=frames,
         masks=masks,
         expressions=(Expression("0", sentence, (PERSON,)),),
-        visible={} if chosen is None else {PERSON: frozenset(chosen)},
-        annotated=None if chosen is None else frozenset(chosen),
+        visible={} if chosen is None else {PERSON: frozenset(chosen.positions)},
+        annotated=None if chosen is None else frozenset(chosen.positions),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class MatMasks:
-    """The masks of a video in one MATLAB file; a `MaskReader` that knows one object, the person.
-
-    Attributes:
-        file: with `part_mask` of height x width x frame.
-    """
-
-    file: Path
-
-    def path(self, position: int) -> Path:
-        """The file that holds the mask of this frame."""
-        return self.file
-
-    def num_frames(self) -> int:
-        """Frames with a mask, without reading these.
-
-        Raises:
-            ValueError: the file is missing or damaged.
-        """
-        import scipy.io  # here, because configurations are read without it
-
-        with _named_in_errors(self.file):
-            shapes = {name: shape for name, shape, _ in scipy.io.whosmat(self.file)}
-            return shapes["part_mask"][2]
-
-    def read(
-        self, positions: Sequence[int], *, size: tuple[int, int], objects: Sequence[int]
-    ) -> Bool[np.ndarray, "object time height width"]:
-        """See `MaskReader`."""
-        import scipy.io  # here, because configurations are read without it
-
-        with _named_in_errors(self.file):
-            masks = np.asarray(scipy.io.loadmat(self.file, variable_names=["part_mask"])["part_mask"])
-        if masks.ndim != 3 or max(positions) >= masks.shape[2]:
-            raise ValueError(
-                f"{self.file}: part_mask has shape {masks.shape}, but frame {max(positions) + 1} is needed"
-            )
-        require_size(masks.shape[:2], size, self.file)
-        person = masks.transpose(2, 0, 1)[list(positions)] != 0
-        return np.stack([person if number == PERSON else np.zeros_like(person) for number in objects])
-
-
-@contextmanager
-def _named_in_errors(file: Path) -> Iterator[None]:
-    """Turns what SciPy raises about a missing or damaged file into a ValueError that names the file."""
-    from scipy.io.matlab import MatReadError
-
-    try:
-        yield
-    except (
-        OSError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, MatReadError, zlib.error
-    ) as error:  # fmt: skip
-        if not file.is_file():
-            raise ValueError(f"{file}: no such mask file") from None
-        raise ValueError(f"{file}: not a readable mask file ({type(error).__name__}: {error})") from None
-
-
-def read_sentences(path: Path, problems: list[Problem]) -> dict[str, str]:
-    """Sentence of each video, in the order of the file.
-
-    Args:
-        path: of the file.
-        problems: takes lines that are not as expected or name a video again; they are left out.
+def _uses_soc(request: SplitRequest[JhmdbSentencesSettings]) -> bool:
+    """Whether the samples are those of SOC.
 
     Raises:
-        ValueError: the file cannot be read, has another header or no sentence.
+        ValueError: they are asked for and their list is not there.
     """
-    try:
-        lines = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable text file ({error})") from None
-    if next(lines, []) != ["video_id", "query"]:
-        raise ValueError(f"{path}:1: expected the header video_id,query")
-    sentences: dict[str, str] = {}
-    is_empty = True
-    for row in lines:
-        if not row:
-            continue
-        is_empty = False
-        line = f"{path}:{lines.line_num}"
-        if len(row) != 2 or not row[1].strip():
-            problems.append(Problem("expressions", line, f"expected video_id,query, got {','.join(row)!r}"))
-        elif row[0] in sentences:
-            problems.append(Problem("expressions", line, f"video {row[0]} is listed twice"))
-        else:
-            sentences[row[0]] = row[1]
-    if is_empty:
-        raise ValueError(f"{path}: no sentence")
-    return sentences
+    samples, file = request.settings.samples, request.root / SOC_FILE
+    if samples == "soc" and not file.is_file():
+        raise ValueError(
+            f"{file}: no such file, and samples: soc needs it; it is datasets/jhmdb_sentences/{SOC_FILE} of "
+            "https://github.com/RobertLuo1/NeurIPS2023_SOC"
+        )
+    return samples != "mttr" and file.is_file()
 
 
 def choose_frames(num_frames: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """Positions of three frames of each video, ascending, chosen at random as the published ones were.
+    """Positions of three frames of each video, ascending, chosen at random as those of MTTR were.
 
     One generator of Python's `random` serves all videos in their order; frames count from 1 there.
 
     Args:
         num_frames: of each video, at least three, in the order of jhmdb_annotation.txt.
     """
-    generator = random.Random(CHOICE_SEED)
+    generator = random.Random(MTTR_SEED)
     chosen = {}
     for video, count in num_frames.items():
         numbers = generator.sample(range(1, count + 1), FRAMES_PER_VIDEO)
@@ -230,29 +186,10 @@ def choose_frames(num_frames: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     return chosen
 
 
-def read_choice(path: Path) -> dict[str, tuple[tuple[str, str], ...]]:
-    """(Name of the frame, sentence) of each sample of the published metadata file, by video.
-
-    An entry is (video, path of the frame, path of the masks, number of frames, sentence); only file names are looked
-    at, because the paths are those of another machine.
-    """
-    chosen: dict[str, list[tuple[str, str]]] = {}
-    try:
-        for video, frame, _, _, sentence in json.loads(path.read_text(encoding="utf-8")):
-            chosen.setdefault(video, []).append((PurePosixPath(frame).stem, str(sentence)))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not a readable list of samples ({error})") from None
-    return {video: tuple(samples) for video, samples in chosen.items()}
-
-
-def _metadata_file(root: Path) -> Path | None:
-    return next((root / name for name in METADATA_FILES if (root / name).is_file()), None)
-
-
 def _read_published(
     path: Path, sentences: Mapping[str, str], frames: Mapping[str, ImageFrames], problems: list[Problem]
-) -> dict[str, tuple[int, ...]]:
-    """Positions of the frames that the metadata file names, of the videos about which it is right."""
+) -> dict[str, Chosen]:
+    """What a published list names, of the videos about which it is right."""
     try:
         samples = read_choice(path)
     except ValueError as error:
@@ -262,28 +199,31 @@ def _read_published(
     wrong += [f"video {video} of jhmdb_annotation.txt is missing" for video in sentences if video not in samples]
     chosen = {}
     for video in (video for video in samples if video in frames):
-        names = frames[video].names
-        faults = [f"video {video} has no frame {name}" for name, _ in samples[video] if name not in names]
+        # as published: not frames of the folder after those that the list counts, which have no masks
+        num_frames = min(len(frames[video].names), *(sample.num_frames for sample in samples[video]))
+        names = frames[video].names[:num_frames]
+        named = [sample.frame for sample in samples[video]]
+        faults = [f"video {video} has no frame {name}" for name in named if name not in names]
         faults += [
             f"video {video}: {sentence!r} is not the sentence of jhmdb_annotation.txt"
-            for sentence in dict.fromkeys(sentence for _, sentence in samples[video])
+            for sentence in dict.fromkeys(sample.sentence for sample in samples[video])
             if sentence.lower().split() != sentences[video].lower().split()
         ]
         if not faults:
-            chosen[video] = tuple(sorted(names.index(name) for name, _ in samples[video]))
+            chosen[video] = Chosen(tuple(sorted(names.index(name) for name in named)), num_frames)
         wrong += faults
     problems += [Problem("index", str(path), detail) for detail in wrong]
     return chosen
 
 
-def _choose_like_published(
+def _choose_like_mttr(
     root: Path,
     sentences: Mapping[str, str],
     frames: Mapping[str, ImageFrames],
     masks: Mapping[str, MatMasks],
     problems: list[Problem],
-) -> dict[str, tuple[int, ...]]:
-    """Positions of frames chosen like the published ones; none at all where one video cannot be used.
+) -> dict[str, Chosen]:
+    """The choice of MTTR, drawn anew; none at all where one video cannot be used.
 
     The choice in all later videos depends on it: without it, the frames would be those of another benchmark.
     """
@@ -300,10 +240,9 @@ def _choose_like_published(
             problems.append(Problem("mismatched", str(masks[video].file), detail))
     if lengths.keys() != sentences.keys() or any(n < FRAMES_PER_VIDEO for n in lengths.values()):
         detail = "no such file; frames can be drawn like the published ones only if all videos can be used"
-        problems.append(Problem("index", str(root / METADATA_FILES[0]), detail))
+        problems.append(Problem("index", str(root / MTTR_FILE), detail))
         return {}
-    logger.info("%s: no %s, frames are drawn with seed %d", root, METADATA_FILES[0], CHOICE_SEED)
-    return choose_frames(lengths)
+    return {video: Chosen(positions, lengths[video]) for video, positions in choose_frames(lengths).items()}
 
 
 def _count_masks(masks: MatMasks) -> int | Problem:
@@ -314,27 +253,6 @@ def _count_masks(masks: MatMasks) -> int | Problem:
         return Problem(kind, str(masks.file), str(error).removeprefix(f"{masks.file}: "))
 
 
-def _video_folders(folder: Path) -> list[Path]:
-    """<action>/<video>."""
-    return sorted(path for path in folder.glob("*/*") if path.is_dir())
-
-
-def _frame_names(folder: Path, problems: list[Problem]) -> tuple[str, ...]:
-    """Names of the frames of a video, which are numbered without a gap; none where one is missing."""
-    names = {path.stem for path in folder.glob("*.png")}
-    if not names:
-        problems.append(Problem("missing", f"{folder}/", "no frames (*.png)"))
-        return ()
-    highest = max(int(name) if name.isdecimal() and len(name) == 5 else 0 for name in names)
-    expected = tuple(f"{number:05d}" for number in range(1, max(highest, len(names)) + 1))
-    missing = [name for name in expected if name not in names]
-    problems += [
-        Problem("missing", str(folder / f"{name}.png"), f"no such frame; the folder has {len(names)}")
-        for name in missing
-    ]
-    return () if missing else expected
-
-
 def _count(videos: Sequence[VideoRecord]) -> Counts:
     """Sizes of what was read; the one object of each video is not counted."""
     samples = [len(video.annotated) for video in videos if video.annotated is not None]
@@ -342,7 +260,9 @@ def _count(videos: Sequence[VideoRecord]) -> Counts:
 
 
 def _metadata(request: SplitRequest[JhmdbSentencesSettings], contents: SplitContents) -> Mapping[str, Any]:
-    """The choice of frames as the published file has it: see `read_choice`."""
+    """The choice of MTTR as its file has it, see `read_choice`; nothing where that of SOC is used, which is a file."""
+    if _uses_soc(request):
+        return {}
     samples = []
     for video in contents.videos:
         folder = video.frames.path(0).parent.relative_to(request.root / "Rename_Images").as_posix()
@@ -356,7 +276,7 @@ def _metadata(request: SplitRequest[JhmdbSentencesSettings], contents: SplitCont
             ]
             for position in sorted(video.annotated or ())
         ]
-    return {METADATA_FILES[0]: samples}
+    return {MTTR_FILE: samples}
 
 
 def _notes(
@@ -366,7 +286,7 @@ def _notes(
     if has_windows_line_ends(annotation):
         yield Problem("line_ends", str(annotation))
     described = read_sentences(annotation, problems=[])  # what is wrong there is among the problems of `contents`
-    for folder in (*_video_folders(root / "Rename_Images"), *_video_folders(root / "puppet_mask")):
+    for folder in (*video_folders(root / "Rename_Images"), *video_folders(root / "puppet_mask")):
         if folder.name not in described:
             yield Problem("surplus", str(folder), "no sentence is about it")
     if len(described) == PUBLISHED["jhmdb_sentences"]["test"].videos:  # otherwise these are other clips
@@ -374,9 +294,12 @@ def _notes(
             if not FEWEST_FRAMES <= len(video.frame_names) <= MOST_FRAMES:
                 detail = f"{len(video.frame_names)} frames; the videos of JHMDB have {FEWEST_FRAMES} to {MOST_FRAMES}"
                 yield Problem("counts", f"video {video.name}", detail)
-    if _metadata_file(root) is None:
-        detail = "no such file; frames are drawn with the seed of the published choice, which needs all videos"
-        yield Problem("counts", str(root / METADATA_FILES[0]), detail)
+    if not _uses_soc(request):
+        if request.settings.samples == "auto":
+            yield Problem("counts", str(root / SOC_FILE), f"no such file; {_NOT_THOSE_OF_SOC}")
+        if not (root / MTTR_FILE).is_file():
+            detail = "no such file; frames are drawn with its seed, which needs all videos"
+            yield Problem("counts", str(root / MTTR_FILE), detail)
 
 
 def _find(root: Path) -> list[FoundDataset]:

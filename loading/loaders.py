@@ -156,8 +156,10 @@ def build_eval_dataset(data: DataConfig, settings: DatasetSettings | None = None
     """
     settings = settings or data.evaluated[0]
     contents = read_split(data, settings, settings.eval_split, for_training=False)
+    if contents.variant:
+        logger.info("%s, %s: %s", settings.label, settings.eval_split, contents.variant)
     videos = clean_sentences(contents.videos, settings, for_training=False)
-    return EvalDataset(videos, max_videos=data.max_eval_videos)
+    return EvalDataset(videos, max_videos=data.max_eval_videos, note=contents.variant)
 
 
 def _of_kinds(videos: tuple[VideoRecord, ...], kinds: tuple[str, ...]) -> tuple[VideoRecord, ...]:

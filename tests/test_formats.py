@@ -62,7 +62,7 @@ def without_prepared_sentences(root: Path) -> None:
 
 def without_metadata(root: Path) -> None:
     """Leaves the choice of frames to the loader."""
-    (root / "jhmdb_sentences_samples_metadata.json").unlink()
+    (root / "jhmdb_sentences_samples_metadata_new.json").unlink()
 
 
 CASES = {

@@ -13,11 +13,13 @@ from datasets.jhmdb_sentences import JHMDB_SENTENCES, JhmdbSentencesSettings, ch
 from datasets.listing import FolderListing
 from datasets.problems import Problem
 from loading.loaders import build_eval_dataset, build_train_loader
+from loading.sampling import centred_window
 from tests.data_settings import data_config
 from tests.tiny_a2d import HEIGHT, WIDTH, actor_mask, write_tiny_jhmdb
 from tests.video_files import moving_pictures
 
-METADATA = "jhmdb_sentences_samples_metadata.json"
+METADATA = "jhmdb_sentences_samples_metadata_new.json"
+MTTR = "jhmdb_sentences_samples_metadata.json"
 
 
 @pytest.fixture
@@ -25,12 +27,12 @@ def root(tmp_path):
     return write_tiny_jhmdb(tmp_path / "jhmdb")
 
 
-def request_for(root):
-    return SplitRequest(JhmdbSentencesSettings(), root, "test")
+def request_for(root, **settings):
+    return SplitRequest(JhmdbSentencesSettings(**settings), root, "test")
 
 
-def read(root):
-    return JHMDB_SENTENCES.read(request_for(root))
+def read(root, **settings):
+    return JHMDB_SENTENCES.read(request_for(root, **settings))
 
 
 def sound_videos(root):
@@ -44,23 +46,23 @@ def problems_of(root):
     return [(p.kind, str(p).replace(f"{root}/", "")) for p in read(root).problems]
 
 
-def notes_of(root):
-    return list(JHMDB_SENTENCES.notes(request_for(root), read(root), FolderListing()))
+def notes_of(root, **settings):
+    return list(JHMDB_SENTENCES.notes(request_for(root, **settings), read(root, **settings), FolderListing()))
 
 
-def write_choice(root, **frames):
+def write_choice(root, *, file=METADATA, num_frames=99, **frames):
     samples = [
         [
             video,
             f"/elsewhere/Rename_Images/x/{video}/{n:05d}.png",
             "/elsewhere/puppet_mask.mat",
-            99,
+            num_frames,
             f"a man does {video}",
         ]
         for video, numbers in frames.items()
         for n in numbers
     ]
-    (root / METADATA).write_text(json.dumps(samples))
+    (root / file).write_text(json.dumps(samples))
 
 
 def test_frames_masks_and_sentences_are_those_of_the_files(root):
@@ -85,8 +87,78 @@ def test_the_frames_of_the_metadata_file_are_evaluated(root):
     walk, catch = sound_videos(root)
     assert walk.annotated == walk.visible[1] == {2, 3, 8}
     assert catch.annotated == {0, 1, 4}
-    (root / METADATA).rename(root / "jhmdb_sentences_samples_metadata_new.json")
-    assert sound_videos(root) == (walk, catch)
+
+
+SOC_CHOICE = {"walk_2": (3, 4, 9), "catch_1": (1, 2, 5)}
+MTTR_CHOICE = {"walk_2": (1, 2, 5), "catch_1": (2, 3, 4)}
+
+
+def positions_of(root, **settings):
+    """Numbers of the evaluated frames, counted from 1, and what the split says about them."""
+    contents = read(root, **settings)
+    assert contents.problems == ()
+    return {v.name: tuple(sorted(p + 1 for p in v.annotated)) for v in contents.videos}, contents.variant
+
+
+def test_the_samples_are_those_of_soc_unless_those_of_mttr_are_asked_for(root, caplog):
+    write_choice(root, file="jhmdb_sentences_samples_metadata_new.json", **SOC_CHOICE)
+    write_choice(root, file="jhmdb_sentences_samples_metadata.json", **MTTR_CHOICE)
+    of_soc = (SOC_CHOICE, "samples: jhmdb_sentences_samples_metadata_new.json (SOC)")
+    assert positions_of(root) == positions_of(root, samples="auto") == positions_of(root, samples="soc") == of_soc
+    of_mttr = (MTTR_CHOICE, "samples: jhmdb_sentences_samples_metadata.json (MTTR)")
+    assert positions_of(root, samples="mttr") == of_mttr
+    assert caplog.text == ""
+    assert read(root).fingerprint != read(root, samples="mttr").fingerprint
+    (root / MTTR).unlink()
+    drawn = positions_of(root, samples="mttr")
+    assert drawn[0] != SOC_CHOICE
+    assert drawn[1] == "samples: drawn with seed 42 (MTTR)"
+    with pytest.raises(
+        ValueError, match=r"sets\.0\.jhmdb_sentences\.samples\n  Input should be 'auto', 'soc' or 'mttr'"
+    ):
+        data_config("jhmdb_sentences", samples="both")
+
+
+def test_without_the_list_of_soc_the_score_is_said_to_be_that_of_mttr(root, caplog):
+    write_choice(root, file=MTTR, **MTTR_CHOICE)
+    assert positions_of(root)[0] == MTTR_CHOICE
+    said = f"{root}: no {METADATA}; the frames are those of MTTR, which share 295 of 2,784 with those of SOC"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert said in caplog.text
+    with pytest.raises(
+        ValueError, match=rf"{METADATA}: no such file, and samples: soc needs it; it is datasets/jhmdb_"
+    ):
+        read(root, samples="soc")
+
+
+def test_an_evaluation_says_which_samples_it_scores(root, caplog):
+    write_choice(root, **SOC_CHOICE)
+    caplog.set_level("INFO")
+    dataset = build_eval_dataset(data_config("jhmdb_sentences", root=root))
+    assert dataset.note == f"samples: {METADATA} (SOC)"
+    assert f"jhmdb_sentences, test: samples: {METADATA} (SOC)" in caplog.text
+
+
+@pytest.mark.parametrize("has_list", [True, False])
+def test_windows_end_with_the_last_mask_and_not_with_the_last_frame(tmp_path, has_list):
+    """A video of 30 frames, of which the first nine have masks: a frame after them is in no window."""
+    root = write_tiny_jhmdb(tmp_path / "jhmdb", {"walk_2": 30})
+    path = root / "puppet_mask" / "walk" / "walk_2" / "puppet_mask.mat"
+    scipy.io.savemat(path, {"part_mask": scipy.io.loadmat(path)["part_mask"][..., :9]})
+    if has_list:
+        write_choice(root, num_frames=9, walk_2=(1, 8, 9))
+    (video,) = sound_videos(root)
+    assert (len(video.frame_names), len(video.annotated)) == (9, 3)
+    for position in video.annotated:
+        published = [min(max(number, 1), 9) for number in range(position + 1 - 4, position + 1 + 4)]
+        window = centred_window(position, len(video.frame_names), 8)
+        assert [int(video.frames.path(p).stem) for p in window] == published
+        assert np.array_equal(video.frames.read(window), moving_pictures(30)[[number - 1 for number in published]])
+
+
+def test_a_sample_after_the_frames_that_the_list_counts_is_refused(root):
+    write_choice(root, num_frames=4, walk_2=(1, 2, 5), catch_1=(1, 2, 3))
+    assert problems_of(root) == [("index", f"{METADATA}: video walk_2 has no frame 00005")]
 
 
 def test_without_a_metadata_file_frames_are_drawn_with_a_seed(root):
@@ -111,7 +183,7 @@ def test_frames_without_masks_and_masks_without_frames_are_not_drawn(tmp_path):
         (root / "Rename_Images" / "walk" / "walk_2" / f"{number:05d}.png").unlink()
     walk, catch = sound_videos(root)
     assert walk.annotated == catch.annotated == {0, 1, 2}
-    assert (len(walk.frame_names), len(catch.frame_names)) == (3, 30)
+    assert (len(walk.frame_names), len(catch.frame_names)) == (3, 3)
 
 
 def test_it_can_be_evaluated_but_not_trained_on(root):
@@ -182,7 +254,7 @@ def test_frames_are_not_drawn_unless_the_masks_of_all_videos_can_be_counted(tmp_
         ("mismatched", str(short), "video sit_4 has 2 frames with masks, at least 3 are needed"),
         (
             "index",
-            str(root / METADATA),
+            str(root / MTTR),
             "no such file; frames can be drawn like the published ones only if all videos can be used",
         ),
     ]
@@ -259,9 +331,9 @@ def test_bad_lines_of_the_list_of_sentences_are_all_named(root):
 def test_the_choice_of_frames_can_be_kept_and_read_back(root):
     drawn = read(root)
     derived = JHMDB_SENTENCES.derived_files(request_for(root), drawn)
-    assert list(derived) == [METADATA]
+    assert list(derived) == [MTTR]
     walk = drawn.videos[0]
-    assert derived[METADATA][:3] == [
+    assert derived[MTTR][:3] == [
         [
             "walk_2",
             f"./jhmdb_sentences/Rename_Images/walk/walk_2/{position + 1:05d}.png",
@@ -271,9 +343,12 @@ def test_the_choice_of_frames_can_be_kept_and_read_back(root):
         ]
         for position in sorted(walk.annotated)
     ]
-    assert len(derived[METADATA]) == 6
-    (root / METADATA).write_text(json.dumps(derived[METADATA]))
-    assert read(root) == drawn, "fingerprint included"
+    assert len(derived[MTTR]) == 6
+    (root / MTTR).write_text(json.dumps(derived[MTTR]))
+    again = read(root)
+    assert (again.videos, again.fingerprint) == (drawn.videos, drawn.fingerprint)
+    write_choice(root, **SOC_CHOICE)
+    assert JHMDB_SENTENCES.derived_files(request_for(root), read(root)) == {}, "that of SOC is a file already"
 
 
 def test_the_fingerprint_changes_with_sentences_masks_and_chosen_frames(root):
@@ -300,12 +375,17 @@ def test_surplus_folders_windows_line_ends_and_a_drawn_choice_are_notes(root):
     annotation.write_bytes(annotation.read_bytes().replace(b"\n", b"\r\n"))
     assert read(root).problems == ()
     notes = notes_of(root)
-    assert notes[:-1] == [
+    assert notes[:-2] == [
         Problem("line_ends", str(annotation)),
         *(Problem("surplus", str(folder), "no sentence is about it") for folder in others),
     ]
-    assert (notes[-1].kind, notes[-1].name) == ("counts", str(root / METADATA))
-    assert notes[-1].detail.startswith("no such file; frames are drawn with the seed of the published choice")
+    assert [(note.kind, note.name) for note in notes[-2:]] == [
+        ("counts", str(root / METADATA)),
+        ("counts", str(root / MTTR)),
+    ]
+    assert notes[-2].detail.startswith("no such file; the frames are those of MTTR, which share 295 of 2,784 with")
+    assert notes[-1].detail.startswith("no such file; frames are drawn with its seed")
+    assert notes_of(root, samples="mttr") == [*notes[:-2], notes[-1]]
 
 
 def test_clips_of_other_lengths_than_those_of_jhmdb_are_noted_in_a_complete_copy(root, monkeypatch):

@@ -13,14 +13,13 @@ from datasets.a2d_files import read_missed, read_rows
 from datasets.a2d_sentences import A2D_SENTENCES, A2DSentencesSettings
 from datasets.counts import Counts
 from datasets.definition import SplitRequest
+from datasets.jhmdb_files import read_choice, read_sentences
 from datasets.jhmdb_sentences import (
     FEWEST_FRAMES,
     JHMDB_SENTENCES,
     MOST_FRAMES,
     JhmdbSentencesSettings,
     choose_frames,
-    read_choice,
-    read_sentences,
 )
 from loading.loaders import clean_sentences
 from tests.tiny_a2d import actor_mask, write_h5
@@ -150,13 +149,15 @@ def test_the_metadata_file_names_three_frames_of_every_video(lists, metadata):
     sentences = sentences_of(lists)
     assert list(chosen) == list(sentences)
     assert sum(len(samples) for samples in chosen.values()) == 2784
-    assert all(sentence == sentences[video] for video, samples in chosen.items() for _, sentence in samples)
+    assert all(own.sentence == sentences[video] for video, samples in chosen.items() for own in samples)
 
 
 def test_the_seed_draws_the_published_choice_to_the_last_frame(metadata):
     counts = {video: count for video, _, _, count, _ in json.loads(metadata.read_text())}
     drawn = choose_frames(counts)
-    published = {video: tuple(int(name) - 1 for name, _ in samples) for video, samples in read_choice(metadata).items()}
+    published = {
+        video: tuple(int(own.frame) - 1 for own in samples) for video, samples in read_choice(metadata).items()
+    }
     assert drawn == published
 
 

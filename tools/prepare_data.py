@@ -2,11 +2,12 @@
 
     ground truth in the format of COCO, where annotated frames are evaluated (A2D-, JHMDB-Sentences)
     what readers keep: the annotated frames, or where each object is visible
-    what the module of the data set in datasets/ derives besides, such as sentences in the common layout
+    what the module of the data set in datasets/ derives besides, such as sentences in the common layout; of
+        JHMDB-Sentences the list of the frames on which MTTR is evaluated, unless those of SOC are used
 
 Of these, training and evaluation with `data.cache=DIR` use what readers keep, and make it where it is missing. The
 ground truth is for other programs; what the module of a data set derives is read only from where its documentation says
-(`expressions` of Ref-DAVIS17 names a file, JHMDB-Sentences has its list in the folder of the data). The sets are those
+(`expressions` of Ref-DAVIS17 names a file, JHMDB-Sentences has its lists in the folder of the data). The sets are those
 of the section `data`; a stage of training that has sets of its own makes what it needs when it starts. A file is made
 anew when one of the files it comes from was changed, or its format was.
 """

@@ -3,9 +3,9 @@
     jhmdb_annotation.txt                                 video_id,query
     Rename_Images/<action>/<video>/<frame from 1>.png
     puppet_mask/<action>/<video>/puppet_mask.mat         part_mask: height x width x frame
-    jhmdb_sentences_samples_metadata.json                the three frames of each sentence that are evaluated
+    jhmdb_sentences_samples_metadata_new.json            the three frames of each sentence that are evaluated
 
-The last file is not part of JHMDB: others published it, so that all evaluate the same frames.
+The last file is not part of JHMDB: it has the name and the form of the list with which SOC is published.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from tools.shapes.writers.base import (
     write_lines,
 )
 
-METADATA_FILE = "jhmdb_sentences_samples_metadata.json"
+METADATA_FILE = "jhmdb_sentences_samples_metadata_new.json"
 FRAMES_PER_SENTENCE = 3
 
 _HEADER = b"MATLAB 5.0 MAT-file, Referring Shapes".ljust(116)

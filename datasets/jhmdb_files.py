@@ -1,0 +1,164 @@
+"""The files of JHMDB-Sentences: what is in them, and which frames the published lists name."""
+
+import csv
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from datasets.problems import Problem
+from datasets.readers import require_size
+
+PERSON = 1
+"""Object id of the only person."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatMasks:
+    """The masks of a video in one MATLAB file; a `MaskReader` that knows one object, the person.
+
+    Attributes:
+        file: with `part_mask` of height x width x frame.
+    """
+
+    file: Path
+
+    def path(self, position: int) -> Path:
+        """The file that holds the mask of this frame."""
+        return self.file
+
+    def num_frames(self) -> int:
+        """Frames with a mask, without reading these.
+
+        Raises:
+            ValueError: the file is missing or damaged.
+        """
+        import scipy.io  # here, because configurations are read without it
+
+        with _named_in_errors(self.file):
+            shapes = {name: shape for name, shape, _ in scipy.io.whosmat(self.file)}
+            return shapes["part_mask"][2]
+
+    def read(
+        self, positions: Sequence[int], *, size: tuple[int, int], objects: Sequence[int]
+    ) -> Bool[np.ndarray, "object time height width"]:
+        """See `MaskReader`."""
+        import scipy.io  # here, because configurations are read without it
+
+        with _named_in_errors(self.file):
+            masks = np.asarray(scipy.io.loadmat(self.file, variable_names=["part_mask"])["part_mask"])
+        if masks.ndim != 3 or max(positions) >= masks.shape[2]:
+            raise ValueError(
+                f"{self.file}: part_mask has shape {masks.shape}, but frame {max(positions) + 1} is needed"
+            )
+        require_size(masks.shape[:2], size, self.file)
+        person = masks.transpose(2, 0, 1)[list(positions)] != 0
+        return np.stack([person if number == PERSON else np.zeros_like(person) for number in objects])
+
+
+@contextmanager
+def _named_in_errors(file: Path) -> Iterator[None]:
+    """Turns what SciPy raises about a missing or damaged file into a ValueError that names the file."""
+    from scipy.io.matlab import MatReadError
+
+    try:
+        yield
+    except (
+        OSError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, MatReadError, zlib.error
+    ) as error:  # fmt: skip
+        if not file.is_file():
+            raise ValueError(f"{file}: no such mask file") from None
+        raise ValueError(f"{file}: not a readable mask file ({type(error).__name__}: {error})") from None
+
+
+def read_sentences(path: Path, problems: list[Problem]) -> dict[str, str]:
+    """Sentence of each video, in the order of the file.
+
+    Args:
+        path: of the file.
+        problems: takes lines that are not as expected or name a video again; they are left out.
+
+    Raises:
+        ValueError: the file cannot be read, has another header or no sentence.
+    """
+    try:
+        lines = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a readable text file ({error})") from None
+    if next(lines, []) != ["video_id", "query"]:
+        raise ValueError(f"{path}:1: expected the header video_id,query")
+    sentences: dict[str, str] = {}
+    is_empty = True
+    for row in lines:
+        if not row:
+            continue
+        is_empty = False
+        line = f"{path}:{lines.line_num}"
+        if len(row) != 2 or not row[1].strip():
+            problems.append(Problem("expressions", line, f"expected video_id,query, got {','.join(row)!r}"))
+        elif row[0] in sentences:
+            problems.append(Problem("expressions", line, f"video {row[0]} is listed twice"))
+        else:
+            sentences[row[0]] = row[1]
+    if is_empty:
+        raise ValueError(f"{path}: no sentence")
+    return sentences
+
+
+class ListedSample(NamedTuple):
+    """An entry of a published list of samples.
+
+    Attributes:
+        frame: name of the file, without its suffix.
+        num_frames: of the video; the published windows end there, even if its folder holds more.
+        sentence: as it stands there.
+    """
+
+    frame: str
+    num_frames: int
+    sentence: str
+
+
+def read_choice(path: Path) -> dict[str, tuple[ListedSample, ...]]:
+    """The samples of a published list, by video.
+
+    An entry is (video, path of the frame, path of the masks, number of frames, sentence); of paths only file names are
+    looked at, because they are those of another machine.
+
+    Raises:
+        ValueError: the file cannot be read, or has other entries.
+    """
+    chosen: dict[str, list[ListedSample]] = {}
+    try:
+        for video, frame, _, num_frames, sentence in json.loads(path.read_text(encoding="utf-8")):
+            chosen.setdefault(video, []).append(ListedSample(PurePosixPath(frame).stem, int(num_frames), str(sentence)))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: not a readable list of samples ({error})") from None
+    return {video: tuple(samples) for video, samples in chosen.items()}
+
+
+def video_folders(folder: Path) -> list[Path]:
+    """<action>/<video>."""
+    return sorted(path for path in folder.glob("*/*") if path.is_dir())
+
+
+def frame_names(folder: Path, problems: list[Problem]) -> tuple[str, ...]:
+    """Names of the frames of a video, which are numbered without a gap; none where one is missing."""
+    names = {path.stem for path in folder.glob("*.png")}
+    if not names:
+        problems.append(Problem("missing", f"{folder}/", "no frames (*.png)"))
+        return ()
+    highest = max(int(name) if name.isdecimal() and len(name) == 5 else 0 for name in names)
+    expected = tuple(f"{number:05d}" for number in range(1, max(highest, len(names)) + 1))
+    missing = [name for name in expected if name not in names]
+    problems += [
+        Problem("missing", str(folder / f"{name}.png"), f"no such frame; the folder has {len(names)}")
+        for name in missing
+    ]
+    return () if missing else expected
