@@ -7,9 +7,10 @@ import csv
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
@@ -55,6 +56,25 @@ class Row(NamedTuple):
     video: str
     instance: int
     query: str
+
+
+class Annotation(NamedTuple):
+    """An annotation file without the pixels of its masks.
+
+    Attributes:
+        instances: numbers of the actors as they stand there; one that occurs again has its first mask.
+        num_masks: those after the last instance belong to nobody.
+        size: (height, width) of the masks; not always that of the frame.
+    """
+
+    instances: tuple[int, ...]
+    num_masks: int
+    size: tuple[int, int]
+
+    @property
+    def index_of(self) -> dict[int, int]:
+        """Which mask each actor has."""
+        return {actor: self.instances.index(actor) for actor in self.instances}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +125,7 @@ class A2DFiles:
 
 @dataclass(frozen=True, slots=True)
 class H5Masks:
-    """Masks of the annotated frames of a video; a `MaskReader`.
+    """Masks of the annotated frames of a video; a `SizedMaskReader`.
 
     Attributes:
         folder: of the h5 files.
@@ -124,6 +144,10 @@ class H5Masks:
         if position not in self.stems:
             raise ValueError(f"{self.folder}: frame {position + 1} is not annotated")
         return self.folder / f"{self.stems[position]}.h5"
+
+    def size_of(self, position: int) -> tuple[int, int]:
+        """See `SizedMaskReader`."""
+        return read_annotation(self.path(position)).size
 
     def read(
         self, positions: Sequence[int], *, size: tuple[int, int], objects: Sequence[int]
@@ -229,36 +253,46 @@ def detail_of(error: ValueError, path: Path) -> str:
     return str(error).removeprefix("video ").removeprefix(f"{path}: ")
 
 
-def read_instances(path: Path) -> tuple[int, ...]:
-    """Numbers of the actors in an annotation file.
+def read_annotation(path: Path) -> Annotation:
+    """What an annotation file holds.
 
     Raises:
-        ValueError: the file is missing or unreadable.
+        ValueError: the file is missing, unreadable, or lacks the mask of an actor.
     """
-    return tuple(_read_h5(path, "instance")["instance"].reshape(-1).astype(int).tolist())
+    with _open_h5(path) as file:
+        return _annotation(path, file)
 
 
 def read_masks(path: Path) -> dict[int, Bool[np.ndarray, "height width"]]:
     """Mask of each actor in an annotation file.
 
     Raises:
-        ValueError: the file is missing, unreadable, or has not one mask for each actor.
+        ValueError: as `read_annotation`.
     """
-    content = _read_h5(path, "instance", "reMask")
-    actors, masks = content["instance"].reshape(-1).astype(int).tolist(), content["reMask"]
-    if masks.ndim == 2:
-        masks = masks[None]  # MATLAB drops the axis of a single actor
-    if masks.ndim != 3 or len(masks) != len(actors):
-        raise ValueError(f"{path}: reMask of shape {content['reMask'].shape} for {len(actors)} instances")
-    return {actor: mask.T != 0 for actor, mask in zip(actors, masks, strict=True)}
+    with _open_h5(path) as file:
+        annotation, stored = _annotation(path, file), np.asarray(file["reMask"])
+    masks = stored[None] if stored.ndim == 2 else stored
+    return {actor: masks[index].T != 0 for actor, index in annotation.index_of.items()}
 
 
-def _read_h5(path: Path, *names: str) -> dict[str, np.ndarray]:
+def _annotation(path: Path, file: Mapping[str, Any]) -> Annotation:
+    shape = tuple(file["reMask"].shape)
+    instances = tuple(np.asarray(file["instance"]).reshape(-1).astype(int).tolist())
+    *masks, width, height = shape if len(shape) in (2, 3) else (0, 0, 0)
+    annotation = Annotation(instances, masks[0] if masks else 1, (height, width))  # MATLAB drops the axis of one actor
+    if any(index >= annotation.num_masks for index in annotation.index_of.values()):
+        raise ValueError(f"{path}: reMask of shape {shape} for {len(instances)} instances")
+    return annotation
+
+
+@contextmanager
+def _open_h5(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The data sets of a file; what h5py raises becomes a ValueError that names the file."""
     import h5py  # here, because configurations are read without it
 
     try:
         with h5py.File(path, "r") as file:
-            return {name: np.asarray(file[name]) for name in names}
+            yield file
     except FileNotFoundError:
         raise ValueError(f"{path}: no such annotation file") from None
     except KeyError as error:

@@ -9,23 +9,29 @@
 Frames are numbered from 1. An h5 file holds `instance` (the numbers of its actors), `reMask` (a mask for each, width
 before height; without the first axis if there is one actor) and `reBBox`. A sample is a sentence and a frame with
 its actor; a clip has that frame in its middle.
+
+Files of the release that contradict themselves are read as the published loaders read them: a mask of another size than
+its frame keeps its size, which counts as the original one; masks after those of the last `instance` are not read; of an
+`instance` that occurs twice the first mask is.
 """
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from datasets.a2d_files import (
     SUBSETS,
     A2DFiles,
+    Annotation,
     H5Masks,
     ListedVideo,
     Row,
     clips_folder,
     detail_of,
-    read_instances,
+    read_annotation,
     read_missed,
     read_rows,
     read_videoset,
@@ -53,7 +59,7 @@ PUBLISHED = {
     }
 }
 
-INDEX_FORMAT = 2
+INDEX_FORMAT = 3
 """Raise when the meaning of the kept index changes."""
 
 FRAMES_BEYOND_THE_END = 2
@@ -80,8 +86,44 @@ def read(request: SplitRequest[A2DSentencesSettings]) -> SplitContents:
     """
     if request.split not in SUBSETS:
         raise ValueError(f"split {request.split!r} of A2D-Sentences: expected one of {', '.join(SUBSETS)}")
-    files = A2DFiles.below(request.root)
     problems: list[Problem] = []
+    split = _open(request, problems)
+    videos = []
+    for video, content in split.index.items():
+        problems += [Problem(kind, f"{request.root}/{name}", detail) for kind, name, detail in content["problems"]]
+        if content["num_frames"] is not None:
+            videos.append(_record(split.files, video, split.rows[video], content))
+    problems += _unseen_actors(videos)
+    for oddity, found in _oddities(split.index).items():
+        names = list(dict.fromkeys(name for name, _ in found))
+        logger.info("%s: %d files of %s have %s, such as %s", request.root, len(names), request.split, oddity, names[0])
+    return SplitContents(tuple(videos), tuple(problems), split.key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """The files of a split, read.
+
+    Attributes:
+        files: where they are.
+        rows: the sentences of each video, of all splits.
+        index: what `_examine` says about each video of this one.
+        key: changes whenever one of the files does.
+    """
+
+    files: A2DFiles
+    rows: Mapping[str, Sequence[Row]]
+    index: Mapping[str, Any]
+    key: str
+
+
+def _open(request: SplitRequest[A2DSentencesSettings], problems: list[Problem]) -> _Split:
+    """Reads the lists, and what is kept about the other files; `problems` takes what is wrong in the lists.
+
+    Raises:
+        ValueError: a list or folder is missing.
+    """
+    files = A2DFiles.below(request.root)
     listed = read_videoset(files.videoset, problems)
     rows: dict[str, list[Row]] = {}
     for row in read_rows(files.annotation, problems):
@@ -96,14 +138,7 @@ def read(request: SplitRequest[A2DSentencesSettings]) -> SplitContents:
         detail = f"no video of split {request.split!r} has a sentence"
         problems.append(Problem("index", str(files.videoset), detail))
     key = _fingerprint(request, files, lengths)
-    index = _read_index(request, files, lengths, key)
-    videos = []
-    for video, content in index.items():
-        problems += [Problem(kind, f"{request.root}/{name}", detail) for kind, name, detail in content["problems"]]
-        if content["num_frames"] is not None:
-            videos.append(_record(files, video, rows[video], content))
-    problems += _unseen_actors(videos)
-    return SplitContents(tuple(videos), tuple(problems), key)
+    return _Split(files, rows, _read_index(request, files, lengths, key), key)
 
 
 def _compare_lists(
@@ -158,7 +193,7 @@ def _examine(root: Path, files: A2DFiles, video: str, num_listed: int) -> dict[s
 
     Returns:
         `num_frames` of the clip, None where it cannot be read; `actors` in each annotated frame; `problems` as (kind,
-        path below `root`, detail).
+        path below `root`, detail); `oddities` as (what it is, path below `root`, detail).
     """
     # Here, because configurations are read without PyAV.
     from media.video_seek import VideoFileFrames
@@ -166,13 +201,16 @@ def _examine(root: Path, files: A2DFiles, video: str, num_listed: int) -> dict[s
     problems: list[tuple[str, str, str]] = []
     clip, folder = files.clip(video), files.instances / video
     num_frames: int | None = None
+    frame_size: tuple[int, int] | None = None
     try:
         num_frames = VideoFileFrames(clip).num_frames
+        frame_size = VideoFileFrames(clip).size()
     except ValueError as error:
         kind = "unreadable" if clip.is_file() else "missing"
         problems.append((kind, clip.relative_to(root).as_posix(), detail_of(error, clip)))
     num_known = num_listed if num_frames is None else num_frames
     actors: dict[str, list[int]] = {}
+    oddities: list[tuple[str, str, str]] = []
     paths = sorted(folder.glob("*.h5"))
     if not paths:
         detail = f"no annotation file (*.h5) of video {video}"
@@ -181,10 +219,37 @@ def _examine(root: Path, files: A2DFiles, video: str, num_listed: int) -> dict[s
         try:
             if not (path.stem.isdecimal() and 1 <= int(path.stem) <= num_known + FRAMES_BEYOND_THE_END):
                 raise ValueError(f"frame {path.stem} is not one of the {num_known} of the clip")
-            actors[path.stem] = list(read_instances(path))
+            annotation = read_annotation(path)
+            actors[path.stem] = list(annotation.index_of)
+            name = path.relative_to(root).as_posix()
+            oddities += [(oddity, name, detail) for oddity, detail in _oddities_of(annotation, frame_size)]
         except ValueError as error:
             problems.append(("unreadable", path.relative_to(root).as_posix(), detail_of(error, path)))
-    return {"num_frames": num_frames, "actors": actors, "problems": problems}
+    return {"num_frames": num_frames, "actors": actors, "problems": problems, "oddities": oddities}
+
+
+def _oddities_of(annotation: Annotation, frame_size: tuple[int, int] | None) -> Iterator[tuple[str, str]]:
+    """(What it is, detail) of what is odd in an annotation file; `frame_size` is None where the clip is damaged."""
+    if frame_size not in (None, annotation.size):
+        detail = (
+            f"masks of (height, width) {annotation.size}, its frame has {frame_size}; scored at the size of the mask"
+        )
+        yield "masks of another size than their frame", detail
+    if annotation.num_masks > len(annotation.instances):
+        detail = f"{annotation.num_masks} masks for {len(annotation.instances)} instances; the first ones are read"
+        yield "more masks than instances", detail
+    for actor in annotation.index_of:
+        if annotation.instances.count(actor) > 1:
+            yield "an instance more than once", f"instance {actor} occurs more than once; its first mask is read"
+
+
+def _oddities(index: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """(Path below the folder of the data set, detail) of the annotation files with each oddity."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for content in index.values():
+        for oddity, name, detail in content["oddities"]:
+            found.setdefault(oddity, []).append((name, detail))
+    return found
 
 
 def _record(files: A2DFiles, video: str, rows: Sequence[Row], content: Mapping[str, Any]) -> VideoRecord:
@@ -225,8 +290,10 @@ def _notes(
     # what is wrong in the lists is among the problems of `contents`
     clips = {f"{video}.mp4" for video in read_videoset(files.videoset, problems=[])}
     yield from listing.surplus_entries(files.clips, clips, f"not in {files.videoset.name}")
-    described = {row.video for row in read_rows(files.annotation, problems=[])}
-    yield from listing.surplus_entries(files.instances, described, "no sentence is about it")
+    split = _open(request, problems=[])
+    yield from listing.surplus_entries(files.instances, split.rows, "no sentence is about it")
+    for found in _oddities(split.index).values():
+        yield from (Problem("oddities", f"{request.root}/{name}", detail) for name, detail in found)
 
 
 def _find(root: Path) -> list[FoundDataset]:

@@ -21,6 +21,7 @@ ProblemKind = Literal[
     "duplicates",
     "line_ends",
     "counts",
+    "oddities",
     "surplus",
 ]
 
@@ -78,6 +79,11 @@ KINDS: dict[ProblemKind, KindOfProblem] = {
         "counts that differ from the published ones",
         False,
         "another release, or an incomplete one: figures will not be comparable with papers",
+    ),
+    "oddities": KindOfProblem(
+        "files that contradict themselves or each other, and are read as the published code reads them",
+        False,
+        "nothing: training and evaluation do the same with them as the published code",
     ),
     "surplus": KindOfProblem("surplus files", False, "nothing needs them; delete them if they are not yours"),
 }

@@ -49,11 +49,23 @@ class MaskReader(Protocol):
 
         Args:
             positions: of the frames; only annotated ones, where a record names these.
-            size: (height, width) of the frames; masks of another size are an error.
+            size: (height, width) of the masks, see `mask_size`; masks of another size are an error.
             objects: ids as in `Expression.object_ids`.
 
         Raises:
             ValueError: a file is missing or damaged, or has another size, by its path.
+        """
+
+
+@runtime_checkable
+class SizedMaskReader(MaskReader, Protocol):
+    """Masks with a size of their own, which may differ from that of their frame (A2D-Sentences)."""
+
+    def size_of(self, position: int) -> tuple[int, int]:
+        """(height, width) of the masks of this frame.
+
+        Raises:
+            ValueError: the file is missing or damaged.
         """
 
 
@@ -115,6 +127,15 @@ class PngMasks:
             maps[position] = read_index_png(self.path(position))
             require_size(maps[position].shape, size, self.path(position))
         return np.stack([maps[position] for position in positions])
+
+
+def mask_size(masks: MaskReader, position: int, *, frame_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the masks of a frame, which are those of the frame unless the masks have their own.
+
+    Raises:
+        ValueError: as `SizedMaskReader.size_of`.
+    """
+    return masks.size_of(position) if isinstance(masks, SizedMaskReader) else frame_size
 
 
 class SizeMismatchError(ValueError):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from datasets.readers import mask_size
 from datasets.records import Expression, VideoRecord
 from metrics.coco_map import CATEGORY
 
@@ -25,22 +26,23 @@ def annotated_samples(video: VideoRecord) -> Iterator[tuple[int, list[Expression
 
 
 def coco_ground_truth(videos: Sequence[VideoRecord], *, names_instances: bool) -> dict[str, Any]:
-    """The content of a ground-truth file.
+    """The content of a ground-truth file; images have the size of their masks, as published.
 
     Args:
         videos: with annotated frames.
         names_instances: whether names of samples end in the instance.
 
     Raises:
-        ValueError: a mask is missing, damaged or not as large as its frame.
+        ValueError: a mask is missing or damaged, or must be as large as its frame and is not.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for video in videos:
-        size = video.frames.size()
+        frame_size = video.frames.size()
         for position, expressions in annotated_samples(video):
             if video.masks is None:
                 raise ValueError(f"video {video.name} has no masks")
+            size = mask_size(video.masks, position, frame_size=frame_size)
             for expression in expressions:
                 masks = video.masks.read((position,), size=size, objects=expression.object_ids)
                 mask = coco_mask.encode(np.asfortranarray(masks[:, 0].any(axis=0), dtype=np.uint8))

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datasets.readers import mask_size
 from datasets.records import Expression, VideoRecord
 from loading.pseudo_clips import PseudoClips
 from loading.sampling import (
@@ -229,7 +230,7 @@ def read_clip(
     *,
     annotated: Sequence[int] | None = None,
 ) -> AnnotatedClip:
-    """Frames, and masks and boxes of the referred objects, at the size on disk.
+    """Frames, and masks and boxes of the referred objects, each at the size on disk.
 
     Args:
         video: with masks.
@@ -246,8 +247,8 @@ def read_clip(
         annotated = positions
     frames = as_clip(video.frames.read(positions))
     objects = tuple(dict.fromkeys(number for e in expressions for number in e.object_ids))
-    height, width = frames.shape[-2:]
-    masks = torch.from_numpy(video.masks.read(annotated, size=(height, width), objects=objects))
+    size = mask_size(video.masks, annotated[0], frame_size=(frames.shape[-2], frames.shape[-1]))
+    masks = torch.from_numpy(video.masks.read(annotated, size=size, objects=objects))
     groups = object_groups(expressions)
     parts = [masks[[objects.index(number) for number in group]] for group in groups]
     union = torch.stack([part[0] if len(part) == 1 else part.any(dim=0) for part in parts])

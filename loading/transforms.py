@@ -23,20 +23,21 @@ class AnnotatedClip:
 
     Attributes:
         frames: RGB in [0, 255], a tv_tensors.Video.
-        masks: 1 on the referred objects, else 0, a tv_tensors.Mask; of every frame, or of the only annotated one.
+        masks: 1 on the referred objects, else 0, a tv_tensors.Mask; of every frame, or of the only annotated one. As
+            large as the frames after `resize`; before it a data set may have masks of another size.
         boxes_xyxy_px: tv_tensors.BoundingBoxes of `masks`, target by target; undefined where not visible.
         sentences: at least one.
     """
 
     frames: UInt8[Tensor, "time 3 height width"]
-    masks: UInt8[Tensor, "target mask_time height width"]
+    masks: UInt8[Tensor, "target mask_time mask_height mask_width"]
     boxes_xyxy_px: Float[Tensor, "target_time 4"]
     sentences: tuple[str, ...]
 
 
 def annotate_clip(
     frames: UInt8[Tensor, "time 3 height width"],
-    masks: Bool[Tensor, "target mask_time height width"],
+    masks: Bool[Tensor, "target mask_time mask_height mask_width"],
     *,
     sentences: tuple[str, ...],
 ) -> AnnotatedClip:
@@ -44,7 +45,7 @@ def annotate_clip(
     boxes = tv_tensors.BoundingBoxes(
         mask_extents_xyxy(masks).flatten(0, 1),  # (target*time, 4)
         format=tv_tensors.BoundingBoxFormat.XYXY,
-        canvas_size=(frames.shape[-2], frames.shape[-1]),
+        canvas_size=(masks.shape[-2], masks.shape[-1]),
     )
     return AnnotatedClip(
         frames=tv_tensors.Video(frames),
@@ -71,14 +72,14 @@ def resized_size(height: int, width: int, *, short_side: int, long_side: int) ->
 
 
 def resize(clip: AnnotatedClip, *, short_side: int, long_side: int) -> AnnotatedClip:
-    """The clip at the size of `resized_size`; itself if it has that size already."""
+    """The clip at the size of `resized_size` of its frames; itself if all of it has that size already."""
     height, width = clip.frames.shape[-2:]
     size = resized_size(height, width, short_side=short_side, long_side=long_side)
-    if size == (height, width):
+    if size == (height, width) == clip.masks.shape[-2:]:
         return clip
     return replace(
         clip,
-        frames=_resize_frames(clip.frames, size),
+        frames=clip.frames if size == (height, width) else _resize_frames(clip.frames, size),
         masks=functional.resize(clip.masks, list(size), interpolation=InterpolationMode.NEAREST),
         boxes_xyxy_px=functional.resize(clip.boxes_xyxy_px, list(size)),
     )

@@ -11,7 +11,7 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.readers import ObjectMapReader
+from datasets.readers import ObjectMapReader, mask_size
 from datasets.records import Expression, VideoRecord
 from loading.clips import as_clip
 
@@ -35,6 +35,11 @@ class EvalVideo:
         """(height, width) of the frames on disk, in pixels."""
         return self.record.frames.size()
 
+    def size_of(self, position: int) -> tuple[int, int]:
+        """(height, width) at which a frame is scored: that of its masks, which is not always that of the frame."""
+        masks = self.record.masks
+        return self.original_size if masks is None else mask_size(masks, position, frame_size=self.original_size)
+
     def load_frames(self, start: int = 0, stop: int | None = None) -> UInt8[Tensor, "time 3 height width"]:
         """RGB frames [start, stop) in [0, 255]; to the end without `stop`."""
         positions = range(len(self.record.frame_names))[start:stop]
@@ -51,7 +56,7 @@ class EvalVideo:
 
         Args:
             expression: of this video.
-            positions: of the frames; None: of all.
+            positions: of the frames; None: of all. Their masks are of one size, see `size_of`.
         """
         masks = self.record.masks
         if masks is None or not expression.object_ids:
@@ -60,7 +65,7 @@ class EvalVideo:
         if object_maps is not None:
             return np.logical_or.reduce([object_maps == number for number in expression.object_ids])
         positions = range(len(self.record.frame_names)) if positions is None else positions
-        masks_of_objects = masks.read(positions, size=self.original_size, objects=expression.object_ids)
+        masks_of_objects = masks.read(positions, size=self.size_of(positions[0]), objects=expression.object_ids)
         return np.logical_or.reduce(masks_of_objects)
 
     def load_object_maps(self, positions: Sequence[int] | None = None) -> UInt8[np.ndarray, "time height width"] | None:

@@ -5,6 +5,7 @@ import os
 import h5py
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from configs.schema import DataConfig
 from datasets import a2d_sentences
@@ -13,9 +14,10 @@ from datasets.a2d_sentences import A2D_SENTENCES, PUBLISHED, A2DSentencesSetting
 from datasets.definition import AnnotatedFrames, SplitRequest
 from datasets.listing import FolderListing
 from datasets.problems import Problem
+from evaluation.coco_ground_truth import coco_ground_truth
 from loading.loaders import build_eval_dataset, build_train_loader, read_split
 from tests.data_settings import data_config
-from tests.tiny_a2d import HEIGHT, WIDTH, actor_mask, write_h5, write_tiny_a2d
+from tests.tiny_a2d import HEIGHT, WIDTH, actor_mask, replace_masks, write_h5, write_tiny_a2d
 from tests.video_files import read_whole_video
 
 ROWS, MISSED, VIDEOSET = (
@@ -23,6 +25,7 @@ ROWS, MISSED, VIDEOSET = (
     "text_annotations/a2d_missed_videos.txt",
     "Release/videoset.csv",
 )
+ANNOTATIONS = "text_annotations/a2d_annotation_with_instances"
 
 
 @pytest.fixture(scope="module")
@@ -92,21 +95,96 @@ def test_masks_are_turned_and_absent_actors_have_none(root, tmp_path):
         video.masks.read((0,), size=(WIDTH, HEIGHT), objects=(0,))
 
 
-def test_an_annotation_file_that_contradicts_itself_is_named(own_root, tmp_path):
+def test_an_annotation_file_that_lacks_a_mask_is_named(own_root, tmp_path):
     (video,) = sound_videos(own_root, "test", tmp_path)
-    with h5py.File(video.masks.path(0), "r+") as file:
-        masks = file["reMask"][()]
-        del file["reMask"]
-        file["reMask"] = masks[[0, 1, 1]]
-    with pytest.raises(ValueError, match=r"00001\.h5: reMask of shape \(3, 64, 48\) for 2 instances"):
+    path = video.masks.path(0)
+    replace_masks(path, actor_mask(0, 1)[None])
+    with pytest.raises(ValueError, match=r"00001\.h5: reMask of shape \(1, 64, 48\) for 2 instances"):
         video.masks.read((0,), size=(HEIGHT, WIDTH), objects=(0,))
-    with h5py.File(video.masks.path(0), "r+") as file:
+    assert problems_of(own_root, "test", tmp_path) == [
+        ("unreadable", f"{ANNOTATIONS}/t/00001.h5: reMask of shape (1, 64, 48) for 2 instances")
+    ]
+    for masks in (actor_mask(0, 1), np.zeros((2, 1, 2, 2))):
+        replace_masks(path, masks)
+        with pytest.raises(ValueError, match=r"00001\.h5: reMask of shape \(.*\) for 2 instances"):
+            video.masks.read((0,), size=(HEIGHT, WIDTH), objects=(0,))
+    with h5py.File(path, "r+") as file:
         del file["reMask"]
     with pytest.raises(ValueError, match=r"00001\.h5: the annotation file is incomplete \(.*reMask"):
         video.masks.read((0,), size=(HEIGHT, WIDTH), objects=(0,))
-    video.masks.path(0).unlink()
+    path.unlink()
     with pytest.raises(ValueError, match=r"00001\.h5: no such annotation file"):
         video.masks.read((0,), size=(HEIGHT, WIDTH), objects=(0,))
+
+
+def test_more_masks_than_instances_are_no_matter_and_the_first_ones_count(own_root, tmp_path):
+    path = own_root / ANNOTATIONS / "t" / "00001.h5"
+    replace_masks(path, np.stack([actor_mask(0, 1), actor_mask(2, 1), actor_mask(3, 1)]))
+    (video,) = sound_videos(own_root, "test", tmp_path)
+    assert np.array_equal(masks_of(video, 0, (0, 2)), [actor_mask(0, 1), actor_mask(2, 1)])
+    single = own_root / ANNOTATIONS / "t" / "00012.h5"
+    replace_masks(single, np.stack([actor_mask(0, 12), actor_mask(1, 12)]))
+    assert np.array_equal(masks_of(video, 11, (0,)), [actor_mask(0, 12)])
+
+
+def test_of_an_instance_that_occurs_twice_the_first_mask_counts(own_root, tmp_path):
+    path = own_root / ANNOTATIONS / "t" / "00001.h5"
+    masks = [actor_mask(0, 1), actor_mask(3, 1), actor_mask(2, 1)]
+    replace_masks(path, np.stack(masks), instances=(0, 0, 2))
+    (video,) = sound_videos(own_root, "test", tmp_path)
+    assert np.array_equal(masks_of(video, 0, (0, 2)), [actor_mask(0, 1), actor_mask(2, 1)])
+    assert video.visible == {0: {0, 11}, 2: {0, 5}}
+
+
+def masks_of(video, position, objects):
+    return video.masks.read((position,), size=(HEIGHT, WIDTH), objects=objects)[:, 0]
+
+
+def test_a_mask_of_another_size_than_its_frame_keeps_it_as_the_original_one(own_root, tmp_path, caplog):
+    """As published: what is predicted is resized to the size of the mask, which is also that of the ground truth."""
+    half = actor_mask(2, 6)[::2, ::2]
+    replace_masks(own_root / ANNOTATIONS / "t" / "00006.h5", half)
+    caplog.set_level(logging.INFO)
+    (video,) = build_eval_dataset(settings(own_root, tmp_path))
+    lines = [record.getMessage() for record in caplog.records if "of another size" in record.getMessage()]
+    assert lines == [
+        f"{own_root}: 1 files of test have masks of another size than their frame, such as {ANNOTATIONS}/t/00006.h5"
+    ]
+    assert [video.size_of(position) for position in (0, 5, 11)] == [
+        (HEIGHT, WIDTH),
+        (HEIGHT // 2, WIDTH // 2),
+        (HEIGHT, WIDTH),
+    ]
+    assert video.original_size == (HEIGHT, WIDTH)
+    cat, bird = video.record.expressions
+    assert np.array_equal(video.load_masks(bird, (5,)), half[None])
+    assert np.array_equal(video.load_masks(cat, (0,)), actor_mask(0, 1)[None])
+    truth = coco_ground_truth([video.record], names_instances=True)
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    assert sizes["v_t_f_6_i_2"] == (HEIGHT // 2, WIDTH // 2)
+    assert sizes["v_t_f_1_i_2"] == (HEIGHT, WIDTH)
+    found = next(annotation for annotation in truth["annotations"] if annotation["image_id"] == "v_t_f_6_i_2")
+    assert np.array_equal(coco_mask.decode(found["segmentation"]), half)
+    assert found["area"] == half.sum()
+
+
+@pytest.mark.parametrize(("short_side", "long_side"), [(HEIGHT, WIDTH), (2 * HEIGHT, 2 * WIDTH)])
+def test_a_mask_of_another_size_than_its_frame_is_resized_to_it_in_training(own_root, tmp_path, short_side, long_side):
+    """In one step to the size of the resized frame, nearest as always; the box is that of the mask, as a share."""
+    half = actor_mask(1, 15)[::2, ::2]
+    replace_masks(own_root / ANNOTATIONS / "b" / "00015.h5", np.stack([half, half]))
+    data = settings(own_root, tmp_path, num_workers=0, short_side=short_side, long_side=long_side, flip_probability=0.0)
+    batch = next(b for b in build_train_loader(data, seed=0) if b.sentences == ("another man",))
+    assert batch.clips.frames.shape[-2:] == (short_side, long_side)
+    factor = 2 * short_side // HEIGHT
+    expected = half.repeat(factor, axis=0).repeat(factor, axis=1)
+    (target,) = batch.targets
+    assert np.array_equal(target.masks[0, 0].numpy(), expected)
+    rows, columns = np.flatnonzero(half.any(axis=1)), np.flatnonzero(half.any(axis=0))
+    top, bottom, left, right = rows[0], rows[-1], columns[0], columns[-1]
+    height, width = half.shape
+    box = [(left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height]
+    assert target.boxes_cxcywh_norm[0, 0].tolist() == pytest.approx(box, abs=1e-6)
 
 
 def test_a_training_clip_has_its_annotated_frame_in_the_middle(root, tmp_path):
@@ -159,8 +237,8 @@ def test_files_are_examined_once_and_again_when_one_has_changed(own_root, tmp_pa
     cache = tmp_path / "cache"
     first = read(own_root, "test", cache)
     examined = []
-    real = a2d_sentences.read_instances
-    monkeypatch.setattr(a2d_sentences, "read_instances", lambda path: examined.append(path.name) or real(path))
+    real = a2d_sentences.read_annotation
+    monkeypatch.setattr(a2d_sentences, "read_annotation", lambda path: examined.append(path.name) or real(path))
     assert read(own_root, "test", cache) == first
     assert not examined
     folder = own_root / "text_annotations" / "a2d_annotation_with_instances" / "t"

@@ -4,13 +4,13 @@ import json
 import pickle
 import shutil
 
-import h5py
+import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
 
 from tests.checking import check, check_folder, truncate
-from tests.tiny_a2d import write_tiny_a2d
+from tests.tiny_a2d import actor_mask, replace_masks, write_tiny_a2d
 from tools.check_data import main
 from tools.shapes.writer import make_shapes
 
@@ -97,17 +97,26 @@ def test_missing_clips_and_annotations_of_a2d_are_named(copy_of, capsys):
     assert set(problems["unreadable"]) == {f"{name_in(root, folder)}/"}
 
 
-def test_a_mask_of_a2d_of_another_size_than_its_clip_is_a_mismatch(copy_of, capsys):
-    root = copy_of("a2d")
-    path = first(root, "text_annotations/*/train*/*.h5")
-    with h5py.File(path, "r+") as file:
-        masks = file["reMask"][()]
-        del file["reMask"]
-        file["reMask"] = masks[..., :-2]
-    code, problems = check_folder(capsys, root)
-    assert code == 1
-    assert set(problems) == {"mismatched"}
-    assert set(problems["mismatched"]) == {name_in(root, path)}
+@pytest.mark.parametrize("sample", ["1", "200"])
+def test_annotation_files_of_a2d_that_contradict_themselves_are_notes(tmp_path, capsys, monkeypatch, sample):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = write_tiny_a2d(tmp_path / "data")
+    folder = root / "text_annotations/a2d_annotation_with_instances"
+    smaller, more, twice = folder / "b/00015.h5", folder / "t/00001.h5", folder / "t/00006.h5"
+    replace_masks(smaller, np.ones((2, 20, 30)))
+    replace_masks(more, np.stack([actor_mask(actor, 1) for actor in (0, 2, 3)]))
+    replace_masks(twice, np.stack([actor_mask(actor, 6) for actor in (2, 3)]), instances=(2, 2))
+    code, problems = check_folder(capsys, root, "--sample", sample)
+    assert code == 0
+    assert problems == {
+        "oddities": {
+            name_in(
+                root, smaller
+            ): "masks of (height, width) (20, 30), its frame has (48, 64); scored at the size of the mask",
+            name_in(root, more): "3 masks for 2 instances; the first ones are read",
+            name_in(root, twice): "instance 2 occurs more than once; its first mask is read",
+        }
+    }
 
 
 def test_surplus_files_of_a2d_and_windows_line_ends_are_notes(copy_of, capsys):

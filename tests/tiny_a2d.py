@@ -30,6 +30,16 @@ def write_h5(path: Path, actors: Sequence[int], masks: Sequence[np.ndarray]) -> 
         file["reBBox"] = np.zeros((4, len(actors)))
 
 
+def replace_masks(path: Path, masks: np.ndarray, *, instances: Sequence[int] | None = None) -> None:
+    """Puts other masks, (instance, height, width) or (height, width), into an annotation file, and other instances."""
+    with h5py.File(path, "r+") as file:
+        del file["reMask"]
+        file["reMask"] = masks.swapaxes(-1, -2).astype(np.uint8)
+        if instances is not None:
+            del file["instance"]
+            file["instance"] = np.array(instances, dtype=np.int64)
+
+
 def write_tiny_a2d(root: Path, clips: str = "clips320H") -> Path:
     """Videos "b" (20 frames, actors 0 and 1) and "a" (3 frames, actor 0) to train, "t" (12 frames) to test.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.problems import Problem, ProblemKind
-from datasets.readers import SizeMismatchError
+from datasets.readers import SizeMismatchError, mask_size
 from datasets.records import VideoRecord
 from engine.distributed import World
 from engine.progress import progress_bar
@@ -152,7 +152,8 @@ def open_video(selection: FrameSelection) -> OpenedVideo:
 
     def read_masks(positions: Sequence[int]) -> np.ndarray:
         # a damaged frame does not keep its mask from being looked at
-        return reader.read(positions, size=sizes.get(positions[0], usual), objects=objects)
+        size = mask_size(reader, positions[0], frame_size=sizes.get(positions[0], usual))
+        return reader.read(positions, size=size, objects=objects)
 
     seen: set[int] = set()
     for positions, masks in _read_by_file(selection.masks, lambda p: mask_file(video, p) or p, read_masks):

@@ -33,7 +33,8 @@ def check_split(request: SplitRequest, *, sample: int, num_workers: int) -> Spli
     statistics = read_statistics(request.root)
     if statistics is not None:  # what readers and notes compare with is the published set
         problems = [problem for problem in problems if problem.kind != "counts"]
-    named = {problem.name for problem in problems}  # once is enough
+    # once is enough; but a file that is merely odd may be damaged as well
+    named = {problem.name for problem in problems if problem.kind != "oddities"}
     wanted = {path for video in contents.videos for path in files_of(video)}
     problems += [problem for problem in listing.missing(wanted) if problem.name not in named]
     shared = set(definition.shared_folders(request)) if contents.videos else set()
