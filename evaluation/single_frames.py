@@ -86,7 +86,7 @@ class _FrameRun(RankedRun):
         assert clip.annotated_frame is not None
         position, expressions = clip.positions[clip.annotated_frame], iter(clip.expressions)
         for layer in layers:
-            number, original = len(layer.mask_logits), self.video.original_size
+            number, original = len(layer.mask_logits), self.video.size_of(position)
             candidates = all_queries(layer, padded=size, unpadded=[size] * number, original=[original] * number)
             for candidate in candidates:
                 yield partial(self._score, next(expressions), position, candidate)

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from models.build import build_model_for_inference
 from models.postprocess import all_queries
 from structures.clips import PaddedClips
 from tests.data_settings import read
-from tests.tiny_a2d import HEIGHT, WIDTH, write_tiny_a2d, write_tiny_jhmdb
+from tests.tiny_a2d import HEIGHT, WIDTH, actor_mask, replace_masks, write_tiny_a2d, write_tiny_jhmdb
 from tests.tiny_run import tiny_config, with_busy_weights
 from tools.prepare_data import prepare
 from tools.shapes.text import write_text_encoder
@@ -64,6 +65,30 @@ def test_pycocotools_gives_the_reported_map_for_the_written_files(data, tmp_path
     assert content["overall"] == report.scores()
     assert set(content["overall"]) >= {"mAP", "P@0.5", "P@0.9", "oIoU", "mIoU"}
     assert f"| {num_samples} |" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_a_frame_of_a2d_is_scored_at_the_size_of_its_mask(data, tmp_path, capsys):
+    """As published, where a mask has another size than its frame; the others are scored at the size of the frame."""
+    root = tmp_path / "a2d"
+    shutil.copytree(data["a2d_sentences"], root)
+    half = actor_mask(2, 6)[::2, ::2]
+    replace_masks(root / "text_annotations" / "a2d_annotation_with_instances" / "t" / "00006.h5", half)
+    shutil.copytree(data["a2d_sentences"].parent / "text_encoder", tmp_path / "text_encoder")
+    config = with_busy_weights(config_of({"a2d_sentences": root}, "a2d_sentences", tmp_path / "out"))
+    report = evaluate(config).only
+    list(prepare(config.data, tmp_path / "prepared"))
+    predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    sizes = {found["image_id"]: tuple(found["segmentation"]["size"]) for found in predictions}
+    assert sizes["v_t_f_6_i_2"] == (HEIGHT // 2, WIDTH // 2)
+    assert sizes["v_t_f_1_i_2"] == (HEIGHT, WIDTH)
+    truth = COCO(str(tmp_path / "prepared" / "a2d_sentences_test_coco.json"))
+    evaluation = COCOeval(truth, truth.loadRes(predictions), "segm")
+    evaluation.params.useCats = 0
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    capsys.readouterr()
+    assert report.mask_ap == pytest.approx(tuple(evaluation.stats), abs=1e-12)
 
 
 def test_the_answer_is_that_of_the_frame_in_the_middle_of_its_window(data, tmp_path):
