@@ -76,10 +76,10 @@ def _pictures(video: VideoRecord, window: Sequence[int]) -> list[Image.Image]:
 def _mask(video: VideoRecord, expression: Expression, position: int, size: tuple[int, int]) -> np.ndarray:
     if isinstance(video.masks, PngMasks):
         values = np.array(Image.open(video.masks.path(position)))
-        (number,) = expression.object_ids
+        (number,) = expression.known_ids
         return values == number if number in np.unique(values) else np.zeros(size, dtype=bool)
     assert video.masks is not None  # it is a training video
-    return video.masks.read((position,), size=size, objects=expression.object_ids)[:, 0].max(axis=0)
+    return video.masks.read((position,), size=size, objects=expression.known_ids)[:, 0].max(axis=0)
 
 
 def _box(mask: np.ndarray) -> list[float]:

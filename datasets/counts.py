@@ -41,10 +41,10 @@ def count_videos(videos: Sequence[VideoRecord]) -> Counts:
     """Sizes of what was read."""
     if not videos:
         return Counts()
-    objects = [video.object_ids for video in videos]
+    is_secret = any(expression.is_secret for video in videos for expression in video.expressions)
     return Counts(
         videos=len(videos),
-        objects=sum(map(len, objects)) if all(objects) else None,
+        objects=None if is_secret else sum(len(video.object_ids) for video in videos),
         expressions=sum(len(video.expressions) for video in videos),
         frames=sum(len(video.frame_names) for video in videos),
     )

@@ -94,12 +94,15 @@ class SplitContents:
         fingerprint: changes whenever a file does that the split is made of; empty where nothing is derived from it.
         variant: which of several published choices this is, in words for a log and a report; a score on one cannot be
             compared with a score on another. Empty where there is only one.
+        label: says more exactly than the `label` of the settings what was read, such as which of several releases;
+            published sizes are found under it. Empty where the settings say it all.
     """
 
     videos: tuple[VideoRecord, ...]
     problems: tuple[Problem, ...] = ()
     fingerprint: str = ""
     variant: str = ""
+    label: str = ""
 
 
 # ---- protocols of evaluation: `evaluation.benchmarks` runs them ----
@@ -198,7 +201,7 @@ class DatasetDefinition(Generic[S]):
         read: reads a split.
         find: what of it lies in a folder, for `tools.check_data --all`.
         protocol: how it is evaluated.
-        published: sizes of a complete copy, by `label` of the settings and split.
+        published: sizes of a complete copy, by `label` of the contents, or else of the settings, and by split.
         count: sizes of what was read.
         notes: what `tools.check_data` should say beyond `SplitContents.problems`: files that nobody needs, oddities
             that do no harm.

@@ -1,12 +1,19 @@
 """MeViS: sentences about motion, which may refer to several objects at once.
 
     ROOT/<split>/meta_expressions.json      see `datasets.meta_expressions`; obj_id[] and anno_id[]
+    ROOT/<split>/meta_expressions_v2.json   the same of the second release; valid: meta_expressions_v2_release.json
     ROOT/<split>/mask_dict.json             <anno_id>: for each frame of its video a run-length mask, or null
     ROOT/<split>/JPEGImages/<video>/<frame>.jpg
 
 <split> is train, valid_u or valid; `valid` has no objects and no masks, predictions for it are scored by a server. An
 object of this project is an `anno_id`. A sentence's target is the union of its objects, in training as in evaluation:
 the model predicts one mask per sentence, and that is what the benchmark scores.
+
+The second release has the same videos and more sentences, some of which mean nothing in their video: their `anno_id` is
+empty. They are evaluated without a score, and not trained on.
+
+Sources: https://github.com/henghuiding/MeViS (README), https://huggingface.co/datasets/FudanCVL/MeViSv2 (names of the
+files of the second release; that of `valid` from scripts of its users only: not confirmed).
 """
 
 import json
@@ -44,15 +51,25 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid_u", "valid")
 
-# Of the first release; sentences not confirmed against its files. The second one (henghuiding.com/MeViS, 2025) has the
-# same videos and more sentences: 27,502, 907 and 2,523.
+FILES = {
+    "v1": ("meta_expressions.json",),
+    "v2": ("meta_expressions_v2.json", "meta_expressions_v2_release.json"),
+}
+"""Of each release, where its sentences are: the first of these files that is there."""
+
 PUBLISHED = {
-    "mevis": {
+    "mevis v1": {
         "train": Counts(videos=1662, expressions=23051),
         "valid_u": Counts(videos=50, expressions=793),
         "valid": Counts(videos=140, expressions=2236),
-    }
+    },
+    "mevis v2": {
+        "train": Counts(videos=1662, expressions=27502),
+        "valid_u": Counts(videos=50, expressions=907),
+        "valid": Counts(videos=140, expressions=2523),
+    },
 }
+"""By release, from the README of https://github.com/henghuiding/MeViS: v2 as it stands, v1 as it stood at b8bbace."""
 
 _LAST_BYTES = range(48, 48 + 32)
 """Bytes that end a number of compressed run lengths; greater ones say that more follows."""
@@ -63,6 +80,10 @@ class MevisSettings(DatasetSettings):
 
     dataset: Literal["mevis"] = "mevis"
     """Format of the data."""
+
+    release: Literal["auto", "v1", "v2"] = "auto"
+    """Which sentences are read: `v1` those of `meta_expressions.json`, `v2` those of `meta_expressions_v2.json` (or
+    `meta_expressions_v2_release.json`), `auto` those of `v2` where there are any. Scores of the two do not compare."""
 
     eval_split: str = "valid_u"
     """Split that is evaluated; `valid_u` has masks to score against, `valid` is scored by a server."""
@@ -80,8 +101,10 @@ def read(request: SplitRequest[MevisSettings]) -> SplitContents:
             if request.for_training:
                 raise ValueError("has no anno_id; this split cannot be trained on")
             return Expression(name, entry["exp"])
-        if not (isinstance(objects, list) and objects and all(type(n) is int and n >= 0 for n in objects)):
-            raise ValueError(f"anno_id={objects!r} must be a list of at least one whole number")
+        if not (isinstance(objects, list) and all(type(n) is int and n >= 0 for n in objects)):
+            raise ValueError(f"anno_id={objects!r} must be a list of whole numbers")
+        if not objects and entry.get("obj_id"):
+            raise ValueError(f"anno_id is empty, although obj_id={entry['obj_id']!r} names an object")
         return Expression(name, entry["exp"], tuple(dict.fromkeys(objects)))
 
     videos = [
@@ -98,14 +121,19 @@ def read(request: SplitRequest[MevisSettings]) -> SplitContents:
         masks_file = folder / "mask_dict.json"
         tracks = _read_tracks(masks_file, problems)
         videos = [_with_masks(video, masks_file, tracks, problems) for video in videos]
-    return SplitContents(tuple(video for video in videos if video.expressions), tuple(problems))
+    # only the second release has sentences that mean nothing, whatever its file is called here
+    is_second = file.name in FILES["v2"] or any(e.is_absent for video in videos for e in video.expressions)
+    release = "v2" if is_second else "v1"
+    logger.info("MeViS %s, split %s: sentences of %s", release, request.split, file)
+    usable = tuple(video for video in videos if video.expressions)
+    return SplitContents(usable, tuple(problems), label=f"mevis {release}")
 
 
 def _with_masks(video: VideoRecord, file: Path, tracks: Mapping[int, Track], problems: list[Problem]) -> VideoRecord:
     """The video with the masks of its objects, without the expressions whose object has none that fit."""
     num_frames, usable = len(video.frame_names), []
     for expression in video.expressions:
-        for number in expression.object_ids:
+        for number in expression.known_ids:
             where = f"anno_id {number} (video {video.name}, expression {expression.name})"
             if number not in tracks:
                 problems.append(Problem("objects", str(file), f"{where} is missing"))
@@ -119,10 +147,10 @@ def _with_masks(video: VideoRecord, file: Path, tracks: Mapping[int, Track], pro
             break
         else:
             usable.append(expression)
-    own = {number: tracks[number] for expression in usable for number in expression.object_ids}
+    own = {number: tracks[number] for expression in usable for number in expression.known_ids}
     visible = {number: track.visible() for number, track in own.items()}
     for number in sorted(number for number, positions in visible.items() if not positions):
-        names = ", ".join(expression.name for expression in usable if number in expression.object_ids)
+        names = ", ".join(expression.name for expression in usable if number in expression.known_ids)
         detail = f"no pixel in any mask (expressions {names})"
         problems.append(Problem("unseen", f"video {video.name}, object {number}", detail))
     return replace(video, masks=RunLengthMasks(file, own), expressions=tuple(usable), visible=visible)
@@ -161,7 +189,16 @@ def _track(masks: Sequence[Mapping[str, Any] | None]) -> Track:
 
 
 def _expressions_file(request: SplitRequest[MevisSettings]) -> Path:
-    return request.root / request.split / "meta_expressions.json"
+    """The file of the release that is asked for; with `auto` that of the first one where the second is not there."""
+    folder, release = request.root / request.split, request.settings.release
+    own = folder / FILES["v1"][0]
+    if release == "v1":
+        return own
+    found = [path for name in FILES["v2"] if (path := folder / name).is_file()]
+    if not found and release == "v2":
+        hint = f"; {own.name} is there, and release=v1 reads it" if own.is_file() else ""
+        raise ValueError(f"release=v2: {folder} has neither {' nor '.join(FILES['v2'])}{hint}")
+    return found[0] if found else own
 
 
 def _notes(request: SplitRequest[MevisSettings], contents: SplitContents, listing: FolderListing) -> Iterator[Problem]:
@@ -171,8 +208,13 @@ def _notes(request: SplitRequest[MevisSettings], contents: SplitContents, listin
 
 
 def _find(root: Path) -> list[FoundDataset]:
-    splits = tuple(split for split in SPLITS if (root / split / "meta_expressions.json").is_file())
-    return [FoundDataset(MevisSettings(), splits)] if splits else []
+    """Each release whose sentences are there, with its splits."""
+    found = []
+    for release, names in FILES.items():
+        splits = tuple(split for split in SPLITS if any((root / split / name).is_file() for name in names))
+        if splits:
+            found.append(FoundDataset(MevisSettings.model_validate({"release": release}), splits))
+    return found
 
 
 MEVIS = DatasetDefinition(

@@ -13,17 +13,33 @@ class Expression:
     Attributes:
         name: its identifier within the video.
         sentence: exactly as it stands in the file; `loading.text` cleans it.
-        object_ids: the objects that the sentence refers to, together: one in most data sets, several in MeViS; empty
-            where that is secret. Their ids are what the mask reader of the video understands.
+        object_ids: the objects that the sentence refers to, together: one in most data sets, several in MeViS, and ()
+            for a sentence that means nothing in its video; None where that is secret. Their ids are what the mask
+            reader of the video understands.
         kind: tag of the sentence, empty where the data has none.
         label: class of the object.
     """
 
     name: str
     sentence: str
-    object_ids: tuple[int, ...] = ()
+    object_ids: tuple[int, ...] | None = None
     kind: str = ""
     label: int = 0
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether nobody but the server of the benchmark knows what the sentence refers to."""
+        return self.object_ids is None
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the sentence is known to mean nothing in its video."""
+        return self.object_ids == ()
+
+    @property
+    def known_ids(self) -> tuple[int, ...]:
+        """`object_ids`; none where they are secret."""
+        return self.object_ids or ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,4 +77,4 @@ class VideoRecord:
     @property
     def object_ids(self) -> tuple[int, ...]:
         """The objects that the expressions are about, ascending."""
-        return tuple(sorted({number for expression in self.expressions for number in expression.object_ids}))
+        return tuple(sorted({number for expression in self.expressions for number in expression.known_ids}))

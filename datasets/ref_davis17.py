@@ -235,7 +235,7 @@ def _meta_expressions(request: SplitRequest[RefDavis17Settings], contents: Split
     videos = {
         video.name: {
             "frames": list(video.frame_names),
-            "expressions": {e.name: {"exp": e.sentence, "obj_id": str(e.object_ids[0])} for e in video.expressions},
+            "expressions": {e.name: {"exp": e.sentence, "obj_id": str(e.known_ids[0])} for e in video.expressions},
         }
         for video in contents.videos
     }

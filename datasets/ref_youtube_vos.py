@@ -103,7 +103,7 @@ def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
     videos = []
     for video in describe_videos(file, dict(sorted(described.items())), make_expression, problems):
         frames = tuple(sorted(video.frames))
-        has_masks = any(expression.object_ids for expression in video.expressions)
+        has_masks = any(not expression.is_secret for expression in video.expressions)
         videos.append(
             VideoRecord(
                 name=video.name,

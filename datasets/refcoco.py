@@ -162,7 +162,7 @@ def _unseen_objects(video: VideoRecord) -> Iterator[Problem]:
     """Objects without a pixel; training leaves out the expressions about them, because no frame shows these objects."""
     for number, positions in video.visible.items():
         if not positions:
-            names = ", ".join(expression.name for expression in video.expressions if number in expression.object_ids)
+            names = ", ".join(expression.name for expression in video.expressions if number in expression.known_ids)
             detail = f"no pixel in its mask (expressions {names})"
             yield Problem("unseen", f"video {video.name}, object {number}", detail)
 

@@ -58,7 +58,7 @@ def records_with_visibility(
 def _unknown_objects(video: VideoRecord) -> Iterator[str]:
     known = video.visible.keys() | (video.listed_objects or frozenset())
     for expression in video.expressions:
-        for number in sorted(set(expression.object_ids) - known):
+        for number in sorted(set(expression.known_ids) - known):
             yield (
                 f"video {video.name}, expression {expression.name}: object {number} is in no mask of the video "
                 f"(ids there: {sorted(known)})"

@@ -20,7 +20,7 @@ def sample_id(video: str, frame_name: str, instance: str | None) -> str:
 def annotated_samples(video: VideoRecord) -> Iterator[tuple[int, list[Expression]]]:
     """Position of each annotated frame, and the sentences about objects that it shows."""
     for position in sorted(video.annotated or ()):
-        shown = [e for e in video.expressions if any(position in video.visible.get(n, ()) for n in e.object_ids)]
+        shown = [e for e in video.expressions if any(position in video.visible.get(n, ()) for n in e.known_ids)]
         if shown:
             yield position, shown
 
@@ -44,7 +44,7 @@ def coco_ground_truth(videos: Sequence[VideoRecord], *, names_instances: bool) -
                 raise ValueError(f"video {video.name} has no masks")
             size = mask_size(video.masks, position, frame_size=frame_size)
             for expression in expressions:
-                masks = video.masks.read((position,), size=size, objects=expression.object_ids)
+                masks = video.masks.read((position,), size=size, objects=expression.known_ids)
                 mask = coco_mask.encode(np.asfortranarray(masks[:, 0].any(axis=0), dtype=np.uint8))
                 image = sample_id(video.name, video.frame_names[position], expression.name if names_instances else None)
                 images.append({"id": image, "height": size[0], "width": size[1]})

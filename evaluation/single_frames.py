@@ -136,7 +136,7 @@ class _ImageRun(RankedRun):
     def _score(self, expression: Expression, detections: Detections) -> RankedScore:
         record = self.video.record
         annotation = _annotation(self.video, expression, 0)
-        box = np.array(record.boxes_xywh_px[expression.object_ids[0]], dtype=np.float64)
+        box = np.array(record.boxes_xywh_px[expression.known_ids[0]], dtype=np.float64)
         ranking = detections.scores.numpy()
         area = float(np.count_nonzero(annotation))
         return RankedScore(

@@ -1,8 +1,8 @@
 """Training clips: windows of frames with sentences about objects that occur in them, resized, flipped, with targets."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -58,7 +58,8 @@ class ClipDataset(Dataset[VideoSample]):
     sampling there are as many samples, but the start of a window is random in each epoch.
 
     Args:
-        videos: with `visible` filled in and an object for every expression.
+        videos: with `visible` filled in. Sentences that mean nothing in their video are left out, with a count in the
+            log; every other one has an object.
         num_frames: frames of a clip.
         frame_sampling: "windows" or "random".
         supervised_frames: "all", or "one" chosen at random in each epoch, with the sentences whose object it shows.
@@ -96,7 +97,7 @@ class ClipDataset(Dataset[VideoSample]):
         self.seed = seed
         self.skips_errors = skips_errors
         self.pseudo_clips = pseudo_clips
-        self.samples = [sample for video in videos for sample in self._samples_of(video)]
+        self.samples = [sample for video in _with_targets(videos) for sample in self._samples_of(video)]
         if not self.samples:
             raise ValueError(f"none of the {len(videos)} videos shows an object that a sentence is about")
         logger.info("%d training samples from %d videos", len(self.samples), len(videos))
@@ -214,6 +215,16 @@ class ClipDataset(Dataset[VideoSample]):
         return annotate_clip(frames, masks, sentences=image.sentences)
 
 
+def _with_targets(videos: Sequence[VideoRecord]) -> Iterator[VideoRecord]:
+    """The videos without the sentences that mean nothing in them; their number goes to the log."""
+    total = sum(len(video.expressions) for video in videos)
+    absent = sum(expression.is_absent for video in videos for expression in video.expressions)
+    if absent:
+        logger.info("%d of %d sentences mean nothing in their video; they are not trained on", absent, total)
+    for video in videos:
+        yield replace(video, expressions=tuple(e for e in video.expressions if not e.is_absent))
+
+
 def as_clip(frames: UInt8[np.ndarray, "time height width 3"]) -> UInt8[Tensor, "time 3 height width"]:
     """The frames of a reader as a tensor.
 
@@ -246,7 +257,7 @@ def read_clip(
     if annotated is None:
         annotated = positions
     frames = as_clip(video.frames.read(positions))
-    objects = tuple(dict.fromkeys(number for e in expressions for number in e.object_ids))
+    objects = tuple(dict.fromkeys(number for e in expressions for number in e.known_ids))
     size = mask_size(video.masks, annotated[0], frame_size=(frames.shape[-2], frames.shape[-1]))
     masks = torch.from_numpy(video.masks.read(annotated, size=size, objects=objects))
     groups = object_groups(expressions)
@@ -263,7 +274,7 @@ def read_clip(
 
 def object_groups(expressions: Sequence[Expression]) -> tuple[tuple[int, ...], ...]:
     """The different (groups of) objects that the expressions refer to, in order of first mention."""
-    return tuple(dict.fromkeys(expression.object_ids for expression in expressions))
+    return tuple(dict.fromkeys(expression.known_ids for expression in expressions))
 
 
 def make_targets(clip: AnnotatedClip, expressions: Sequence[Expression]) -> tuple[ClipTarget, ...]:
@@ -277,7 +288,7 @@ def make_targets(clip: AnnotatedClip, expressions: Sequence[Expression]) -> tupl
     groups = object_groups(expressions)
     targets = []
     for expression in expressions:
-        group = groups.index(expression.object_ids)
+        group = groups.index(expression.known_ids)
         targets.append(
             ClipTarget(
                 masks=masks[group : group + 1].view(torch.bool),
@@ -291,9 +302,9 @@ def make_targets(clip: AnnotatedClip, expressions: Sequence[Expression]) -> tupl
 
 def _visible_frames(video: VideoRecord, expression: Expression) -> frozenset[int]:
     """Positions of the frames that show at least one of the referred objects."""
-    if not expression.object_ids:
+    if not expression.known_ids:
         raise ValueError(f"video {video.name}, expression {expression.name}: no object, training needs one")
-    return frozenset[int]().union(*(video.visible.get(number, frozenset()) for number in expression.object_ids))
+    return frozenset[int]().union(*(video.visible.get(number, frozenset()) for number in expression.known_ids))
 
 
 def _visible_to_any(video: VideoRecord, expressions: Sequence[Expression]) -> frozenset[int]:

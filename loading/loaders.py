@@ -159,7 +159,12 @@ def build_eval_dataset(data: DataConfig, settings: DatasetSettings | None = None
     if contents.variant:
         logger.info("%s, %s: %s", settings.label, settings.eval_split, contents.variant)
     videos = clean_sentences(contents.videos, settings, for_training=False)
-    return EvalDataset(videos, max_videos=data.max_eval_videos, note=contents.variant)
+    dataset = EvalDataset(videos, max_videos=data.max_eval_videos, note=contents.variant)
+    absent = sum(expression.is_absent for video in dataset.videos for expression in video.expressions)
+    if absent:
+        total = sum(len(video.expressions) for video in dataset.videos)
+        logger.info("%d of %d sentences mean nothing in their video: segmented and written, not scored", absent, total)
+    return dataset
 
 
 def _of_kinds(videos: tuple[VideoRecord, ...], kinds: tuple[str, ...]) -> tuple[VideoRecord, ...]:

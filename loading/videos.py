@@ -52,20 +52,22 @@ class EvalVideo:
     def load_masks(
         self, expression: Expression, positions: Sequence[int] | None = None
     ) -> Bool[np.ndarray, "time height width"] | None:
-        """The union of the masks of an expression's objects; None where masks or objects are secret.
+        """The union of the masks of an expression's objects.
+
+        None where masks or objects are secret, and for a sentence that means nothing in its video: neither is scored.
 
         Args:
             expression: of this video.
             positions: of the frames; None: of all. Their masks are of one size, see `size_of`.
         """
         masks = self.record.masks
-        if masks is None or not expression.object_ids:
+        if masks is None or not expression.known_ids:
             return None
         object_maps = self.load_object_maps(positions)
         if object_maps is not None:
-            return np.logical_or.reduce([object_maps == number for number in expression.object_ids])
+            return np.logical_or.reduce([object_maps == number for number in expression.known_ids])
         positions = range(len(self.record.frame_names)) if positions is None else positions
-        masks_of_objects = masks.read(positions, size=self.size_of(positions[0]), objects=expression.object_ids)
+        masks_of_objects = masks.read(positions, size=self.size_of(positions[0]), objects=expression.known_ids)
         return np.logical_or.reduce(masks_of_objects)
 
     def load_object_maps(self, positions: Sequence[int] | None = None) -> UInt8[np.ndarray, "time height width"] | None:
@@ -96,8 +98,8 @@ class EvalDataset(Dataset[EvalVideo]):
         note: which of several published choices these are, for reports.
 
     Raises:
-        ValueError: masks or objects are there for some videos of the split only (`max_videos` or not), which would be
-            scored without the others.
+        ValueError: masks are there, or objects are known, for some videos of the split only (`max_videos` or not),
+            which would be scored without the others. A sentence that means nothing is known.
     """
 
     def __init__(self, videos: Sequence[VideoRecord], *, max_videos: int = 0, note: str = "") -> None:
@@ -124,16 +126,16 @@ class EvalDataset(Dataset[EvalVideo]):
 
 
 def _require_uniform(videos: Sequence[VideoRecord]) -> None:
-    """Raises ValueError unless all expressions have objects or none has, and all of these videos masks or none."""
+    """Raises ValueError unless the objects of all or no expressions are known, and all or no videos have masks."""
     for video in videos:
-        has_object = [bool(expression.object_ids) for expression in video.expressions]
-        if any(has_object) and not all(has_object):
-            raise ValueError(f"video {video.name}: some expressions have an object, others do not")
-    without_objects = [video.name for video in videos if not video.object_ids]
+        is_secret = [expression.is_secret for expression in video.expressions]
+        if any(is_secret) and not all(is_secret):
+            raise ValueError(f"video {video.name}: some expressions name their objects, others do not")
+    without_objects = [video.name for video in videos if any(e.is_secret for e in video.expressions)]
     if 0 < len(without_objects) < len(videos):
         raise ValueError(
-            f"video {without_objects[0]}: its expressions have no object, although those of others have one "
-            f"({len(without_objects)} of {len(videos)} videos have none); a score must be over all videos or none"
+            f"video {without_objects[0]}: its expressions do not name their objects, although those of others do "
+            f"({len(without_objects)} of {len(videos)} videos name none); a score must be over all videos or none"
         )
     without_masks = [video.name for video in videos if video.masks is None]
     if not without_objects and 0 < len(without_masks) < len(videos):

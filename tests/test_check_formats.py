@@ -46,7 +46,7 @@ def name_in(root, path):
     return path.relative_to(root).as_posix()
 
 
-@pytest.mark.parametrize("layout", ["ref_youtube_vos", "a2d", "jhmdb", "davis", "refcoco", "mevis"])
+@pytest.mark.parametrize("layout", ["ref_youtube_vos", "a2d", "jhmdb", "davis", "refcoco", "mevis", "mevis_v2"])
 def test_generated_data_are_sound_and_as_many_as_their_statistics_say(layout, generated, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     code, problems = check_folder(capsys, generated(layout))

@@ -10,7 +10,7 @@ from datasets.records import Expression, VideoRecord
 from loading.videos import EvalDataset
 
 
-def make_video(name: str, *, has_masks: bool = True, objects: tuple[int, ...] = (1,)) -> VideoRecord:
+def make_video(name: str, *, has_masks: bool = True, objects: tuple[int, ...] | None = (1,)) -> VideoRecord:
     return VideoRecord(
         name=name,
         frame_names=("0",),
@@ -21,7 +21,7 @@ def make_video(name: str, *, has_masks: bool = True, objects: tuple[int, ...] = 
 
 
 def secret(name: str) -> VideoRecord:
-    return make_video(name, has_masks=False, objects=())
+    return make_video(name, has_masks=False, objects=None)
 
 
 def test_a_split_with_all_masks_or_none_and_all_objects_or_none_is_evaluated():
@@ -44,12 +44,24 @@ def test_a_split_of_which_some_videos_have_no_masks_is_refused():
 
 
 def test_a_split_of_which_some_videos_have_no_objects_is_refused():
-    with pytest.raises(ValueError, match=r"^video a: its expressions have no object.*\(2 of 3 videos have none\)"):
+    with pytest.raises(
+        ValueError, match=r"^video a: its expressions do not name their objects.*\(2 of 3 videos name none\)"
+    ):
         EvalDataset([secret("a"), make_video("b"), secret("c")])
 
 
 def test_a_video_of_which_some_expressions_have_no_object_is_refused():
     video = make_video("a")
     mixed = replace(video, expressions=(video.expressions[0], Expression("1", "a circle")))
-    with pytest.raises(ValueError, match=r"^video a: some expressions have an object, others do not"):
+    with pytest.raises(ValueError, match=r"^video a: some expressions name their objects, others do not"):
         EvalDataset([make_video("b"), mixed])
+
+
+def test_sentences_that_mean_nothing_are_evaluated_beside_others_and_have_no_mask_to_score_against(tmp_path):
+    video = make_video("a")
+    absent = Expression("1", "a circle", ())
+    (item, alone) = EvalDataset(
+        [replace(video, expressions=(video.expressions[0], absent)), make_video("b", objects=())]
+    )
+    assert item.load_masks(absent) is None
+    assert [alone.load_masks(expression) for expression in alone.record.expressions] == [None, None]

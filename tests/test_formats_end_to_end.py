@@ -15,9 +15,10 @@ FORMATS = {
     "ref_davis17": ("davis", {}),
     "refcoco": ("refcoco", {"eval_split": "val"}),
     "mevis": ("mevis", {"eval_split": "valid_u"}),
+    "mevis v2": ("mevis_v2", {"eval_split": "valid_u"}),
     "ref_youtube_vos": ("ref_youtube_vos", {}),
 }
-"""Loader -> layout of the generator, and settings."""
+"""Loader, and perhaps a release -> layout of the generator, and settings."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def config_of(request, tmp_path_factory):
         return tiny_config(
             folder / "set",
             folder / name,
-            data={"dataset": request.param, "cache": folder / "cache", **settings, **data},
+            data={"dataset": request.param.split()[0], "cache": folder / "cache", **settings, **data},
             stages=({"name": "one step", "epochs": 1, "max_steps": 1},),
             train={"log_every": 1, "validate_every": 0},
         )
@@ -65,3 +66,23 @@ def test_the_split_of_mevis_without_masks_gives_a_submission(config_of):
     run("eval", config)
     assert len(list((config.output_dir / "Annotations").rglob("*.png"))) >= 4
     assert "no masks to score" in (config.output_dir / "results.md").read_text()
+
+
+@pytest.mark.parametrize("config_of", ["mevis v2"], indirect=True)
+def test_sentences_that_mean_nothing_are_segmented_and_written_but_not_scored(config_of):
+    config = config_of("absent")
+    run("eval", config)
+    (report,) = json.loads((config.output_dir / "results.json").read_text())["sets"].values()
+    path = config.data.root / "valid_u" / "meta_expressions_v2.json"
+    described = json.loads(path.read_text())["videos"]
+    with_target = {
+        (video, name)
+        for video, content in described.items()
+        for name, entry in content["expressions"].items()
+        if entry["anno_id"]
+    }
+    everything = {(video, name) for video, content in described.items() for name in content["expressions"]}
+    assert with_target < everything
+    assert {(entry["video"], entry["expression"]) for entry in report["entries"]} == with_target
+    written = {path.parent.parts[-2:] for path in (config.output_dir / "Annotations").rglob("*.png")}
+    assert written == everything

@@ -153,7 +153,7 @@ def test_evaluation_takes_the_union(root):
 
 def test_secret_splits_have_no_masks_and_cannot_be_trained_on(root):
     (video,) = build_eval_dataset(config(root, eval_split="valid"))
-    assert [e.object_ids for e in video.record.expressions] == [()] * 3
+    assert [e.object_ids for e in video.record.expressions] == [None] * 3
     assert [video.load_masks(e) for e in video.record.expressions] == [None] * 3
     path = str(root / "valid" / "meta_expressions.json")
     contents = read(root, "valid", for_training=True)
@@ -262,7 +262,7 @@ def test_run_lengths_of_too_few_pixels_are_named(root):
         build_train_loader(config(root), seed=0).dataset[0]
 
 
-@pytest.mark.parametrize("anno_id", [[], ["x"], [-1], ["7"], "79", 7, [True], [7.0], {"7": 1}])
+@pytest.mark.parametrize("anno_id", [["x"], [-1], ["7"], "79", 7, [True], [7.0], {"7": 1}, "", {}, 0])
 def test_bad_objects_are_all_named(root, anno_id):
     path = root / "train" / "meta_expressions.json"
 
@@ -272,7 +272,7 @@ def test_bad_objects_are_all_named(root, anno_id):
 
     change(path, spoil)
     contents = read(root)
-    detail = f"anno_id={anno_id!r} must be a list of at least one whole number"
+    detail = f"anno_id={anno_id!r} must be a list of whole numbers"
     assert problems_of(contents) == [
         ("expressions", str(path), f"video one, expression {name}: {detail}") for name in "12"
     ]
@@ -344,10 +344,119 @@ def test_what_nobody_needs_is_noted(root):
 
 def test_the_splits_in_a_folder_are_found(root, tmp_path):
     (found,) = MEVIS.find(root)
-    assert (found.settings, found.splits) == (MevisSettings(), ("train", "valid"))
+    assert (found.settings, found.splits) == (MevisSettings(release="v1"), ("train", "valid"))
     assert MEVIS.find(tmp_path / "elsewhere") == []
 
 
-def test_the_splits_have_the_sizes_of_the_first_release():
-    sizes = {split: (counts.videos, counts.expressions) for split, counts in PUBLISHED["mevis"].items()}
-    assert sizes == {"train": (1662, 23051), "valid_u": (50, 793), "valid": (140, 2236)}
+def test_the_splits_of_each_release_have_their_published_sizes():
+    sizes = {
+        label: {split: (counts.videos, counts.expressions) for split, counts in splits.items()}
+        for label, splits in PUBLISHED.items()
+    }
+    assert sizes == {
+        "mevis v1": {"train": (1662, 23051), "valid_u": (50, 793), "valid": (140, 2236)},
+        "mevis v2": {"train": (1662, 27502), "valid_u": (50, 907), "valid": (140, 2523)},
+    }
+
+
+# --- the second release ---
+
+
+@pytest.fixture
+def second(root):
+    """Beside the first release; two of the four sentences mean nothing in the video."""
+    for split, name in (("train", "meta_expressions_v2.json"), ("valid", "meta_expressions_v2_release.json")):
+        content = json.loads((root / split / "meta_expressions.json").read_text())
+        own = content["videos"]["one"]["expressions"]
+        more = {"3": {"exp": "The elephant", "obj_id": [], "anno_id": []}, "4": {"exp": "A bird", "anno_id": []}}
+        kept = {"0": own["0"], "2": own["2"], **more}
+        if split == "valid":
+            kept = {name: {"exp": entry["exp"]} for name, entry in kept.items()}
+        content["videos"]["one"]["expressions"] = kept
+        write(root / split / name, content)
+    return root
+
+
+def objects_of(contents):
+    (video,) = contents.videos
+    return {e.name: e.object_ids for e in video.expressions}
+
+
+def test_sentences_that_mean_nothing_are_told_from_secret_ones(second, caplog):
+    with caplog.at_level("INFO"):
+        contents = read(second)
+    assert contents.problems == ()
+    assert objects_of(contents) == {"0": (7,), "2": (7, 9), "3": (), "4": ()}
+    assert [(e.is_absent, e.is_secret) for e in contents.videos[0].expressions] == [(False, False)] * 2 + [
+        (True, False)
+    ] * 2
+    assert objects_of(read(second, "valid")) == dict.fromkeys("0234")
+    assert contents.label == read(second, "valid").label == "mevis v2"
+    path = second / "train" / "meta_expressions_v2.json"
+    assert f"MeViS v2, split train: sentences of {path}" in caplog.messages
+
+
+def test_a_release_can_be_asked_for(second, caplog):
+    def read_release(release):
+        with caplog.at_level("INFO"):
+            return MEVIS.read(SplitRequest(MevisSettings(release=release), second, "train"))
+
+    first = read_release("v1")
+    assert (first.label, objects_of(first)) == ("mevis v1", {"0": (7,), "1": (9,), "2": (7, 9)})
+    assert f"MeViS v1, split train: sentences of {second / 'train' / 'meta_expressions.json'}" in caplog.messages
+    assert objects_of(read_release("v2")) == objects_of(read_release("auto")) == objects_of(read(second))
+    (second / "train" / "meta_expressions_v2.json").unlink()
+    assert objects_of(read_release("auto")) == objects_of(first)
+    message = r"release=v2: .*train has neither meta_expressions_v2\.json nor .*release=v1 reads it"
+    with pytest.raises(ValueError, match=message):
+        read_release("v2")
+
+
+def test_the_second_release_is_known_by_its_sentences_where_its_file_was_renamed(second):
+    folder = second / "train"
+    (folder / "meta_expressions_v2.json").rename(folder / "meta_expressions.json")
+    contents = read(second)
+    assert (contents.label, objects_of(contents)["3"]) == ("mevis v2", ())
+
+
+def test_both_releases_in_a_folder_are_found(second):
+    assert [(found.settings.release, found.splits) for found in MEVIS.find(second)] == [
+        ("v1", ("train", "valid")),
+        ("v2", ("train", "valid")),
+    ]
+
+
+def test_a_video_about_which_no_sentence_is_true_is_read_without_masks(second):
+    def leave_absent(content):
+        expressions = content["videos"]["one"]["expressions"]
+        for name in "02":
+            expressions.pop(name)
+
+    change(second / "train" / "meta_expressions_v2.json", leave_absent)
+    (second / "train" / "mask_dict.json").unlink()
+    assert objects_of(read(second)) == {"3": (), "4": ()}
+
+
+def test_objects_without_masks_are_no_absent_target(second):
+    path = second / "train" / "meta_expressions_v2.json"
+    change(path, lambda content: content["videos"]["one"]["expressions"]["3"].update(obj_id=[1]))
+    contents = read(second)
+    detail = "video one, expression 3: anno_id is empty, although obj_id=[1] names an object"
+    assert problems_of(contents) == [("expressions", str(path), detail)]
+    assert list(objects_of(contents)) == ["0", "2", "4"]
+
+
+def test_sentences_that_mean_nothing_are_not_trained_on_and_counted_in_the_log(second, caplog):
+    with caplog.at_level("INFO"):
+        clips = build_train_loader(config(second, sentences_per_clip=4), seed=0).dataset
+    trained = {meta.expression for index in range(len(clips)) for meta in clips[index].meta}
+    assert trained == {"0", "2"}
+    assert "2 of 4 sentences mean nothing in their video; they are not trained on" in caplog.messages
+
+
+def test_sentences_that_mean_nothing_are_evaluated_without_a_mask_to_score_against(second, caplog):
+    with caplog.at_level("INFO"):
+        (video,) = build_eval_dataset(config(second))
+    scored = {e.name: video.load_masks(e) is not None for e in video.record.expressions}
+    assert scored == {"0": True, "2": True, "3": False, "4": False}
+    assert "2 of 4 sentences mean nothing in their video: segmented and written, not scored" in caplog.messages

@@ -35,7 +35,7 @@ def test_the_real_valid_split_is_valid_minus_test(shared_dir, tmp_path):
         frames, sentences = valid[video.name]
         assert list(video.frame_names) == frames
         assert {e.name: e.sentence for e in video.expressions} == sentences
-        assert all(expression.object_ids == () for expression in video.expressions)
+        assert all(expression.is_secret for expression in video.expressions)
     with pytest.raises(ValueError, match="has no obj_id"):
         write_empty_masks_and_train(tmp_path)
 

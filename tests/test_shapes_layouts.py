@@ -14,6 +14,7 @@ from tools.shapes.clip import generate_clip
 from tools.shapes.plurals import plural_sentences
 from tools.shapes.polygons import mask_to_polygons
 from tools.shapes.scene import COLOURS, DIRECTIONS, SHAPES, make_canvas
+from tools.shapes.sentences import absent_sentences, all_sentences
 from tools.shapes.writer import LAYOUTS, make_shapes
 
 SMALL = {"seed": 2, "num_train": 2, "num_valid": 1, "num_frames": 4, "size": (64, 96), "num_workers": 1}
@@ -54,6 +55,7 @@ def test_counts_are_given_for_the_splits_that_loaders_read(roots):
         "davis": {"train": 2, "valid": 1},
         "refcoco": {"train": None, "val": None},
         "mevis": {"train": 2, "valid_u": 1, "valid": 1},
+        "mevis_v2": {"train": 2, "valid_u": 1, "valid": 1},
     }
     assert counts["refcoco"] == {"train": {"images": 2}, "val": {"images": 1}}
     assert counts["mevis"]["train"]["frames"] == 2 * 4
@@ -111,6 +113,50 @@ def test_mevis_has_sentences_about_one_and_about_several_objects(roots):
     secret = json.loads((roots["mevis"] / "valid" / "meta_expressions.json").read_text())["videos"]
     assert {key for video in secret.values() for e in video["expressions"].values() for key in e} == {"exp"}
     assert not (roots["mevis"] / "valid" / "mask_dict.json").exists()
+
+
+def test_the_second_mevis_has_the_sentences_of_the_first_and_some_that_mean_nothing(roots):
+    for split, first_name, second_name in (
+        ("train", "meta_expressions.json", "meta_expressions_v2.json"),
+        ("valid_u", "meta_expressions.json", "meta_expressions_v2.json"),
+        ("valid", "meta_expressions.json", "meta_expressions_v2_release.json"),
+    ):
+        first = json.loads((roots["mevis"] / split / first_name).read_text())["videos"]
+        second = json.loads((roots["mevis_v2"] / split / second_name).read_text())["videos"]
+        assert list(first) == list(second)
+        for video, content in first.items():
+            everything = second[video]["expressions"]
+            added = [everything[name] for name in everything.keys() - content["expressions"].keys()]
+            assert {name: everything[name] for name in content["expressions"]} == content["expressions"]
+            assert len(added) == 2
+            for entry in added:
+                assert split == "valid" or entry["obj_id"] == entry["anno_id"] == []
+                assert split != "valid" or set(entry) == {"exp"}
+
+
+def test_absent_sentences_are_false_of_everything_that_their_noun_fits():
+    canvas = make_canvas((64, 96), 12)
+    moving = 0
+    for index in range(30):
+        clip = generate_clip("train", index, seed=6, canvas=canvas)
+        unique = {sentence.text for sentence in all_sentences(clip.generator(), clip.facts)}
+        for sentence in absent_sentences(clip.generator(), clip.facts):
+            words = sentence.text.split()
+            assert sentence.text not in unique
+            fitting = [
+                i
+                for i, (shape, colour) in enumerate(zip(clip.facts.shapes, clip.facts.colours, strict=True))
+                if {*words} & {*COLOURS} <= {colour} and {*words} & {*SHAPES} <= {shape}
+            ]
+            assert fitting, sentence.text
+            direction = next((d for d in DIRECTIONS if {"moving", "moves"} & {*words} and words[-1] == d), None)
+            for i in fitting if direction else ():
+                moving += 1
+                centres = clip.scene.actors[i].centres
+                assert (centres[-1] - centres[0]) @ np.array(
+                    DIRECTIONS[direction]
+                ) < 7  # others drift by so many pixels
+    assert moving > 10
 
 
 def test_a_single_actor_has_a_mask_without_its_axis_as_matlab_writes_it(roots):

@@ -20,6 +20,7 @@ formats:
   refcoco          RefCOCO, RefCOCO+, RefCOCOg: one image per clip; refs(...).p with instances.json, and the
                    instances_*.json with one entry per sentence; polygons
   mevis            MeViS: sentences that mean several objects, mask_dict.json; train, valid_u, and valid without masks
+  mevis_v2         its second release: also sentences that mean nothing in their video, meta_expressions_v2.json
 
 All but ref_youtube_vos come with a folder `truth` that no loader reads: SPLIT.json (number of the clip, frames and
 sentences of each video, which objects each one means, which frames are annotated) and SPLIT/VIDEO.npz (object_ids,

@@ -10,11 +10,12 @@ from datasets.table import definition_of
 PUBLISHED_NUMBERS = "published"
 
 
-def expected_counts(request: SplitRequest, statistics: dict[str, Any] | None) -> tuple[Counts | None, str]:
+def expected_counts(request: SplitRequest, label: str, statistics: dict[str, Any] | None) -> tuple[Counts | None, str]:
     """What there should be, and its source.
 
     Args:
         request: the split.
+        label: what was read, as the published sizes are named.
         statistics: what the generator wrote beside the data; None where they are not generated.
     """
     if statistics is not None:
@@ -22,7 +23,7 @@ def expected_counts(request: SplitRequest, statistics: dict[str, Any] | None) ->
     if request.settings.is_partial:
         return None, PUBLISHED_NUMBERS
     published = definition_of(request.settings).published
-    return published.get(request.settings.label, {}).get(request.split), PUBLISHED_NUMBERS
+    return published.get(label, {}).get(request.split), PUBLISHED_NUMBERS
 
 
 def _generated_counts(statistics: dict[str, Any], split: str) -> Counts | None:

@@ -26,10 +26,10 @@ def check_split(request: SplitRequest, *, sample: int, num_workers: int) -> Spli
         num_workers: processes that open files; 0: this one.
     """
     definition = definition_of(request.settings)
-    label = request.settings.label
-    title = definition.title if definition.published.keys() <= {label} else f"{definition.title} ({label})"
     listing = FolderListing()
     contents, problems = _read(request, listing)
+    label = contents.label or request.settings.label
+    title = definition.title if definition.published.keys() <= {label} else f"{definition.title} ({label})"
     statistics = read_statistics(request.root)
     if statistics is not None:  # what readers and notes compare with is the published set
         problems = [problem for problem in problems if problem.kind != "counts"]
@@ -49,7 +49,7 @@ def check_split(request: SplitRequest, *, sample: int, num_workers: int) -> Spli
     incomplete = tuple(f"video {video.name}, " for video in _incomplete_videos(contents))
     problems = [p for p in problems if p.kind not in ("unseen", "objects") or not p.name.startswith(incomplete)]
     counts = definition.count(contents.videos)
-    expected, source = expected_counts(request, statistics)
+    expected, source = expected_counts(request, label, statistics)
     problems += _differences(request.split, counts, expected, source)
     num_frames = sum(len(video.frame_names) for video in contents.videos)
     return SplitReport(
@@ -99,7 +99,7 @@ def _incomplete_videos(contents: SplitContents) -> Iterator[VideoRecord]:
 def _without_pixels(video: VideoRecord, opened: OpenedVideo) -> Iterator[Problem]:
     """Objects of expressions that no mask shows."""
     for number in opened.unseen:
-        expressions = ", ".join(e.name for e in video.expressions if number in e.object_ids)
+        expressions = ", ".join(e.name for e in video.expressions if number in e.known_ids)
         yield Problem(
             "unseen" if video.listed_objects is None or number in video.listed_objects else "objects",
             f"video {video.name}, object {number}",

@@ -88,6 +88,19 @@ class Sentence:
 
 
 @dataclass(frozen=True, slots=True)
+class AbsentSentence:
+    """A sentence that is true of no object of its clip.
+
+    Attributes:
+        text: lower case, without a full stop.
+        kind: of what it states, one of `KINDS`.
+    """
+
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
 class Noun:
     """A noun phrase and the objects that it describes.
 
@@ -146,6 +159,18 @@ def all_sentences(rng: np.random.Generator, facts: Facts) -> Iterator[Sentence]:
         for kind, table in (("place", _POSITIONS), ("motion", _MOTIONS), ("change", _CHANGES), ("relation", _BORDER)):
             yield from _sentences_of_predicate(rng, facts, plain, index, kind, table)
         yield from _sentences_of_relation(rng, facts, nouns, index)
+
+
+def absent_sentences(rng: np.random.Generator, facts: Facts) -> Iterator[AbsentSentence]:
+    """Sentences whose noun fits something in the clip, but that are clearly false of it; `rng` chooses phrasings."""
+    for noun in noun_phrases(facts):
+        referents = noun.possible_referents()
+        if noun.words.split()[0] in _SIZES or not any(facts.can_be_referred_to(i) for i in referents):
+            continue
+        for kind, table in (("place", _POSITIONS), ("motion", _MOTIONS), ("change", _CHANGES)):
+            for predicate, templates in table:
+                if all(predicate(facts, i) is False for i in referents):
+                    yield AbsentSentence(templates[int(rng.integers(len(templates)))].format(noun.phrase), kind)
 
 
 def noun_phrases(facts: Facts) -> list[Noun]:

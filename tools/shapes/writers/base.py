@@ -33,7 +33,7 @@ class ExpressionTruth:
         name: identifier of the sentence within the video, as a loader must return it.
         text: as a loader must return it.
         kind: one of `KINDS`.
-        objects: ids of the referred objects in the object maps.
+        objects: ids of the referred objects in the object maps; none where the sentence means nothing in the video.
         annotated: positions of the frames with a mask of the object; None for all frames.
         source: which of several sets in one folder it belongs to (RefCOCO); empty elsewhere.
     """
@@ -55,8 +55,8 @@ class ClipRecord:
         video: name of its folder or file.
         index_entry: what the writer of the index files needs.
         truth: entry of `truth/<split>.json`.
-        kinds: of the sentences.
-        guesses: J of each of `GUESSES`, for each sentence.
+        kinds: of the sentences that mean something.
+        guesses: J of each of `GUESSES`, for each of these.
     """
 
     split: str
@@ -154,10 +154,11 @@ def make_record(  # noqa: PLR0913  # the parts of one record
             boxes_xyxy_px=boxes_of(object_ids, len(appearances)),
             is_visible=np.array([mask.any(axis=(1, 2)) for mask in masks]).reshape(len(appearances), len(object_ids)),
         )
+    with_target = [expression for expression in expressions if expression.objects]
     guesses = tuple(
-        _j_of_guesses(masks, appearances, [number - 1 for number in expression.objects]) for expression in expressions
+        _j_of_guesses(masks, appearances, [number - 1 for number in expression.objects]) for expression in with_target
     )
-    return ClipRecord(clip.split, video, index_entry, truth, tuple(e.kind for e in expressions), guesses)
+    return ClipRecord(clip.split, video, index_entry, truth, tuple(e.kind for e in with_target), guesses)
 
 
 def appearances_of(clip: ShapesClip) -> list[tuple[str, str]]:

@@ -5,6 +5,9 @@
     {train,valid_u}/mask_dict.json                   <anno_id>: one COCO run-length mask per frame, null without pixels
 
 An expression: exp, and but for `valid` obj_id and anno_id, lists of the same length.
+
+The second release has more sentences, in {train,valid_u}/meta_expressions_v2.json and
+valid/meta_expressions_v2_release.json; obj_id and anno_id are empty for those that mean nothing in their video.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +19,7 @@ from pycocotools import mask as mask_utils
 
 from tools.shapes.clip import ShapesClip
 from tools.shapes.plurals import plural_sentences
+from tools.shapes.sentences import AbsentSentence, absent_sentences
 from tools.shapes.writers.base import (
     ClipRecord,
     ExpressionTruth,
@@ -27,6 +31,7 @@ from tools.shapes.writers.base import (
 )
 
 _MAX_PLURALS = 4
+_MAX_ABSENT = 2
 
 
 class MevisWriter(LayoutWriter):
@@ -35,6 +40,8 @@ class MevisWriter(LayoutWriter):
     name = "mevis"
     scored_split = "valid_u"
     loader_splits: ClassVar[Mapping[str, str]] = {"train": "train", "valid": "valid_u", "hidden": "valid"}
+    sentences_file: ClassVar[str] = "meta_expressions.json"
+    secret_sentences_file: ClassVar[str] = "meta_expressions.json"
 
     def num_clips(self, num_train: int, num_valid: int) -> dict[str, int]:
         """As many clips without annotation as there are valid ones."""
@@ -54,6 +61,8 @@ class MevisWriter(LayoutWriter):
             expressions.append(
                 ExpressionTruth(str(len(expressions)), plural.text, plural.kind, tuple(i + 1 for i in plural.indices))
             )
+        for absent in self.absent_sentences(clip):
+            expressions.append(ExpressionTruth(str(len(expressions)), absent.text, absent.kind, ()))
         runs = [[_run_lengths(ids == i + 1) for ids in clip.object_ids] for i in range(clip.num_objects)]
         return make_record(
             folder,
@@ -65,6 +74,10 @@ class MevisWriter(LayoutWriter):
             expressions=expressions,
             index_entry=runs,
         )
+
+    def absent_sentences(self, clip: ShapesClip) -> Sequence[AbsentSentence]:
+        """Sentences that mean nothing in the clip; the first release has none."""
+        return ()
 
     def write_index(self, folder: Path, records: Mapping[str, Sequence[ClipRecord]]) -> None:
         """Writes the sentences and masks of each split; masks are numbered through the split."""
@@ -84,9 +97,25 @@ class MevisWriter(LayoutWriter):
                     expressions[truth["name"]] = entry
                 frames = record.truth["frames"]
                 videos[record.video] = {"vid_id": number, "frames": frames, "expressions": expressions}
-            write_json(folder / self.loader_splits[split] / "meta_expressions.json", {"videos": videos})
+            name = self.secret_sentences_file if is_secret else self.sentences_file
+            write_json(folder / self.loader_splits[split] / name, {"videos": videos})
             if not is_secret:
                 write_json(folder / self.loader_splits[split] / "mask_dict.json", masks, indent=None)
+
+
+class MevisV2Writer(MevisWriter):
+    """The second release: up to two sentences of every clip mean nothing in it."""
+
+    name = "mevis_v2"
+    sentences_file = "meta_expressions_v2.json"
+    secret_sentences_file = "meta_expressions_v2_release.json"
+
+    def absent_sentences(self, clip: ShapesClip) -> Sequence[AbsentSentence]:
+        """See `MevisWriter`."""
+        generator = clip.generator()
+        found = list(absent_sentences(generator, clip.facts))
+        generator.shuffle(found)
+        return found[:_MAX_ABSENT]
 
 
 def _run_lengths(mask: np.ndarray) -> dict[str, Any] | None:
