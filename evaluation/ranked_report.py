@@ -89,6 +89,17 @@ class RankedScore:
         return row
 
 
+def published_order(entry: RankedScore) -> tuple[int, str]:
+    """Sorts samples as published: predictions with equal scores count in this order, and so average precision has it.
+
+    pycocotools sorts images by id, then all predictions by score, and leaves equal scores as they are (COCOeval). Ids
+    of A2D- and JHMDB-Sentences are texts, in which frame 10 comes before frame 5; those of RefCOCO/+/g, the images with
+    boxes, are the numbers of sentences.
+    """
+    is_numbered = entry.boxes is not None and entry.expression.isdecimal()
+    return int(entry.expression) if is_numbered else -1, entry.sample
+
+
 def score_masks(
     annotation: Bool[np.ndarray, "height width"],
     predictions: Bool[np.ndarray, "query height width"],
@@ -142,9 +153,13 @@ class RankedReport:
     entries: Sequence[RankedScore]
 
     @cached_property
+    def _in_published_order(self) -> Sequence[RankedScore]:
+        return sorted(self.entries, key=published_order)
+
+    @cached_property
     def mask_ap(self) -> CocoStatistics | None:
         """Average precision and recall of masks; None without samples."""
-        return _average_precision("segm", [entry.masks.coco for entry in self.entries])
+        return _average_precision("segm", [entry.masks.coco for entry in self._in_published_order])
 
     @cached_property
     def mask_overlap(self) -> OverlapScores | None:
@@ -154,7 +169,8 @@ class RankedReport:
     @cached_property
     def box_ap(self) -> CocoStatistics | None:
         """Average precision and recall of boxes; None where none were compared."""
-        return _average_precision("bbox", [boxes.coco for boxes in self._boxes()])
+        meters = [entry.boxes.coco for entry in self._in_published_order if entry.boxes is not None]
+        return _average_precision("bbox", meters)
 
     @cached_property
     def box_overlap(self) -> OverlapScores | None:
@@ -175,7 +191,7 @@ class RankedReport:
         which changes the figures for small, medium and large objects alone.
         """
         meters = []
-        for entry in self.entries:
+        for entry in self._in_published_order:
             if entry.boxes is None:
                 continue
             masks, boxes = entry.masks.coco, entry.boxes.coco

@@ -53,7 +53,8 @@ class CocoMeter:
 
     Attributes:
         kind: what is compared: "segm" for masks, "bbox" for boxes.
-        annotations: one per sample, in the format of COCO.
+        annotations: one per sample, in the format of COCO. Predictions of different samples with the same score count
+            in the order of the samples.
         predictions: those of each sample.
     """
 
