@@ -165,8 +165,9 @@ class ClipDataset(Dataset[VideoSample]):
         if self.sentences_per_clip > 1:
             expressions = sample_without_replacement(expressions, self.sentences_per_clip, generator)
         clip = self._read(video, window, supervised, expressions, generator)
-        clip = resize(clip, short_side=self.short_side, long_side=self.long_side)
+        # In the published order: the nearest pixels of a mirrored mask are others than the mirrored nearest pixels.
         clip = random_flip_left_right(clip, probability=self.flip_probability, generator=generator)
+        clip = resize(clip, short_side=self.short_side, long_side=self.long_side)
         frame_names = tuple(video.frame_names[position] for position in window)
         return VideoSample(
             frames=clip.frames.as_subclass(Tensor),

@@ -11,6 +11,7 @@ from loading.clips import ClipDataset
 from loading.loaders import build_train_loader, training_videos
 from loading.pseudo_clips import PseudoClips
 from loading.sampling import SampleKey
+from loading.transforms import resize_frames
 from tests.tiny_clips import change_expressions, make_clips, make_config, where
 from tests.tiny_ref_youtube_vos import (
     HEIGHT,
@@ -85,6 +86,33 @@ def test_a_flipped_sample_is_the_mirror_image_with_mirrored_words(root):
     box, mirrored = plain.targets[0].boxes_cxcywh_norm, flipped.targets[0].boxes_cxcywh_norm
     torch.testing.assert_close(mirrored[..., 0], 1 - box[..., 0])
     torch.testing.assert_close(mirrored[..., 1:], box[..., 1:])
+
+
+@pytest.mark.parametrize("width", [41, 40])
+def test_a_clip_is_mirrored_before_it_is_resized(tmp_path, width):
+    visible = {1: range(4), 2: range(4)}
+    names = write_video(tmp_path, "train", "odd", num_frames=4, visible=visible, size=(HEIGHT, width))
+    expressions = {str(number): {"exp": "a square", "obj_id": str(number)} for number in (1, 2)}
+    write_expressions(tmp_path, "train", {"odd": {"frames": names, "expressions": expressions}})
+    original = make_clips(tmp_path, short_side=HEIGHT, long_side=width)
+    changed = make_clips(tmp_path, short_side=17, long_side=29, flip_probability=1.0)
+    differs = False
+    for index in range(len(original)):
+        before, after = original[index], changed[index]
+        size = (17, int(17 * width / HEIGHT))
+        assert after.frames.shape[-2:] == size
+        expected = nearest(before.targets[0].masks.flip(-1), size)
+        assert torch.equal(after.targets[0].masks, expected)
+        assert torch.equal(after.frames, resize_frames(before.frames.flip(-1), short_side=17, long_side=29))
+        differs |= not torch.equal(nearest(before.targets[0].masks, size).flip(-1), expected)
+        box = before.targets[0].boxes_cxcywh_norm
+        torch.testing.assert_close(after.targets[0].boxes_cxcywh_norm[..., 0], 1 - box[..., 0])
+        torch.testing.assert_close(after.targets[0].boxes_cxcywh_norm[..., 1:], box[..., 1:])
+    assert differs, "the other order would give the same"
+
+
+def nearest(masks, size):
+    return torch.nn.functional.interpolate(masks.float(), size=size, mode="nearest").bool()
 
 
 def test_invisible_boxes_stay_zero_after_a_flip(root):

@@ -127,21 +127,17 @@ def test_every_sample_shows_its_objects_where_masks_and_boxes_say(drawn):
             truth, mask = original[window[place]], target.masks[0, step]
             # the mask is the nearest pixel of the original one
             rows = (torch.arange(height) * (truth.shape[0] / height)).long().clamp(max=truth.shape[0] - 1)
-            columns = nearest_columns(truth.shape[1], width, flipped=is_flipped(sample))
+            columns = (torch.arange(width) * (truth.shape[1] / width)).long().clamp(max=truth.shape[1] - 1)
             assert torch.equal(mask, truth[rows][:, columns])
             assert target.is_visible[0, step] == mask.any()  # a tiny object may vanish when the picture shrinks
             check_box(target.boxes_cxcywh_norm[0, step], truth, mask)
             scale = height / truth.shape[0]
             if scale >= 1:  # a shrunk picture blurs what its mask is sampled from
                 check_paint(sample.frames[place], mask, [number - 1 for number in objects], scale)
-    frames = resize_frames(as_clip(video.frames.read(window)), short_side=clips.short_side, long_side=clips.long_side)
-    assert torch.equal(sample.frames, frames.flip(-1) if is_flipped(sample) else frames)
-
-
-def nearest_columns(before, after, *, flipped):
-    """Where resizing takes its columns from; a picture is resized first and mirrored then."""
-    columns = (torch.arange(after) * (before / after)).long().clamp(max=before - 1)
-    return before - 1 - columns.flip(0) if flipped else columns
+    frames = as_clip(video.frames.read(window))
+    frames = frames.flip(-1) if is_flipped(sample) else frames
+    expected = resize_frames(frames, short_side=clips.short_side, long_side=clips.long_side)
+    assert torch.equal(sample.frames, expected)
 
 
 def check_box(box, truth, mask):
