@@ -67,7 +67,7 @@ KINDS: dict[ProblemKind, KindOfProblem] = {
         "expressions or videos with bad entries", True, "take the file of expressions from the release again"
     ),
     "unseen": KindOfProblem(
-        "expressions about objects without a pixel",
+        "expressions about objects without a pixel, or without a box where boxes are targets",
         False,
         "nothing: training leaves them out, evaluation scores them against empty masks",
     ),

@@ -57,8 +57,9 @@ class VideoRecord:
         annotated: positions of the only frames with masks; None where all have some. A training sample is then a
             sentence and one such frame that shows its object, in the middle of its clip.
         is_pseudo_clip: training makes a moving clip of the only frame (`loading.pseudo_clips`).
-        boxes_xywh_px: box of each object as the annotation has it (left, top, width, height); only for images that
-            are scored by boxes.
+        boxes_xywh_px: box of each object as the annotation has it (left, top, width, height); only for images.
+            Evaluation scores boxes against them, and training takes them for targets, unless the image becomes a
+            pseudo-clip. Elsewhere the boxes of targets are the extents of masks.
         listed_objects: objects that an index file lists beside the expressions. An object of an expression that is
             neither listed nor in a mask is damage; None where an object without a pixel never is.
     """

@@ -115,7 +115,10 @@ def read(request: SplitRequest[RefcocoSettings]) -> SplitContents:
         else:
             video = _record(file, images / image, own)
             problems += _unseen_objects(video)
-            videos.append(replace(video, is_pseudo_clip=request.for_training and request.settings.pseudo_clips))
+            if request.for_training:
+                video = replace(video, is_pseudo_clip=request.settings.pseudo_clips)
+                video = _without_flat_boxes(video, own[0].size, problems)
+            videos.append(video)
     return SplitContents(tuple(videos), tuple(dict.fromkeys(problems)))  # several references may share a bad image
 
 
@@ -165,6 +168,27 @@ def _unseen_objects(video: VideoRecord) -> Iterator[Problem]:
             names = ", ".join(expression.name for expression in video.expressions if number in expression.known_ids)
             detail = f"no pixel in its mask (expressions {names})"
             yield Problem("unseen", f"video {video.name}, object {number}", detail)
+
+
+def _without_flat_boxes(video: VideoRecord, size: tuple[int, int], problems: list[Problem]) -> VideoRecord:
+    """An image in which objects without a box count as not visible: a box without area in the image is no target.
+
+    The published loader takes another sample for one about such an object, at random. The boxes of pseudo-clips are
+    the extents of masks.
+    """
+    if video.is_pseudo_clip:
+        return video
+    height, width = size
+    visible = dict(video.visible)
+    for number, (left, top, box_width, box_height) in video.boxes_xywh_px.items():
+        inside_width = min(left + box_width, width) - max(left, 0)
+        inside_height = min(top + box_height, height) - max(top, 0)
+        if visible[number] and not (inside_width > 0 and inside_height > 0):
+            visible[number] = frozenset()
+            names = ", ".join(expression.name for expression in video.expressions if number in expression.known_ids)
+            detail = f"bbox={list(video.boxes_xywh_px[number])} has no area in the image (expressions {names})"
+            problems.append(Problem("unseen", f"video {video.name}, object {number}", detail))
+    return replace(video, visible=visible)
 
 
 # ---- folders ----

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -24,7 +24,7 @@ from loading.sampling import (
     sample_without_replacement,
 )
 from loading.transforms import AnnotatedClip, annotate_clip, random_flip_left_right, resize
-from structures.boxes import xyxy_to_cxcywh
+from structures.boxes import xywh_to_xyxy_inside, xyxy_to_cxcywh
 from structures.samples import ClipTarget, SentenceMeta, SkippedSample, VideoSample
 
 logger = logging.getLogger(__name__)
@@ -244,6 +244,8 @@ def read_clip(
 ) -> AnnotatedClip:
     """Frames, and masks and boxes of the referred objects, each at the size on disk.
 
+    Boxes are those of the annotation where the video has them, otherwise the extents of the masks.
+
     Args:
         video: with masks.
         positions: of the frames.
@@ -270,7 +272,25 @@ def read_clip(
                 f"objects {list(group)} do not occur in frames {[video.frame_names[p] for p in annotated]} of video "
                 f"{video.name}: have the masks changed since the list of visible objects was made? Delete that list."
             )
-    return annotate_clip(frames, union, sentences=tuple(e.sentence for e in expressions))
+    boxes = _annotated_boxes(video, groups, height=height, width=width, num_frames=len(annotated))
+    return annotate_clip(frames, union, sentences=tuple(e.sentence for e in expressions), boxes_xyxy_px=boxes)
+
+
+def _annotated_boxes(
+    video: VideoRecord, groups: Sequence[tuple[int, ...]], *, height: int, width: int, num_frames: int
+) -> Float[Tensor, "target time 4"] | None:
+    """Of each group of objects, the box around all of them within the image; None where there are no annotated boxes.
+
+    Source: the published loader of RefCOCO, which moves the corners of `bbox` to the border of the image.
+    """
+    if not video.boxes_xywh_px:
+        return None
+    boxes = []
+    for group in groups:
+        annotated = torch.tensor([video.boxes_xywh_px[number] for number in group], dtype=torch.float32)
+        corners = xywh_to_xyxy_inside(annotated, height=height, width=width)
+        boxes.append(torch.cat([corners[:, :2].amin(dim=0), corners[:, 2:].amax(dim=0)]))
+    return torch.stack(boxes)[:, None].expand(-1, num_frames, -1)
 
 
 def object_groups(expressions: Sequence[Expression]) -> tuple[tuple[int, ...], ...]:

@@ -25,7 +25,8 @@ class AnnotatedClip:
         frames: RGB in [0, 255], a tv_tensors.Video.
         masks: 1 on the referred objects, else 0, a tv_tensors.Mask; of every frame, or of the only annotated one. As
             large as the frames after `resize`; before it a data set may have masks of another size.
-        boxes_xyxy_px: tv_tensors.BoundingBoxes of `masks`, target by target; undefined where not visible.
+        boxes_xyxy_px: tv_tensors.BoundingBoxes of the targets, target by target, of the same frames as `masks`;
+            undefined where not visible.
         sentences: at least one.
     """
 
@@ -40,10 +41,12 @@ def annotate_clip(
     masks: Bool[Tensor, "target mask_time mask_height mask_width"],
     *,
     sentences: tuple[str, ...],
+    boxes_xyxy_px: Float[Tensor, "target mask_time 4"] | None = None,
 ) -> AnnotatedClip:
-    """Wraps decoded arrays and measures the boxes, as published, before any resizing."""
+    """Wraps decoded arrays; without boxes, measures them, as published, before any resizing."""
+    boxes_xyxy_px = mask_extents_xyxy(masks) if boxes_xyxy_px is None else boxes_xyxy_px
     boxes = tv_tensors.BoundingBoxes(
-        mask_extents_xyxy(masks).flatten(0, 1),  # (target*time, 4)
+        boxes_xyxy_px.flatten(0, 1),  # (target*time, 4)
         format=tv_tensors.BoundingBoxFormat.XYXY,
         canvas_size=(masks.shape[-2], masks.shape[-1]),
     )

@@ -17,6 +17,17 @@ def xyxy_to_cxcywh(boxes: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 4"
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
+def xywh_to_xyxy_inside(boxes: Float[Tensor, "*shape 4"], *, height: int, width: int) -> Float[Tensor, "*shape 4"]:
+    """Left, top, width and height in pixels to left, top, right and bottom, each moved to the border of the image.
+
+    A box outside of the image, or without width or height, has no area left.
+    """
+    low, size = boxes[..., :2], boxes[..., 2:]
+    limits = torch.tensor([width, height], dtype=boxes.dtype, device=boxes.device)
+    corners = torch.cat([low, low + size], dim=-1).clamp(min=0)
+    return corners.minimum(limits.repeat(2))
+
+
 def mask_extents_xyxy(masks: Bool[Tensor, "*shape height width"]) -> Float[Tensor, "*shape 4"]:
     """Smallest and largest pixel index of each mask, (x_min, y_min, x_max, y_max); zeros for an empty mask.
 
