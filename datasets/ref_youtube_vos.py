@@ -6,6 +6,8 @@
     ROOT/<split>/meta.json                                videos.<video>.objects.<id>.category
 
 The published `valid` file has no `obj_id` and contains the test videos, too.
+
+Source: https://youtube-vos.org/dataset/rvos/ and the released files.
 """
 
 from collections.abc import Iterator, Mapping
@@ -47,8 +49,10 @@ PUBLISHED = {
         "test": Counts(videos=305, expressions=1262),
     }
 }
+"""Train: Seo et al., URVOS (ECCV 2020), expressions about full videos; valid, test: counted in the released files."""
+
 VALID_FILE = Counts(videos=507, objects=1063, expressions=2096)
-"""What the released `valid` file holds before the test videos are left out."""
+"""What the released `valid` file holds before the test videos are left out; as in the same paper."""
 
 CATEGORIES = (
     "airplane", "ape", "bear", "bike", "bird", "boat", "bucket", "bus", "camel", "cat", "cow", "crocodile", "deer",

@@ -3,12 +3,15 @@
     ROOT/train2014/COCO_train2014_<12 digits>.jpg          or below ROOT/coco, ROOT/images, ROOT/images/mscoco/images
     ROOT/<name>/instances_<name>_<split>.json              or below ROOT/coco
       images[]: one per *sentence*: id, file_name, height, width, caption; annotations[]: one each, by image_id
+      (made by tools/data/convert_refexp_to_coco.py of https://github.com/wjn922/ReferFormer)
     or, as the sets were published,
     ROOT/<name>/refs(<split_by>).p                         a pickled list of objects and the sentences about them
     ROOT/<name>/instances.json                             images and annotations of COCO, by id
 
 <name> is refcoco, refcoco+ or refcocog. A record is one image, its expressions the sentences about all its objects;
 object n is the n-th that the file mentions in this image, counted from 1.
+
+Source: https://github.com/lichengunc/refer
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,7 +40,6 @@ from datasets.run_lengths import RunLengthMasks, Track
 SPLITS_BY = {"refcoco": ("unc", "google"), "refcoco+": ("unc",), "refcocog": ("umd", "google")}
 """Of each set, who divided it into splits; the first is the one that papers use."""
 
-# Not confirmed against the released files: RefCOCOg, and the counts of RefCOCO and RefCOCO+ per split.
 PUBLISHED = {
     "refcoco": {
         "train": Counts(images=16994, objects=42404, expressions=120624),
@@ -57,7 +59,11 @@ PUBLISHED = {
         "test": Counts(images=2600, objects=5023, expressions=9602),
     },
 }
-"""In the division that papers use: RefCOCO and RefCOCO+ in that of UNC, RefCOCOg in that of UMD."""
+"""In the division that papers use: RefCOCO and RefCOCO+ in that of UNC, RefCOCOg in that of UMD.
+
+Images and objects: the description of `ref_coco` in TensorFlow Datasets. Expressions of RefCOCO: the documentation of
+FlagEval. Not confirmed: expressions of RefCOCO+ for each split, and of RefCOCOg.
+"""
 
 
 class RefcocoSettings(DatasetSettings):

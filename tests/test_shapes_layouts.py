@@ -159,6 +159,26 @@ def test_absent_sentences_are_false_of_everything_that_their_noun_fits():
     assert moving > 10
 
 
+@pytest.mark.parametrize("name", ["refcoco", "refcoco+", "refcocog"])
+def test_refcoco_has_the_keys_that_the_conversion_of_references_reads_and_writes(roots, name):
+    folder = roots["refcoco"] / "coco" / name
+    instances = json.loads((folder / "instances.json").read_text())
+    assert set(instances) == {"info", "licenses", "images", "annotations", "categories"}
+    assert {image["license"] for image in instances["images"]} == {entry["id"] for entry in instances["licenses"]}
+    annotations = {entry["id"]: entry for entry in instances["annotations"]}
+    for split in ("train", "val"):
+        converted = json.loads((folder / f"instances_{name}_{split}.json").read_text())
+        for key in ("info", "licenses", "categories"):
+            assert converted[key] == instances[key]
+        numbers = list(range(1, len(converted["images"]) + 1))
+        assert [image["id"] for image in converted["images"]] == numbers
+        assert [entry["image_id"] for entry in converted["annotations"]] == numbers
+        for image, entry in zip(converted["images"], converted["annotations"], strict=True):
+            assert set(image) == {"file_name", "height", "width", "original_id", "id", "caption", "dataset_name"}
+            original = annotations[entry["original_id"]]
+            assert (entry["bbox"], original["image_id"]) == (original["bbox"], image["original_id"])
+
+
 def test_a_single_actor_has_a_mask_without_its_axis_as_matlab_writes_it(roots):
     shapes = set()
     for path in roots["a2d"].rglob("*.h5"):

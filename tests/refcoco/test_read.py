@@ -309,7 +309,7 @@ TOTALS = {
     "refcoco+": Counts(images=19992, objects=49856, expressions=141564),
     "refcocog": Counts(images=25799, objects=49822, expressions=95010),
 }
-"""Published for all splits together."""
+"""For all splits together: those of the shared statistics; RefCOCOg is not confirmed."""
 
 
 @pytest.mark.parametrize("variant", TOTALS)

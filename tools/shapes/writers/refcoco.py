@@ -2,7 +2,7 @@
 
     coco/train2014/COCO_train2014_<12 digits>.jpg
     coco/<name>/instances.json, refs(unc).p            as published (RefCOCOg: refs(umd).p): references with sentences
-    coco/<name>/instances_<name>_{train,val}.json      as prepared for MDETR: an image entry for every sentence
+    coco/<name>/instances_<name>_{train,val}.json      as ReferFormer converts these: an image entry for every sentence
 
 <name> is refcoco, refcoco+ or refcocog. The three share the images, and differ in the kinds of their sentences:
 appearance and place, only appearance, or appearance and relation.
@@ -38,6 +38,8 @@ _FIRST_IMAGE = {"train": 1, "valid": 100_001}
 _MAX_SENTENCES = 3
 """About one object in one of the sets."""
 
+_INFO = {"description": "Referring Shapes", "version": "1.0"}
+_LICENCES = [{"id": 1, "name": "generated", "url": ""}]
 _CATEGORIES = [{"id": i + 1, "name": shape, "supercategory": "shape"} for i, shape in enumerate(SHAPES)]
 
 
@@ -93,7 +95,7 @@ class RefcocoWriter(LayoutWriter):
 
     def write_index(self, folder: Path, records: Mapping[str, Sequence[ClipRecord]]) -> None:
         """Writes images and objects, and the sentences of the three sets in both layouts."""
-        instances: dict[str, Any] = {"images": [], "annotations": [], "categories": _CATEGORIES}
+        instances = _coco_file()
         numbers: dict[tuple[str, int], int] = {}
         for record in (r for clip_records in records.values() for r in clip_records):
             image, objects = record.index_entry
@@ -105,7 +107,7 @@ class RefcocoWriter(LayoutWriter):
                 )
         for name, refs_file in REFS_FILES.items():
             write_json(folder / "coco" / name / "instances.json", instances, indent=None)
-            # protocol 2 is what Python 2 wrote the published files with
+            # the newest protocol that Python 2 knows
             refs = _references(name, records, numbers)
             (folder / "coco" / name / refs_file).write_bytes(pickle.dumps(refs, protocol=2))
             for split, clip_records in records.items():
@@ -170,33 +172,36 @@ def _references(
 def _one_image_per_sentence(
     name: str, records: Sequence[ClipRecord], numbers: Mapping[tuple[str, int], int]
 ) -> dict[str, Any]:
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    """What the conversion makes: entries numbered from 1, image and annotation of a sentence alike."""
+    content = _coco_file()
     for record in records:
         image, objects = record.index_entry
         for truth in record.truth["expressions"]:
             if truth["source"] != name:
                 continue
-            number = truth["objects"][0]
-            images.append(
+            number, sentence = truth["objects"][0], len(content["images"]) + 1
+            content["images"].append(
                 {
                     "file_name": image["file_name"],
                     "height": image["height"],
                     "width": image["width"],
-                    "id": len(images),
                     "original_id": image["id"],
+                    "id": sentence,
                     "caption": truth["text"],
                     "dataset_name": name,
-                    "tokens_negative": [[0, len(truth["text"])]],
                 }
             )
-            annotations.append(
+            content["annotations"].append(
                 {
                     **objects[number],
-                    "id": len(annotations),
-                    "image_id": len(images) - 1,
+                    "image_id": sentence,
+                    "id": sentence,
                     "original_id": numbers[record.video, number],
-                    "tokens_positive": [[0, len(truth["text"])]],
                 }
             )
-    return {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": _CATEGORIES}
+    return content
+
+
+def _coco_file() -> dict[str, Any]:
+    """A file of COCO without images."""
+    return {"info": _INFO, "images": [], "annotations": [], "licenses": _LICENCES, "categories": _CATEGORIES}
