@@ -99,7 +99,7 @@ class EvalDataset(Dataset[EvalVideo]):
 
     Raises:
         ValueError: masks are there, or objects are known, for some videos of the split only (`max_videos` or not),
-            which would be scored without the others. A sentence that means nothing is known.
+            which would be scored without the others. Sentences that mean nothing go with either.
     """
 
     def __init__(self, videos: Sequence[VideoRecord], *, max_videos: int = 0, note: str = "") -> None:
@@ -128,11 +128,10 @@ class EvalDataset(Dataset[EvalVideo]):
 def _require_uniform(videos: Sequence[VideoRecord]) -> None:
     """Raises ValueError unless the objects of all or no expressions are known, and all or no videos have masks."""
     for video in videos:
-        is_secret = [expression.is_secret for expression in video.expressions]
-        if any(is_secret) and not all(is_secret):
+        if video.object_ids and any(expression.is_secret for expression in video.expressions):
             raise ValueError(f"video {video.name}: some expressions name their objects, others do not")
     without_objects = [video.name for video in videos if any(e.is_secret for e in video.expressions)]
-    if 0 < len(without_objects) < len(videos):
+    if without_objects and any(video.object_ids for video in videos):
         raise ValueError(
             f"video {without_objects[0]}: its expressions do not name their objects, although those of others do "
             f"({len(without_objects)} of {len(videos)} videos name none); a score must be over all videos or none"

@@ -65,3 +65,13 @@ def test_sentences_that_mean_nothing_are_evaluated_beside_others_and_have_no_mas
     )
     assert item.load_masks(absent) is None
     assert [alone.load_masks(expression) for expression in alone.record.expressions] == [None, None]
+
+
+def test_sentences_that_mean_nothing_may_stand_beside_secret_ones():
+    absent = Expression("1", "a circle", ())
+    video = secret("a")
+    mixed = replace(video, expressions=(video.expressions[0], absent))
+    alone = replace(video, name="b", expressions=(absent,))
+    assert [len(item.record.expressions) for item in EvalDataset([mixed, alone, secret("c")])] == [2, 1, 2]
+    with pytest.raises(ValueError, match=r"^video a: its expressions do not name their objects.*\(1 of 3"):
+        EvalDataset([mixed, alone, make_video("c")])
