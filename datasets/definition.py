@@ -95,7 +95,7 @@ class SplitContents:
         variant: which of several published choices this is, in words for a log and a report; a score on one cannot be
             compared with a score on another. Empty where there is only one.
         label: says more exactly than the `label` of the settings what was read, such as which of several releases;
-            published sizes are found under it. Empty where the settings say it all.
+            published sizes are found under it, and results say it. Empty where the settings say it all.
     """
 
     videos: tuple[VideoRecord, ...]

@@ -159,7 +159,7 @@ def build_eval_dataset(data: DataConfig, settings: DatasetSettings | None = None
     if contents.variant:
         logger.info("%s, %s: %s", settings.label, settings.eval_split, contents.variant)
     videos = clean_sentences(contents.videos, settings, for_training=False)
-    dataset = EvalDataset(videos, max_videos=data.max_eval_videos, note=contents.variant)
+    dataset = EvalDataset(videos, max_videos=data.max_eval_videos, note=contents.variant or contents.label)
     absent = sum(expression.is_absent for video in dataset.videos for expression in video.expressions)
     if absent:
         total = sum(len(video.expressions) for video in dataset.videos)

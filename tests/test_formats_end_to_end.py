@@ -84,5 +84,6 @@ def test_sentences_that_mean_nothing_are_segmented_and_written_but_not_scored(co
     everything = {(video, name) for video, content in described.items() for name in content["expressions"]}
     assert with_target < everything
     assert {(entry["video"], entry["expression"]) for entry in report["entries"]} == with_target
+    assert "mevis v2" in (config.output_dir / "results.json").read_text(), "the results say which release they are of"
     written = {path.parent.parts[-2:] for path in (config.output_dir / "Annotations").rglob("*.png")}
     assert written == everything
