@@ -71,9 +71,8 @@ class Results:
         sections = []
         for name, report in self.reports.items():
             counts = f"{report.num_videos} videos, {report.num_sentences} sentences."
-            sections.append(
-                f"## {name}\n\n{' '.join([counts, *notes.get(name, ()), report.legend])}\n\n{report.as_table()}"
-            )
+            text = " ".join([counts, *(f"{note}." for note in notes.get(name, ())), report.legend])
+            sections.append(f"## {name}\n\n{text}\n\n{report.as_table()}")
         return "\n".join(sections)
 
 

@@ -46,7 +46,7 @@ def require_complete(data: DataConfig, settings: DatasetSettings, dataset: EvalD
     root = split_request(data, settings, settings.eval_split, for_training=False).root
     if read_statistics(root) is not None:
         return
-    published = definition_of(settings).published.get(settings.label, {}).get(settings.eval_split)
+    published = definition_of(settings).published.get(dataset.label, {}).get(settings.eval_split)
     if published is None:
         return
     count = definition_of(settings).count(dataset.videos)

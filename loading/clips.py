@@ -261,7 +261,8 @@ def read_clip(
         annotated = positions
     frames = as_clip(video.frames.read(positions))
     objects = tuple(dict.fromkeys(number for e in expressions for number in e.known_ids))
-    size = mask_size(video.masks, annotated[0], frame_size=(frames.shape[-2], frames.shape[-1]))
+    height, width = frames.shape[-2:]
+    size = mask_size(video.masks, annotated[0], frame_size=(height, width))
     masks = torch.from_numpy(video.masks.read(annotated, size=size, objects=objects))
     groups = object_groups(expressions)
     parts = [masks[[objects.index(number) for number in group]] for group in groups]

@@ -156,14 +156,15 @@ def build_eval_dataset(data: DataConfig, settings: DatasetSettings | None = None
     """
     settings = settings or data.evaluated[0]
     contents = read_split(data, settings, settings.eval_split, for_training=False)
-    if contents.variant:
-        logger.info("%s, %s: %s", settings.label, settings.eval_split, contents.variant)
     videos = clean_sentences(contents.videos, settings, for_training=False)
-    dataset = EvalDataset(videos, max_videos=data.max_eval_videos, note=contents.variant or contents.label)
-    absent = sum(expression.is_absent for video in dataset.videos for expression in video.expressions)
-    if absent:
-        total = sum(len(video.expressions) for video in dataset.videos)
-        logger.info("%d of %d sentences mean nothing in their video: segmented and written, not scored", absent, total)
+    dataset = EvalDataset(
+        videos,
+        max_videos=data.max_eval_videos,
+        label=contents.label or settings.label,
+        note=contents.variant or contents.label,
+    )
+    if dataset.note:
+        logger.info("%s: %s", settings.eval_name, dataset.note)
     return dataset
 
 

@@ -95,6 +95,7 @@ class EvalDataset(Dataset[EvalVideo]):
     Args:
         videos: in the order of evaluation.
         max_videos: only the first so many; 0: all.
+        label: under which the published sizes of the data set are known.
         note: which of several published choices these are, for reports.
 
     Raises:
@@ -102,10 +103,15 @@ class EvalDataset(Dataset[EvalVideo]):
             which would be scored without the others. Sentences that mean nothing go with either.
     """
 
-    def __init__(self, videos: Sequence[VideoRecord], *, max_videos: int = 0, note: str = "") -> None:
-        self.note = note
+    def __init__(self, videos: Sequence[VideoRecord], *, max_videos: int = 0, label: str = "", note: str = "") -> None:
+        self.label, self.note = label, note
         self.videos = tuple(videos[:max_videos] if max_videos else videos)
         _require_uniform(videos)
+        absent = sum(expression.is_absent for video in self.videos for expression in video.expressions)
+        if absent:
+            total = sum(len(video.expressions) for video in self.videos)
+            counted = f"{absent} of {total} sentences mean nothing in their video: segmented and written, not scored"
+            self.note = "; ".join(filter(None, (note, counted)))
 
     def __len__(self) -> int:
         return len(self.videos)

@@ -136,7 +136,7 @@ def test_an_evaluation_says_which_samples_it_scores(root, caplog):
     caplog.set_level("INFO")
     dataset = build_eval_dataset(data_config("jhmdb_sentences", root=root))
     assert dataset.note == f"samples: {METADATA} (SOC)"
-    assert f"jhmdb_sentences, test: samples: {METADATA} (SOC)" in caplog.text
+    assert f"jhmdb_sentences/test: samples: {METADATA} (SOC)" in caplog.text
 
 
 @pytest.mark.parametrize("has_list", [True, False])

@@ -459,4 +459,5 @@ def test_sentences_that_mean_nothing_are_evaluated_without_a_mask_to_score_again
         (video,) = build_eval_dataset(config(second))
     scored = {e.name: video.load_masks(e) is not None for e in video.record.expressions}
     assert scored == {"0": True, "2": True, "3": False, "4": False}
-    assert "2 of 4 sentences mean nothing in their video: segmented and written, not scored" in caplog.messages
+    counted = "2 of 4 sentences mean nothing in their video: segmented and written, not scored"
+    assert f"mevis/train: mevis v2; {counted}" in caplog.messages
