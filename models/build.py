@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from configs.schema import Config, LossConfig, ModelConfig, VisualEncoderConfig
-from models.checkpoint_names import is_published_soc, soc_from_published
+from models.checkpoint_names import NOT_WEIGHTS, is_published_soc, soc_from_published
 from models.criterion import Criterion, LossWeights
 from models.matcher import Matcher
 from models.ops.ms_deform_attn.backends import set_backend
@@ -64,6 +64,11 @@ def build_model_for_inference(config: Config) -> SOC:
     """
     if config.model.weights is None:
         logger.warning("model.weights is not set: the model has random weights and its masks mean nothing")
+    elif not config.model.keep_class_head:
+        logger.warning(
+            "model.keep_class_head=false is for training: without the class head of model.weights the choice among "
+            "queries is random; set model.keep_class_head=true"
+        )
     return build_model(config.model, data_root=config.data.root)
 
 
@@ -88,7 +93,11 @@ def build_text_encoder(config: ModelConfig, *, data_root: Path | None) -> TextEn
 
 
 def build_visual_encoder(config: VisualEncoderConfig) -> VideoSwin | ResNet50:
-    """The visual encoder, with its pretrained weights where the configuration names a file."""
+    """The visual encoder, with its pretrained weights where the configuration names a file.
+
+    Raises:
+        ValueError: if the file is missing, unreadable or of another encoder.
+    """
     encoder: VideoSwin | ResNet50
     if config.name == "resnet50":
         encoder = ResNet50()
@@ -96,7 +105,11 @@ def build_visual_encoder(config: VisualEncoderConfig) -> VideoSwin | ResNet50:
         custom = VideoSwinSize(config.embed_dim, config.depths, config.num_heads, config.window_size)
         encoder = VideoSwin(SIZES.get(config.name, custom), drop_path_rate=config.drop_path_rate)
     if config.weights is not None:
-        encoder.load_pretrained(read_state_dict(config.weights))
+        state = read_state_dict(config.weights)
+        try:
+            encoder.load_pretrained(state)
+        except ValueError as error:
+            raise ValueError(f"model.visual_encoder.weights={config.weights}: {error}") from None
     return encoder
 
 
@@ -125,17 +138,42 @@ def load_weights(model: SOC, path: Path, *, keep_class_head: bool = True) -> Non
 
     Args:
         model: changed in place, or not at all.
-        path: the file.
-        keep_class_head: False leaves the classification head as it is, as the published finetuning does.
+        path: the file; see `structures.checkpoint_file` for the forms that are read.
+        keep_class_head: False leaves the classification head as it is, as the published finetuning does, whether
+            that of the file fits or not.
 
     Raises:
         ValueError: if the file is missing, unreadable or of another architecture.
     """
-    state: Mapping[str, Tensor] = read_state_dict(path)
+    state = {name: tensor for name, tensor in read_state_dict(path).items() if not NOT_WEIGHTS.fullmatch(name)}
     if is_published_soc(state):
         state = soc_from_published(state)
+    own_head, head = _class_head(model.state_dict()), _class_head(state)
+    sizes = f"{_size(head)} in the file, {_size(own_head)} in the model"
+    hint = ""
     if not keep_class_head:
-        own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("class_heads.")}
-        state = {**{n: t for n, t in state.items() if not n.startswith("class_heads.")}, **own}
-    load_strictly(model, state, source=f"checkpoint {path}")
-    logger.info("loaded %d tensors from %s", len(state), path)
+        state = {**{name: tensor for name, tensor in state.items() if name not in head}, **own_head}
+        logger.info(
+            "the class head of %s is left out (%s): it starts anew, as model.keep_class_head=false says", path, sizes
+        )
+    elif head and _size(head) != _size(own_head):
+        hint = (
+            f"\nThe class heads differ ({sizes}): model.num_classes must be that of the file, or "
+            "model.keep_class_head=false starts the head anew"
+        )
+    load_strictly(model, state, source=f"checkpoint {path}", hint=hint)
+    logger.info("loaded %d tensors from %s", len(state) - (0 if keep_class_head else len(own_head)), path)
+
+
+def _class_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if name.startswith("class_heads.")}
+
+
+def _size(head: Mapping[str, Tensor]) -> str:
+    """The weights of the first layer's class head are [classes, dim]."""
+    weight = head.get("class_heads.0.weight")
+    if weight is None:
+        return "none"
+    if weight.ndim != 2:
+        return f"weights of shape {tuple(weight.shape)}"
+    return f"{weight.shape[0]} class{'es' if weight.shape[0] > 1 else ''}"

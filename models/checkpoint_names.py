@@ -5,12 +5,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+NOT_WEIGHTS = re.compile(
+    r"(.*\.)?(relative_position_index|position_ids|token_type_ids|num_batches_tracked|total_params|total_ops)"
+)
+"""Buffers that are computed, counted, or left behind by a profiler; no model needs them from a file."""
+
 # (pattern of the published name, our name), in order; the first match decides. None: our model has no such tensor.
 SOC_NAMES: tuple[tuple[str, str | None], ...] = (
-    (r"(.*\.)?relative_position_index", None),
-    (r"text_encoder\.embeddings\.(position_ids|token_type_ids)", None),
-    (r".*\.num_batches_tracked", None),
-    (r".*(total_params|total_ops)", None),
+    (NOT_WEIGHTS.pattern, None),
     # The decoder holds the box heads a second time.
     (r"transformer\.decoder\.bbox_embed\..*", None),
     (r"backbone\.0\.body\.layers\.(\d+)\.blocks\.(.*)", r"visual_encoder.stages.\1.\2"),
@@ -94,7 +96,6 @@ def soc_from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict in our names; unknown names are kept as they are, so that a strict load reports them."""
     renamed = {}
     for published, tensor in state.items():
-        published = published.removeprefix("module.")
         try:
             name = soc_name(published)
         except KeyError:
@@ -105,7 +106,16 @@ def soc_from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def kinetics_to_video_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The visual encoder's state dict from a Kinetics Video-Swin file (`backbone.*`)."""
+    """The visual encoder's state dict from a Kinetics Video-Swin file (`backbone.*`).
+
+    Raises:
+        ValueError: if no name is below `backbone.`, as in files of whole models and of image encoders.
+    """
+    if not any(name.startswith("backbone.") for name in state):
+        raise ValueError(
+            "no Kinetics Video-Swin file: its names start with 'backbone.', here the first is "
+            f"{next(iter(state), None)!r}"
+        )
     renamed = {}
     for name, tensor in state.items():
         if not name.startswith("backbone."):

@@ -148,6 +148,6 @@ class VideoSwin(nn.Module):
         still video the features it had. The final norm and the classifier are left out.
 
         Raises:
-            ValueError: if a weight is missing, unknown or of another shape.
+            ValueError: if it is another kind of file, or a weight is missing, unknown or of another shape.
         """
         load_strictly(self, kinetics_to_video_swin(state), source="Kinetics Video-Swin file")

@@ -68,6 +68,11 @@ def test_unknown_sizes_need_the_generic_encoder():
     assert build_visual_encoder(generic).channels == (16, 32, 64, 128)
 
 
+def test_weights_of_another_visual_encoder_are_an_error_with_the_setting(checkpoint: Path):
+    with pytest.raises(ValueError, match=r"model\.visual_encoder\.weights=.*model\.pt: no Kinetics Video-Swin file"):
+        build_visual_encoder(VisualEncoderConfig(name="video-swin-t", weights=checkpoint))
+
+
 def test_the_published_size_has_the_published_number_of_parameters():
     encoder = build_visual_encoder(VisualEncoderConfig(name="video-swin-t"))
     assert sum(parameter.numel() for parameter in encoder.parameters()) == 27_844_326

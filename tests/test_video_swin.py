@@ -82,6 +82,11 @@ def test_a_kinetics_file_that_lacks_a_weight_is_reported_by_name():
         encoder.load_pretrained({"backbone.patch_embed.norm.weight": torch.ones(8)})
 
 
+def test_a_file_that_is_not_of_kinetics_is_told_by_its_names():
+    with pytest.raises(ValueError, match=r"no Kinetics Video-Swin file: .* here the first is 'layers\.0\.norm'"):
+        kinetics_to_video_swin({"layers.0.norm": torch.ones(8)})
+
+
 def test_patches_of_two_frames_are_added_up():
     weight = torch.randn(8, 3, 2, 4, 4)
     converted = kinetics_to_video_swin({"backbone.patch_embed.proj.weight": weight, "cls_head.fc_cls.bias": weight})
