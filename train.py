@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from configs.loader import dump_config
 from configs.schema import Config, StageConfig
 from engine.checkpoint import (
+    BEST,
     CHECKPOINT_FOLDER,
     LAST,
     Progress,
@@ -32,7 +33,7 @@ from engine.seeding import random_state, restore_random_state, seed_everything
 from engine.startup import start_process
 from eval import validate_model
 from evaluation.benchmarks import EvaluatedSet, evaluated_sets
-from loading.loaders import build_train_loader
+from loading.loaders import build_train_loader, require_held_out, validation_data
 from loading.sampling import EpochSampler
 from loading.skipping import SkipCount
 from media.files import claim_output, write_text
@@ -68,7 +69,7 @@ class Run:
         world: the processes.
         device: of this process.
         model: on `device`.
-        validation: the data sets that it is validated on.
+        validation: the data sets that it is validated on; none where nothing can be scored.
         metrics: the log of numbers.
         progress: where the run starts: zero, or that of a checkpoint.
         resumed: content of that checkpoint; None for a new run.
@@ -139,7 +140,7 @@ def train_stages(run: Run) -> None:
                 is_end = progress.stage_step >= num_steps
                 progress = replace(progress, epoch=progress.epoch + 1)
                 best_before = progress.best_score
-                if is_end or is_due(progress.epoch, config.train.validate_every):
+                if run.validation and (is_end or is_due(progress.epoch, config.train.validate_every)):
                     progress = validate(run, stage, progress)
                 is_best = progress.best_score > best_before
                 end_of_epoch = progress
@@ -148,14 +149,17 @@ def train_stages(run: Run) -> None:
                 if is_end or is_best or is_due(end_of_epoch.epoch, config.train.checkpoint_every):
                     save(run, state, progress, is_best=is_best)
                 window.restart_clock()
-    logger.info("finished after %d steps; results in %s", progress.step, config.output_dir)
+    newest = "" if run.validation else f"; not validated, {LAST} is the newest checkpoint"
+    logger.info("finished after %d steps; results in %s%s", progress.step, config.output_dir, newest)
 
 
 def prepare_run(config: Config, world: World, device: torch.device) -> Run:
     """Claims the output folder, or reads the checkpoint to resume from; most errors of the user show here."""
     # Read here, because a mistake in the validation data should not show after the first epoch.
     limit = config.train.validate_videos or config.data.max_eval_videos
-    validation = evaluated_sets(config.data.model_copy(update={"max_eval_videos": limit}))
+    data = validation_data(config.data)
+    require_held_out(data, (stage.data for stage in config.training_stages()))
+    validation = scorable(evaluated_sets(data.model_copy(update={"max_eval_videos": limit})))
     path = last_checkpoint(config.output_dir)
     resumed = read_checkpoint(path) if config.train.resume else None
     if world.is_main and resumed is None:
@@ -184,6 +188,24 @@ def prepare_run(config: Config, world: World, device: torch.device) -> Run:
     metrics = MetricsLog(config.output_dir, world, keep_up_to_step=None if resumed is None else progress.step)
     wait_for_all(world)
     return Run(config, world, device, model, validation, metrics, progress, resumed)
+
+
+def scorable(sets: tuple[EvaluatedSet, ...]) -> tuple[EvaluatedSet, ...]:
+    """The data sets whose masks are known; the others would cost time and give no number, which is said once."""
+    known = tuple(one for one in sets if one.dataset.can_be_scored)
+    secret = ", ".join(one.settings.eval_name for one in sets if not one.dataset.can_be_scored)
+    if secret and known:
+        logger.warning("%s: its masks are not known; validation leaves it out", secret)
+    elif secret:
+        logger.warning(
+            "%s: its masks are not known, so no validation runs, no %s is written, and %s is the newest checkpoint; "
+            "to validate, hold training videos out: python -m tools.prepare_data --held-out 0.05 ... makes a list, "
+            "data.sets.0.held_out=LIST uses it",
+            secret,
+            BEST,
+            LAST,
+        )
+    return known
 
 
 def build_state(
@@ -235,9 +257,7 @@ def validate(run: Run, stage: StageConfig, progress: Progress) -> Progress:
     workers = run.config.eval.workers
     results = validate_model(run.model, run.validation, workers=workers, world=run.world, device=run.device)
     run.metrics.write("validation", **log_position(stage, progress), **results.scores())
-    if results.main_score is None:
-        logger.warning("%s: no masks, nothing to validate against", ", ".join(results.reports))
-        return progress
+    assert results.main_score is not None  # `scorable` leaves out what has no masks
     logger.info("%s, epoch %d: %s", stage.name, progress.epoch, describe(results.scores()))
     return replace(progress, best_score=max(progress.best_score, results.main_score))
 

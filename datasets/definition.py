@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
 from datasets.counts import Counts, count_videos
+from datasets.held_out import HELD_OUT
 from datasets.listing import FolderListing
 from datasets.problems import Problem
 from datasets.records import VideoRecord
@@ -31,7 +32,12 @@ class DatasetSettings(ConfigNode):
     """Split that is trained on."""
 
     eval_split: str = "valid"
-    """Split that is evaluated; only that of the first entry of `data.sets` is."""
+    """Split that is evaluated; only that of the first entry of `data.sets` is, unless `data.eval_sets` names others.
+    `held_out`: the videos of `train_split` that the file `held_out` names."""
+
+    held_out: Path | None = None
+    """Text file of video names, one a line, that are left out of training; validation during training runs on them
+    instead of `eval_split`. `python -m tools.prepare_data --held-out 0.05` makes one."""
 
     repeat: PositiveInt = 1
     """How often each training sample is seen in an epoch; every time with random numbers of its own."""
@@ -52,6 +58,21 @@ class DatasetSettings(ConfigNode):
     def eval_name(self) -> str:
         """Data set and split that are evaluated, as results name them."""
         return f"{self.label}/{self.eval_split}"
+
+    @property
+    def evaluated_split(self) -> str:
+        """The split on disk that is read for evaluation: that of training where videos of it are held out."""
+        return self.train_split if self.eval_split == HELD_OUT else self.eval_split
+
+    @model_validator(mode="after")
+    def names_held_out_videos(self) -> "DatasetSettings":
+        """Raises ValueError if held-out videos are to be evaluated and no file names them."""
+        if self.eval_split == HELD_OUT and self.held_out is None:
+            raise ValueError(
+                "eval_split: held_out needs held_out: FILE, a text file of video names; "
+                "`python -m tools.prepare_data --held-out 0.05` makes one"
+            )
+        return self
 
     @property
     def is_partial(self) -> bool:

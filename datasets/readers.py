@@ -4,7 +4,7 @@ A data set with other files brings readers of its own; everything else stays the
 worker processes by pickle: they hold paths, not pixels, and open files only when they are asked for pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -136,6 +136,21 @@ def mask_size(masks: MaskReader, position: int, *, frame_size: tuple[int, int]) 
         ValueError: as `SizedMaskReader.size_of`.
     """
     return masks.size_of(position) if isinstance(masks, SizedMaskReader) else frame_size
+
+
+@dataclass(frozen=True, slots=True)
+class PngMaskFolders:
+    """A folder of images for each object, whose pixels are not 0 where it is: `<folders[object]>/<name>.png`."""
+
+    folders: Mapping[int, Path]
+    names: tuple[str, ...]
+
+    def read(
+        self, positions: Sequence[int], *, size: tuple[int, int], objects: Sequence[int]
+    ) -> Bool[np.ndarray, "object time height width"]:
+        """See `MaskReader`."""
+        readers = [PngMasks(self.folders[number], self.names) for number in objects]
+        return np.stack([reader.read_map(positions, size=size) for reader in readers]) != 0
 
 
 class SizeMismatchError(ValueError):

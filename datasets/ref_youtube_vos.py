@@ -5,14 +5,20 @@
     ROOT/<split>/Annotations/<video>/<frame>.png          pixel value = object id
     ROOT/<split>/meta.json                                videos.<video>.objects.<id>.category
 
-The published `valid` file has no `obj_id` and contains the test videos, too.
+The published `valid` file has no `obj_id` and contains the test videos, too. Where you have masks, they are scored:
+
+    ROOT/valid/Annotations/<video>/<frame>.png                pixel value = object id, with obj_id in the file, or in
+                                                              another file of the same form (`valid_objects`)
+    ROOT/valid/Annotations/<video>/<expression>/<frame>.png   a mask per expression, in the form of a submission
 
 Source: https://youtube-vos.org/dataset/rvos/ and the released files.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from datasets.counts import Counts
 from datasets.definition import (
@@ -35,9 +41,11 @@ from datasets.meta_expressions import (
     video_names,
 )
 from datasets.problems import Problem, any_stops
-from datasets.readers import ImageFrames, PngMasks, pixel_value
+from datasets.readers import ImageFrames, PngMaskFolders, PngMasks, pixel_value
 from datasets.records import Expression, VideoRecord
 from datasets.visibility import FILE_NAME, records_with_visibility
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid", "test")
 LARGEST_ID = 255
@@ -71,6 +79,10 @@ class RefYoutubeVosSettings(DatasetSettings):
     dataset: Literal["ref_youtube_vos"] = "ref_youtube_vos"
     """Format of the data."""
 
+    valid_objects: Path | None = None
+    """File in the form of meta_expressions.json with the `obj_id` that the published file of `valid` lacks; with it and
+    masks in `valid/Annotations` this split is scored."""
+
     label_categories: bool = False
     """Label objects with the 65 categories of YouTube-VOS (`model.num_classes=65`) instead of one class."""
 
@@ -85,9 +97,12 @@ def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
         described = {video: content for video, content in described.items() if video not in test_videos}
     categories = _read_categories(folder / "meta.json", needed=request.settings.label_categories)
     problems = list(missing_folders(folder / "JPEGImages", sorted(described)))
+    other_objects = _valid_objects(request)
 
     def make_expression(video: str, name: str, entry: Entry) -> Expression:
         number = entry.get("obj_id")
+        if number is None and other_objects is not None:
+            number = _object_elsewhere(other_objects, video, name, entry, request.settings.valid_objects)
         if number is None:
             if request.for_training:
                 raise ValueError("has no obj_id; this split cannot be trained on")
@@ -107,16 +122,25 @@ def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
     videos = []
     for video in describe_videos(file, dict(sorted(described.items())), make_expression, problems):
         frames = tuple(sorted(video.frames))
-        has_masks = any(not expression.is_secret for expression in video.expressions)
+        expressions, masks = _with_masks(folder / "Annotations" / video.name, frames, video.expressions)
         videos.append(
             VideoRecord(
                 name=video.name,
                 frame_names=frames,
                 frames=ImageFrames(folder / "JPEGImages" / video.name, frames),
-                masks=PngMasks(folder / "Annotations" / video.name, frames) if has_masks else None,
-                expressions=video.expressions,
-                listed_objects=frozenset(categories.get(video.name, {})),
+                masks=masks,
+                expressions=expressions,
+                listed_objects=(
+                    None if isinstance(masks, PngMaskFolders) else frozenset(categories.get(video.name, {}))
+                ),
             )
+        )
+    has_masks, has_folder = any(video.masks is not None for video in videos), (folder / "Annotations").is_dir()
+    if has_masks and not has_folder:
+        raise ValueError(f"{folder / 'Annotations'}: no such folder of masks, although expressions have an obj_id")
+    if has_folder and not has_masks:
+        logger.warning(
+            "%s is not used: no expression has an obj_id, which valid_objects=FILE can give", folder / "Annotations"
         )
     if request.for_training and request.scan_masks and not any_stops(problems):
         videos = list(
@@ -130,6 +154,44 @@ def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
             )
         )
     return SplitContents(tuple(videos), tuple(problems))
+
+
+def _valid_objects(request: SplitRequest[RefYoutubeVosSettings]) -> Mapping[str, Any] | None:
+    """The videos of `valid_objects`; None where that is not set, or another split is read."""
+    path = request.settings.valid_objects
+    return None if path is None or request.split != "valid" else read_videos(path.expanduser())
+
+
+def _object_elsewhere(videos: Mapping[str, Any], video: str, name: str, entry: Entry, file: Path | None) -> Any:
+    """The obj_id that another file has for an expression.
+
+    Raises:
+        ValueError: it has none, or for another sentence.
+    """
+    try:
+        other = videos[video]["expressions"][name]
+        number, sentence = other["obj_id"], other.get("exp", entry["exp"])
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"valid_objects={file} has no obj_id for it") from None
+    if sentence != entry["exp"]:
+        raise ValueError(f"valid_objects={file} has another sentence for it: {sentence!r}")
+    return number
+
+
+def _with_masks(
+    folder: Path, frames: tuple[str, ...], expressions: tuple[Expression, ...]
+) -> tuple[tuple[Expression, ...], PngMasks | PngMaskFolders | None]:
+    """The expressions of a video, and its masks if it has some.
+
+    Without objects there may be a folder of masks for each expression: it then counts as an object of its own.
+    """
+    if any(expression.object_ids for expression in expressions):
+        return expressions, PngMasks(folder, frames)
+    folders = {number: folder / expression.name for number, expression in enumerate(expressions, start=1)}
+    if not any(path.is_dir() for path in folders.values()):
+        return expressions, None
+    numbered = tuple(replace(e, object_ids=(number,)) for number, e in enumerate(expressions, start=1))
+    return numbered, PngMaskFolders(folders, frames)
 
 
 def _read_categories(path: Path, *, needed: bool) -> Mapping[str, Mapping[int, str]]:

@@ -5,7 +5,7 @@ of videos and expressions together identify a sentence.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from configs.schema import DataConfig
 from datasets.definition import DatasetSettings, SplitContents, SplitRequest
+from datasets.held_out import HELD_OUT, read_held_out, require_known
 from datasets.problems import require_usable
 from datasets.records import VideoRecord
 from datasets.table import definition_of
@@ -62,6 +63,10 @@ def read_split(data: DataConfig, settings: DatasetSettings, split: str, *, for_t
 
 def _key_of(data: DataConfig, settings: DatasetSettings) -> str:
     """The key of an entry of the configuration."""
+    if settings.held_out is not None:  # `validation_data` changes the split of such entries
+        splits = [entry.model_copy(update={"eval_split": settings.eval_split}) for entry in data.sets]
+        if settings in splits:
+            return f"data.sets.{splits.index(settings)}"
     name, entries = ("eval_sets", data.eval_sets) if settings in data.eval_sets else ("sets", data.sets)
     return f"data.{name}.{entries.index(settings)}"
 
@@ -107,7 +112,8 @@ def training_videos(data: DataConfig) -> tuple[VideoRecord, ...]:
         if not definition.can_train:
             raise ValueError(f"data.sets.{index}: {definition.title} is for evaluation only")
         contents = read_split(data, settings, settings.train_split, for_training=True)
-        own = clean_sentences(contents.videos, settings, for_training=True)
+        kept = _without_held_out(contents.videos, settings, skips_damaged=data.on_error == "skip")
+        own = clean_sentences(kept, settings, for_training=True)
         if len(data.sets) > 1:
             own = tuple(replace(video, name=f"{settings.label}/{video.name}") for video in own)
         videos += own * settings.repeat
@@ -155,10 +161,15 @@ def build_eval_dataset(data: DataConfig, settings: DatasetSettings | None = None
         settings: one of `data.evaluated`; None for the first.
     """
     settings = settings or data.evaluated[0]
-    contents = read_split(data, settings, settings.eval_split, for_training=False)
-    videos = clean_sentences(contents.videos, settings, for_training=False)
+    contents = read_split(data, settings, settings.evaluated_split, for_training=False)
+    videos = contents.videos
+    if settings.eval_split == HELD_OUT:
+        assert settings.held_out is not None  # `DatasetSettings` makes sure
+        names = read_held_out(settings.held_out)
+        require_known(names, (video.name for video in videos), path=settings.held_out, split=settings.train_split)
+        videos = tuple(video for video in videos if video.name in set(names))
     dataset = EvalDataset(
-        videos,
+        clean_sentences(videos, settings, for_training=False),
         max_videos=data.max_eval_videos,
         label=contents.label or settings.label,
         note=contents.variant or contents.label,
@@ -166,6 +177,69 @@ def build_eval_dataset(data: DataConfig, settings: DatasetSettings | None = None
     if dataset.note:
         logger.info("%s: %s", settings.eval_name, dataset.note)
     return dataset
+
+
+def validation_data(data: DataConfig) -> DataConfig:
+    """The section `data` for validation during training: where videos are held out, they are what is evaluated.
+
+    Without `eval_sets` these are the held-out videos of all data sets that have some.
+
+    Raises:
+        ValueError: two of them would have the same name in the results.
+    """
+    entries = data.eval_sets or tuple(s for s in data.sets if s.held_out is not None)
+    if all(settings.held_out is None for settings in entries):
+        return data
+    entries = tuple(s if s.held_out is None else s.model_copy(update={"eval_split": HELD_OUT}) for s in entries)
+    names = [settings.eval_name for settings in entries]
+    if len(set(names)) < len(names):
+        raise ValueError(f"held_out: validation would have several results of one name ({', '.join(sorted(names))})")
+    return data.model_copy(update={"eval_sets": entries})
+
+
+def require_held_out(validation: DataConfig, trained_on: Iterable[DataConfig]) -> None:
+    """Makes sure that no stage trains on videos that are held out for validation.
+
+    Args:
+        validation: see `validation_data`.
+        trained_on: the section `data` of each stage.
+
+    Raises:
+        ValueError: a stage has the same data set with another `held_out`, or without one.
+    """
+    held_out = {_source(settings): settings.held_out for settings in validation.evaluated if settings.held_out}
+    for data in trained_on:
+        for settings in data.sets:
+            expected = held_out.get(_source(settings), settings.held_out)
+            if settings.held_out != expected:
+                raise ValueError(
+                    f"held_out={expected} of {settings.label} is validated on, but a stage or entry trains on split "
+                    f"{settings.train_split!r} with held_out={settings.held_out}; give it the same file"
+                )
+
+
+def _source(settings: DatasetSettings) -> tuple[str, Path, str]:
+    return settings.label, settings.root, settings.train_split
+
+
+def _without_held_out(
+    videos: Sequence[VideoRecord], settings: DatasetSettings, *, skips_damaged: bool
+) -> tuple[VideoRecord, ...]:
+    """The videos that are trained on.
+
+    Raises:
+        ValueError: the file of held-out videos cannot be used, or names all of them.
+    """
+    if settings.held_out is None:
+        return tuple(videos)
+    names = read_held_out(settings.held_out)
+    if not skips_damaged:  # otherwise one of them may be damaged, and so not be among the videos
+        require_known(names, (video.name for video in videos), path=settings.held_out, split=settings.train_split)
+    kept = tuple(video for video in videos if video.name not in set(names))
+    if not kept:
+        raise ValueError(f"held_out={settings.held_out}: names all videos of split {settings.train_split!r}")
+    logger.info("%s: %d of %d videos are held out", settings.label, len(videos) - len(kept), len(videos))
+    return kept
 
 
 def _of_kinds(videos: tuple[VideoRecord, ...], kinds: tuple[str, ...]) -> tuple[VideoRecord, ...]:

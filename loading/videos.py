@@ -116,6 +116,11 @@ class EvalDataset(Dataset[EvalVideo]):
     def __len__(self) -> int:
         return len(self.videos)
 
+    @property
+    def can_be_scored(self) -> bool:
+        """Whether objects and masks are known; of all videos or of none, see above."""
+        return all(video.object_ids and video.masks is not None for video in self.videos)
+
     def __iter__(self) -> Iterator[EvalVideo]:
         return (self[index] for index in range(len(self)))
 

@@ -3,10 +3,10 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.readers import ImageFrames, PngMasks
+from datasets.readers import ImageFrames, PngMaskFolders, PngMasks
 from loading.clips import as_clip
 from media.images import image_size, read_rgb
-from media.mask_png import write_index_png
+from media.mask_png import write_binary_png, write_index_png
 
 HEIGHT, WIDTH = 48, 64
 
@@ -93,3 +93,15 @@ def test_masks_are_object_time_height_width_and_only_of_the_objects_that_are_ask
         write_index_png(reader.path(position), maps[position])
     masks = reader.read((1, 0, 1), size=(5, 7), objects=(3, 1))
     np.testing.assert_array_equal(masks, [maps[[1, 0, 1]] == 3, maps[[1, 0, 1]] == 1])
+
+
+def test_masks_of_a_folder_per_object_come_in_the_order_that_is_asked_for(tmp_path):
+    drawn = np.zeros((2, 2, 3, 4), dtype=bool)  # object, time, height, width
+    drawn[0, 0, 1, 2] = drawn[0, 1, 2, 0] = drawn[1, 0, 1, 2] = drawn[1, 1, 0, :] = True
+    for number, masks in enumerate(drawn):
+        for name, mask in zip("ab", masks, strict=True):
+            write_binary_png(tmp_path / str(number) / f"{name}.png", mask)
+    reader = PngMaskFolders({7: tmp_path / "0", 9: tmp_path / "1"}, ("a", "b"))
+    np.testing.assert_array_equal(reader.read([1, 0], size=(3, 4), objects=[9, 7]), drawn[::-1, ::-1])
+    with pytest.raises(ValueError, match=r"0/a\.png: mask of .height, width. \(3, 4\), but its frame has \(3, 5\)"):
+        reader.read([0], size=(3, 5), objects=[7])

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from PIL import Image
 
 from datasets.records import Expression
 from loading.loaders import build_eval_dataset
-from media.mask_png import write_index_png
+from media.mask_png import write_binary_png, write_index_png
 from tests.tiny_clips import change_expressions, make_clips, make_config, where
 from tests.tiny_ref_youtube_vos import (
     HEIGHT,
@@ -57,6 +58,88 @@ def test_videos_with_secret_objects_have_no_masks(root):
     video = build_eval_dataset(make_config(root))[0]
     assert video.record.object_ids == ()
     assert video.load_masks(video.record.expressions[0]) is None
+
+
+def hide_objects(root):
+    """Takes obj_id from the file of valid, as published; returns a copy that has it."""
+    path = root / "meta_expressions" / "valid" / "meta_expressions.json"
+    copy = root / "with_objects.json"
+    copy.write_text(path.read_text())
+
+    def hide(videos):
+        for video in videos.values():
+            for expression in video["expressions"].values():
+                del expression["obj_id"]
+
+    change_expressions(root, "valid", hide)
+    return copy
+
+
+def test_objects_of_valid_can_come_from_another_file(root):
+    before = [video.record for video in build_eval_dataset(make_config(root))]
+    copy = hide_objects(root)
+    videos = build_eval_dataset(make_config(root, valid_objects=copy))
+    assert [video.record for video in videos] == before
+    assert videos.can_be_scored
+    copy.unlink()
+    make_clips(root, valid_objects=copy)  # training does not read it
+    with pytest.raises(ValueError, match=r"with_objects\.json: no such file"):
+        build_eval_dataset(make_config(root, valid_objects=copy))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda videos: videos.pop("v_b"), "video v_b, expression 0: valid_objects=.* has no obj_id for it"),
+        (lambda videos: videos["v_a"]["expressions"]["1"].pop("obj_id"), "v_a, expression 1: valid_objects=.* has no"),
+        (lambda videos: videos["v_a"]["expressions"]["1"].update(exp="a dog"), "another sentence for it: 'a dog'"),
+        (lambda videos: videos["v_a"]["expressions"]["1"].update(obj_id=0), "obj_id=0 must be a pixel value"),
+    ],
+)
+def test_objects_that_the_other_file_lacks_are_an_error(root, change, message):
+    copy = hide_objects(root)
+    content = json.loads(copy.read_text())
+    change(content["videos"])
+    copy.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        build_eval_dataset(make_config(root, valid_objects=copy))
+
+
+def test_masks_of_valid_can_be_a_folder_per_expression(root, caplog):
+    masks = root / "valid" / "Annotations"
+    expected = {
+        v.record.name: [v.load_masks(e) for e in v.record.expressions] for v in build_eval_dataset(make_config(root))
+    }
+    hide_objects(root)
+    shutil.rmtree(masks)
+    for video, of_expressions in expected.items():
+        for number, mask in enumerate(of_expressions):
+            for frame in range(5):
+                write_binary_png(masks / video / str(number) / f"{5 * frame:05d}.png", mask[frame])
+    videos = build_eval_dataset(make_config(root))
+    assert videos.can_be_scored
+    for video in videos:
+        for expression, mask in zip(video.record.expressions, expected[video.record.name], strict=True):
+            np.testing.assert_array_equal(video.load_masks(expression), mask)
+    assert "not used" not in caplog.text
+    shutil.rmtree(masks / "v_b" / "1")
+    last = build_eval_dataset(make_config(root))[1]
+    with pytest.raises(ValueError, match=r"v_b/1/00000\.png: no such mask file"):
+        last.load_masks(last.record.expressions[1])
+    shutil.rmtree(masks / "v_b")
+    with pytest.raises(
+        ValueError, match="video v_b: its expressions have no object, although those of others have one"
+    ):
+        build_eval_dataset(make_config(root))
+
+
+def test_masks_without_objects_and_objects_without_masks_are_said(root, caplog):
+    copy = hide_objects(root)
+    assert not build_eval_dataset(make_config(root)).can_be_scored
+    assert "valid/Annotations is not used: no expression has an obj_id" in caplog.text
+    shutil.rmtree(root / "valid" / "Annotations")
+    with pytest.raises(ValueError, match="valid/Annotations: no such folder of masks"):
+        build_eval_dataset(make_config(root, valid_objects=copy))
 
 
 def test_valid_leaves_out_test_videos(root):

@@ -102,7 +102,7 @@ def _splits_of(config: Config) -> Iterator[tuple[DataConfig, DatasetSettings, st
             if definition_of(settings).can_train:
                 yield data, settings, settings.train_split, True
     for settings in config.data.evaluated:
-        yield config.data, settings, settings.eval_split, False
+        yield config.data, settings, settings.evaluated_split, False
 
 
 def _of_folder(root: Path) -> list[SplitRequest]:

@@ -4,6 +4,7 @@
     what readers keep: the annotated frames, or where each object is visible
     what the module of the data set in datasets/ derives besides, such as sentences in the common layout; of
         JHMDB-Sentences the list of the frames on which MTTR is evaluated, unless those of SOC are used
+    with --held-out SHARE, for each set that is trained on, a list of videos to leave out of training and validate on
 
 Of these, training and evaluation with `data.cache=DIR` use what readers keep, and make it where it is missing. The
 ground truth is for other programs; what the module of a data set derives is read only from where its documentation says
@@ -24,10 +25,11 @@ from typing import Any
 from configs.loader import load_config
 from configs.schema import DataConfig
 from datasets.definition import AnnotatedFrames, DatasetSettings, SplitContents, SplitRequest
+from datasets.held_out import choose_held_out
 from datasets.table import definition_of
 from evaluation.coco_ground_truth import coco_ground_truth
 from loading.loaders import read_split, split_request
-from media.files import write_json
+from media.files import write_json, write_text
 
 MANIFEST = "prepared.json"
 """Remembers, in the cache folder, what each file was made of."""
@@ -64,11 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="a recipe")
     parser.add_argument("--cache", type=Path, required=True, metavar="DIR", help="where the files go")
+    parser.add_argument("--held-out", type=_share, metavar="SHARE", help="share of the training videos to hold out")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which videos are held out (default 0)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for main.py, at least data.root=FOLDER")
     options = parser.parse_args(arguments)
     try:
         data = load_config(options.config, options.overrides).data
-        for line in prepare(data, options.cache):
+        for line in prepare(data, options.cache, held_out=options.held_out, seed=options.seed):
             sys.stdout.write(line + "\n")
     except (ValueError, OSError) as error:
         sys.stderr.write(f"prepare_data: {error}\n")
@@ -76,12 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def prepare(data: DataConfig, cache: Path) -> Iterator[str]:
+def prepare(data: DataConfig, cache: Path, *, held_out: float | None = None, seed: int = 0) -> Iterator[str]:
     """Makes what is missing or stale; yields a line about each file.
 
     Args:
         data: which data sets, and which splits of them.
         cache: folder of the files.
+        held_out: share of the training videos of each set, for a list of videos to hold out; None: no list.
+        seed: of the choice of these videos.
 
     Raises:
         ValueError: the data is damaged, or `cache` is among the source files.
@@ -100,6 +106,9 @@ def prepare(data: DataConfig, cache: Path) -> Iterator[str]:
             yield from (f"{'made' if path not in before else 'made anew'}: {path}" for path in _changed(cache, before))
             for product in _products(request, contents):
                 yield f"{_keep(cache, product)}: {cache / product.name}"
+            if for_training and held_out is not None:
+                names = [video.name for video in contents.videos]
+                yield _hold_out(data, settings, names, cache, share=held_out, seed=seed)
 
 
 def _splits(settings: DatasetSettings, data: DataConfig) -> Iterator[tuple[str, bool]]:
@@ -107,8 +116,33 @@ def _splits(settings: DatasetSettings, data: DataConfig) -> Iterator[tuple[str, 
     can_train = definition_of(settings).can_train and settings in data.sets
     if can_train:
         yield settings.train_split, True
-    if settings in data.evaluated and not (can_train and settings.eval_split == settings.train_split):
-        yield settings.eval_split, False
+    if settings in data.evaluated and not (can_train and settings.evaluated_split == settings.train_split):
+        yield settings.evaluated_split, False
+
+
+def _hold_out(
+    data: DataConfig, settings: DatasetSettings, names: Sequence[str], cache: Path, *, share: float, seed: int
+) -> str:
+    """Writes the list of held-out videos of a set; says what was done and which setting takes it."""
+    same = [other for other in data.sets if (other.label, other.train_split) == (settings.label, settings.train_split)]
+    number = f"_{same.index(settings)}" if len(same) > 1 else ""
+    path = cache / f"{settings.label}_{settings.train_split}_held_out{number}.txt"
+    chosen = choose_held_out(names, share=share, seed=seed)
+    text = "".join(f"{name}\n" for name in chosen)
+    exists = path.is_file()
+    is_same = exists and path.read_text(encoding="utf-8") == text
+    if not is_same:
+        write_text(path, text)
+    state = "up to date" if is_same else "made anew, another choice" if exists else "made"
+    index = data.sets.index(settings)
+    return f"{state}: {path} ({len(chosen)} of {len(set(names))} videos; data.sets.{index}.held_out={path} uses it)"
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be between 0 and 1, such as 0.05")
+    return value
 
 
 def _products(request: SplitRequest, contents: SplitContents) -> Iterator[Product]:
