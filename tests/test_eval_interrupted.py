@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import eval as evaluation_command
 from engine.distributed import World
 from eval import evaluate
 from evaluation.journal import UNFINISHED, VIDEOS
@@ -109,7 +108,7 @@ def test_nothing_is_kept_of_another_model_or_setting(config, root, tmp_path, cap
 def test_nothing_is_kept_of_another_code(config, root, tmp_path, caplog, monkeypatch):
     interrupt(config, root)
     before = times(tmp_path / "out")
-    monkeypatch.setattr(evaluation_command, "code_digest", lambda: "0" * 64)
+    monkeypatch.setattr("eval.code_digest", lambda: "0" * 64)
     with caplog.at_level(logging.WARNING):
         evaluate(config)
     assert "code: " in caplog.text

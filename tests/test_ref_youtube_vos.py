@@ -128,7 +128,7 @@ def test_masks_of_valid_can_be_a_folder_per_expression(root, caplog):
         last.load_masks(last.record.expressions[1])
     shutil.rmtree(masks / "v_b")
     with pytest.raises(
-        ValueError, match="video v_b: its expressions have no object, although those of others have one"
+        ValueError, match="video v_b: its expressions do not name their objects, although those of others do"
     ):
         build_eval_dataset(make_config(root))
 
