@@ -1,13 +1,15 @@
 """Training: one loop over stages, epochs and batches, read from top to bottom."""
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -38,6 +40,7 @@ from loading.sampling import EpochSampler
 from loading.skipping import SkipCount
 from media.files import claim_output, write_text
 from models.build import build_criterion, build_model
+from models.criterion import Criterion, count_totals
 from models.ops.ms_deform_attn.backends import choose
 from models.soc import SOC
 from structures.samples import VideoBatch
@@ -86,8 +89,8 @@ class Run:
 
 
 def train_stages(run: Run) -> None:
-    """The loop: batch, forward, loss, backward, clip, step, log, validate, save."""
-    config, model, device = run.config, run.model, run.device
+    """The loop: batches, gradients, clip, step, log, validate, save."""
+    config, model = run.config, run.model
     criterion = build_criterion(config.loss)
     parallel = DistributedDataParallel(model) if run.world.size > 1 else model
     progress = run.progress
@@ -100,27 +103,17 @@ def train_stages(run: Run) -> None:
     ]
     for index, stage in stages:
         loader = loaders.pop(0)
-        num_steps = stage_length(stage, len(loader))
-        state = build_state(run, stage, num_steps=num_steps, steps_per_epoch=len(loader), progress=progress)
-        logger.info("stage %s: %d steps, %d per epoch", stage.name, num_steps, len(loader))
+        steps_per_epoch = math.ceil(len(loader) / stage.optim.accumulate)
+        num_steps = stage_length(stage, steps_per_epoch)
+        state = build_state(run, stage, num_steps=num_steps, steps_per_epoch=steps_per_epoch, progress=progress)
+        logger.info("stage %s: %d steps, %d per epoch", stage.name, num_steps, steps_per_epoch)
         window = StepWindow(run.world)
         with progress_bar(total=num_steps, initial=progress.stage_step, title=stage.name, world=run.world) as bar:
             while progress.stage == index:
-                for batch in epoch_of(loader, stage, progress.epoch, at_most=num_steps - progress.stage_step):
+                for batches in steps_of(loader, stage, progress.epoch, at_most=num_steps - progress.stage_step):
                     model.train()
-                    tokens = model.tokenize(batch.sentences).to(device)
-                    batch = batch.to(device)
-                    with torch.autocast(device.type, torch.bfloat16, enabled=config.train.amp == "bf16"):
-                        output = parallel(
-                            batch.clips.normalised(),
-                            tokens,
-                            clip_of_sentence=batch.clip_of_sentence,
-                            annotated_frame=batch.annotated_frame,
-                        )
-                    losses = criterion(output, batch.targets)
-
                     state.optimizer.zero_grad()
-                    losses.total.backward()
+                    losses = add_gradients(run, parallel, criterion, batches)
                     max_norm = stage.optim.max_grad_norm or float("inf")
                     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
                     rates = learning_rates(state.optimizer)
@@ -128,7 +121,8 @@ def train_stages(run: Run) -> None:
                     state.schedule.step()
 
                     progress = replace(progress, step=progress.step + 1, stage_step=progress.stage_step + 1)
-                    window.add(progress.step, losses.scalars() | {"grad_norm": grad_norm}, len(batch.sentences))
+                    num_sentences = sum(len(batch.sentences) for batch in batches)
+                    window.add(progress.step, losses | {"grad_norm": grad_norm}, num_sentences)
                     bar.update()
                     if progress.step % config.train.log_every == 0:
                         means = window.flush()
@@ -225,14 +219,57 @@ def build_state(
     return state
 
 
-def epoch_of(loader: DataLoader[VideoBatch], stage: StageConfig, epoch: int, *, at_most: int) -> Iterator[VideoBatch]:
-    """The batches of one epoch, cut off where the stage ends; skipped samples are counted."""
+def add_gradients(
+    run: Run, parallel: SOC | DistributedDataParallel, criterion: Criterion, batches: Sequence[VideoBatch]
+) -> dict[str, Tensor]:
+    """Forward, loss and backward of the batches of one step; their gradients add up to those of one large batch.
+
+    Args:
+        run: the model and its device.
+        parallel: the model, or its wrapper where there are several processes.
+        criterion: the losses.
+        batches: one after the other, so that memory is that of the largest.
+
+    Returns:
+        The losses of the step for the log, detached and still on the device.
+    """
+    device = run.device
+    totals = count_totals((target for batch in batches for target in batch.targets), device=device)
+    sums: dict[str, Tensor] = {}
+    for batch in batches:
+        # Processes exchange their gradients with the last batch, when all have been added up; once a step is enough.
+        silent = isinstance(parallel, DistributedDataParallel) and batch is not batches[-1]
+        with cast(DistributedDataParallel, parallel).no_sync() if silent else nullcontext():
+            tokens = run.model.tokenize(batch.sentences).to(device)
+            batch = batch.to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=run.config.train.amp == "bf16"):
+                output = parallel(
+                    batch.clips.normalised(),
+                    tokens,
+                    clip_of_sentence=batch.clip_of_sentence,
+                    annotated_frame=batch.annotated_frame,
+                )
+            losses = criterion(output, batch.targets, totals=totals)
+            losses.total.backward()
+        sums = {name: sums.get(name, 0) + value for name, value in losses.scalars().items()}
+    return sums
+
+
+def steps_of(
+    loader: DataLoader[VideoBatch], stage: StageConfig, epoch: int, *, at_most: int
+) -> Iterator[tuple[VideoBatch, ...]]:
+    """The batches of each step of one epoch, cut off where the stage ends; skipped samples are counted.
+
+    The last step of an epoch has fewer batches where their number is no multiple of `optim.accumulate`.
+    """
     sampler = cast(EpochSampler, loader.sampler)
     sampler.set_epoch(epoch)
     count = SkipCount(num_samples=len(sampler), max_share=stage.data.max_skipped_share)
-    for batch in islice(loader, at_most):
-        count.add(batch.skipped)
-        yield batch
+    batches = islice(loader, at_most * stage.optim.accumulate)
+    while step := tuple(islice(batches, stage.optim.accumulate)):
+        for batch in step:
+            count.add(batch.skipped)
+        yield step
     count.report()
 
 

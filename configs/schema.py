@@ -303,6 +303,11 @@ class OptimConfig(ConfigNode):
     weight_decay: NonNegativeFloat = 1e-4
     """Decay of every parameter, as published."""
 
+    accumulate: PositiveInt = 1
+    """Batches of each process whose gradients are added up before a step, so that few GPUs train the batches of many:
+    a recipe for 8 GPUs on 2 needs 4. The result is that of one large batch, apart from padding and dropout. Steps,
+    epochs and the schedule count steps of the optimiser."""
+
     max_grad_norm: NonNegativeFloat = 0.1
     """Global L2 norm to which gradients are clipped; 0 disables clipping."""
 

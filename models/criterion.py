@@ -1,5 +1,6 @@
 """The training objective: predictions and targets to one weighted sum, with its terms for the log."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -58,6 +59,19 @@ class Losses:
 
 
 @dataclass(frozen=True, slots=True)
+class Totals:
+    """What the terms are divided by: counts of one batch, or of all batches whose gradients make one step.
+
+    Attributes:
+        num_masks: target masks over all frames and samples, visible or not; the mean over processes, at least 1.
+        num_samples: sentences of this process.
+    """
+
+    num_masks: Float[Tensor, ""] | float
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pairs:
     """Matched queries, ordered by sample and object, so that all layers share their targets.
 
@@ -86,8 +100,14 @@ class Criterion:
     matcher: Matcher = field(default_factory=Matcher)
     weights: LossWeights = field(default_factory=LossWeights)
 
-    def __call__(self, output: SOCOutput, targets: tuple[ClipTarget, ...]) -> Losses:
+    def __call__(self, output: SOCOutput, targets: tuple[ClipTarget, ...], *, totals: Totals | None = None) -> Losses:
         """Compute the losses, in at least single precision whatever the model ran in.
+
+        Args:
+            output: of the model.
+            targets: one per sample.
+            totals: counts of all batches of a step, of which this is one: then the losses of the batches, and their
+                gradients, add up to those of one large batch. None: this batch is the whole step.
 
         Raises:
             ValueError: if outputs and targets do not fit together, if predictions are not finite, or if the
@@ -100,19 +120,22 @@ class Criterion:
             stacked = stack_targets(targets, precise.final)
             assignments = self.matcher.match_layers(precise, stacked)
             pairs = _sorted_pairs(assignments, stacked, precise.final.mask_logits.device)
-            terms = self._terms(precise, stacked, pairs)
+            terms = self._terms(precise, stacked, pairs, totals or count_totals(targets))
         names = [weight.name for weight in fields(LossWeights) if weight.name in terms]
         per_layer = tuple({name: terms[name][i] for name in names} for i in range(len(output.layers)))
         total = torch.stack([getattr(self.weights, name) * terms[name].sum() for name in names]).sum()
         return Losses(per_layer=per_layer, total=total)
 
-    def _terms(self, output: SOCOutput, targets: StackedTargets, pairs: Pairs) -> dict[str, Float[Tensor, " layer"]]:
+    def _terms(
+        self, output: SOCOutput, targets: StackedTargets, pairs: Pairs, totals: Totals
+    ) -> dict[str, Float[Tensor, " layer"]]:
         """Every term, unweighted, for all layers at once."""
-        num_masks = _num_masks(targets)
+        num_masks = totals.num_masks
         terms = {"classification": _classification_loss(output.layers, targets, pairs) / num_masks}
         if output.sentence is not None:
             cluster = torch.stack([layer.cluster for layer in output.layers])
-            terms["contrastive"] = contrastive_loss(cluster, output.sentence, pairs.query_of_referred)
+            share = len(targets.num_objects) / totals.num_samples  # the loss is a mean over the samples of this batch
+            terms["contrastive"] = contrastive_loss(cluster, output.sentence, pairs.query_of_referred) * share
         focal, dice = _mask_losses(output.layers, targets, pairs)
         l1, giou = _box_losses(output.layers, targets, pairs)
         return terms | {
@@ -121,6 +144,22 @@ class Criterion:
             "box": l1 / num_masks,
             "giou": giou / num_masks,
         }
+
+
+def count_totals(targets: Iterable[ClipTarget], *, device: torch.device | None = None) -> Totals:
+    """Counts the masks and samples of a step; every process must call this, for they share the number of masks.
+
+    Args:
+        targets: of all batches of the step in this process.
+        device: where the processes add up their counts; None: that of the targets.
+    """
+    targets = tuple(targets)
+    count = float(sum(target.masks.shape[0] * target.masks.shape[1] for target in targets))
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return Totals(num_masks=max(count, 1.0), num_samples=len(targets))
+    total = torch.tensor(count, device=device or targets[0].masks.device)
+    distributed.all_reduce(total)
+    return Totals(num_masks=(total / distributed.get_world_size()).clamp(min=1), num_samples=len(targets))
 
 
 def _at_least_single_precision(output: SOCOutput) -> SOCOutput:
@@ -153,16 +192,6 @@ def _sorted_pairs(assignments: tuple[Assignment, ...], targets: StackedTargets, 
     query_of_pair = torch.stack(query)
     query_of_referred = torch.stack([query_of_pair[:, i] for i in referred], dim=1)
     return Pairs(sample=sample, target=target, query=query_of_pair, query_of_referred=query_of_referred)
-
-
-def _num_masks(targets: StackedTargets) -> Float[Tensor, ""] | float:
-    """Number of target masks over all frames and samples, visible or not: the mean over processes, at least 1."""
-    count = float(sum(targets.num_objects) * targets.masks.shape[2])
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return max(count, 1.0)
-    total = torch.tensor(count, device=targets.masks.device)
-    distributed.all_reduce(total)
-    return (total / distributed.get_world_size()).clamp(min=1)
 
 
 def _classification_loss(

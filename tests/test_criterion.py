@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from models.criterion import Criterion, LossWeights
+from models.criterion import Criterion, LossWeights, count_totals
 from models.losses import dice_loss, focal_loss, generalized_iou
 from models.matcher import Matcher
 from models.outputs import LayerOutput, SOCOutput
@@ -25,6 +25,7 @@ ENTRIES = {
     if entry["kind"] == "criterion"
 }
 NO_CONTRASTIVE = LossWeights(contrastive=0.0)
+LAYER_FIELDS = [entry.name for entry in fields(LayerOutput)]
 
 
 def make_targets(batch: int, time: int = 2) -> tuple[ClipTarget, ...]:
@@ -54,6 +55,14 @@ def make_output(batch: int, time: int = 2, queries: int = 5, num_layers: int = 3
         for _ in range(num_layers)
     )
     return SOCOutput(layers, torch.randn(batch, 8, generator=generator).requires_grad_())
+
+
+def samples_of(output: SOCOutput, share: slice) -> SOCOutput:
+    """Some samples of a batch."""
+    layers = tuple(
+        LayerOutput(**{name: getattr(layer, name)[share] for name in LAYER_FIELDS}) for layer in output.layers
+    )
+    return SOCOutput(layers, output.sentence[share])
 
 
 @pytest.mark.parity
@@ -172,18 +181,31 @@ def test_generalized_iou_of_equal_and_of_distant_boxes():
     torch.testing.assert_close(values, torch.tensor([1.0, -(0.64 - 0.08) / 0.64]), atol=1e-4, rtol=0)
 
 
+def test_losses_of_unequal_parts_add_up_to_those_of_the_whole():
+    output, targets = make_output(5), make_targets(5)
+    whole = Criterion()(output, targets)
+    totals = count_totals(targets)
+    parts = [
+        Criterion()(samples_of(output, share), targets[share], totals=totals)
+        for share in (slice(0, 1), slice(1, 3), slice(3, 5))
+    ]
+    for name, value in whole.scalars().items():
+        torch.testing.assert_close(sum(part.scalars()[name] for part in parts), value, msg=name)
+    inputs = [output.sentence, *(getattr(output.final, name) for name in LAYER_FIELDS)]
+    together = torch.autograd.grad(whole.total, inputs)
+    added = torch.autograd.grad(sum(part.total for part in parts), inputs)
+    torch.testing.assert_close(added, together)
+    alone = [Criterion()(samples_of(output, share), targets[share]).total for share in (slice(0, 2), slice(2, 5))]
+    assert abs(sum(alone) / 2 - whole.total) > 1e-3, "a mean over unequal parts is another number"
+
+
 def _run_process(rank: int, rendezvous: str, results: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     # Unequal shares: 1 sample here, 3 there. Class, mask and box terms are divided by the mean number of masks.
     output, targets = make_output(4), make_targets(4)
     share = slice(0, 1) if rank == 0 else slice(1, 4)
-    layers = tuple(
-        LayerOutput(
-            layer.mask_logits[share], layer.class_logits[share], layer.boxes_cxcywh_norm[share], layer.cluster[share]
-        )
-        for layer in output.layers
-    )
-    losses = Criterion(Matcher(), NO_CONTRASTIVE)(SOCOutput(layers, None), targets[share])
+    part = replace(samples_of(output, share), sentence=None)
+    losses = Criterion(Matcher(), NO_CONTRASTIVE)(part, targets[share])
     mean = losses.total.detach().clone()
     torch.distributed.all_reduce(mean)
     torch.save(mean / 2, f"{results}/{rank}.pt")

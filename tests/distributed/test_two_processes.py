@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from engine.logging import METRICS_FILE
+from tests.double_precision import use_double_precision
 from tests.tiny_run import read_metrics, tiny_config, write_tiny_root
 from train import fit
 
@@ -14,12 +15,12 @@ FIRST_STEP_TOLERANCE = 1e-5
 LATER_TOLERANCE = 5e-3
 
 
-def run_two_processes(config, tmp_path, repository):
+def run_two_processes(config, tmp_path, repository, *options):
     path = tmp_path / "config.json"
     path.write_text(config.model_dump_json())
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*command, "-m", "tests.distributed.worker", str(path)],
+        [*command, "-m", "tests.distributed.worker", str(path), *options],
         cwd=repository,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -30,21 +31,22 @@ def run_two_processes(config, tmp_path, repository):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def without_chance(root, output_dir, **sections):
+    """A tiny run without anything random in the model."""
+    plain = tiny_config(root, output_dir).model
+    model = {"dropout": 0.0, "visual_encoder": {**plain.visual_encoder.model_dump(), "drop_path_rate": 0.0}}
+    return tiny_config(root, output_dir, model=model, train={"log_every": 1}, **sections)
+
+
 @pytest.mark.distributed
 def test_two_processes_give_the_losses_and_scores_of_one(tmp_path, repository):
     root = write_tiny_root(tmp_path / "data")
     settings = {
-        "model": {"dropout": 0.0},
         "optim": {"lr": 1e-5, "lr_visual_encoder": 1e-5, "lr_text_encoder": 1e-5},
         "stages": ({"epochs": 1, "max_steps": 4},),
-        "train": {"log_every": 1},
     }
-    settings["model"]["visual_encoder"] = {
-        **tiny_config(root, tmp_path).model.visual_encoder.model_dump(),
-        "drop_path_rate": 0.0,
-    }
-    fit(tiny_config(root, tmp_path / "one", data={"batch_size": 2}, **settings))
-    run_two_processes(tiny_config(root, tmp_path / "two", data={"batch_size": 1}, **settings), tmp_path, repository)
+    fit(without_chance(root, tmp_path / "one", data={"batch_size": 2}, **settings))
+    run_two_processes(without_chance(root, tmp_path / "two", data={"batch_size": 1}, **settings), tmp_path, repository)
 
     one, two = (read_metrics(tmp_path / name / METRICS_FILE) for name in ("one", "two"))
     assert [line["event"] for line in one] == [line["event"] for line in two] == ["train"] * 4 + ["validation"]
@@ -56,3 +58,20 @@ def test_two_processes_give_the_losses_and_scores_of_one(tmp_path, repository):
     checkpoint = torch.load(tmp_path / "two" / "checkpoints" / "last.pt", weights_only=True)
     first, second = (state["torch"] for state in checkpoint["random_states"])
     assert not torch.equal(first, second), "each process draws its own dropout"
+
+
+@pytest.mark.distributed
+def test_two_processes_with_accumulated_batches_train_the_weights_of_one_large_batch(tmp_path, repository, monkeypatch):
+    root = write_tiny_root(tmp_path / "data")
+    use_double_precision(monkeypatch)
+    rates = {"lr": 1e-3, "lr_visual_encoder": 1e-3, "lr_text_encoder": 1e-3}
+    stages = ({"epochs": 1, "max_steps": 2},)  # the third step of two processes sees one of the 17 clips twice
+    fit(without_chance(root, tmp_path / "one", data={"batch_size": 6}, stages=stages))
+    two = without_chance(
+        root, tmp_path / "two", data={"batch_size": 1}, stages=stages, optim={**rates, "accumulate": 3}
+    )
+    run_two_processes(two, tmp_path, repository, "--double")
+    first, second = (
+        torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)["model"] for name in ("one", "two")
+    )
+    torch.testing.assert_close(second, first, rtol=1e-7, atol=1e-9)
