@@ -194,9 +194,9 @@ class DataConfig(ConfigNode):
     long_side: PositiveInt = 640
     """Limit of the longer side, in pixels."""
 
-    flip_probability: Probability = 0.5
-    """Probability of a left-right flip in training; words for the sides are swapped, too. The published code flips
-    videos where a normal number exceeds 0.5, which is a probability of 0.3085, and images with 0.5."""
+    flip_probability: Probability = 0.3085
+    """Probability of a left-right flip in training; words for the sides are swapped, too. As published for videos,
+    which are flipped where a normal number exceeds 0.5; the published pretraining on images has 0.5."""
 
     batch_size: PositiveInt = 1
     """Training clips per process and step."""

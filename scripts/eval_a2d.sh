@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Scores a model on the test split of A2D-Sentences.
+# Usage: bash scripts/eval_a2d.sh A2D CHECKPOINT [key=value ...]
+#   A2D         folder with Release and text_annotations, see docs/data.md
+#   CHECKPOINT  a checkpoint of ours, or a published one
+# Results: report.md in runs/a2d_sentences_eval (output_dir=FOLDER for another place).
+# Expected: mAP 50.4, P@0.5 79.0, overall IoU 74.7, mean IoU 66.9 from scratch; with BACKBONE=b and pretraining 57.3,
+# 85.1, 80.7, 72.5 (Papers with Code; docs/results.md).
+# BACKBONE=b: Video-Swin-B. Other variables: scripts/common.sh; all keys: configs/schema.py.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+needs "A2D CHECKPOINT" "$@"
+choose_recipe a2d_sentences_finetune
+launch eval --config "$config" data.root="$1" model.weights="$2" \
+    output_dir="runs/a2d_sentences_eval$suffix" "${@:3}"

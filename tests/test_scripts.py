@@ -1,0 +1,272 @@
+"""Every script of scripts/ that runs a published recipe, with a small model on generated data of its format."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from configs.loader import load_config
+from engine.logging import METRICS_FILE
+from models.build import build_model
+from models.video_swin import VideoSwin
+from tests.conftest import REPOSITORY
+from tests.tiny_run import read_metrics
+from tools.shapes.writer import make_shapes
+
+MODEL = [
+    "model.visual_encoder.name=video-swin",
+    "model.visual_encoder.embed_dim=8",
+    "model.visual_encoder.depths=[1,1,1,1]",
+    "model.visual_encoder.num_heads=[1,2,2,2]",
+    "model.visual_encoder.window_size=[2,3,3]",
+    "model.dim=16",
+    "model.num_heads=2",
+    "model.num_queries=3",
+    "model.ffn_dim=32",
+    "model.num_encoder_layers=1",
+    "model.num_decoder_layers=2",
+    "model.num_cluster_layers=1",
+    "model.num_points=2",
+]
+SMALL = [*MODEL, "data.short_side=32", "data.long_side=48", "data.num_workers=0", "num_threads=1", "device=cpu"]
+ONE_STEP = ["data.batch_size=1", "stages.0.max_steps=1", "train.log_every=1", "train.validate_videos=1"]
+TRAINING = {
+    "train_a2d": ("a2d", "kinetics"),
+    "train_ytb": ("ref-youtube-vos", "kinetics"),
+    "train_joint": ("", "kinetics"),
+    "pretrain": ("coco", "kinetics"),
+    "finetune_a2d": ("a2d", "checkpoint"),
+    "finetune_ytb": ("ref-youtube-vos", "checkpoint"),
+}
+"""Script -> folder of its data, and the weights that it starts from."""
+
+EVALUATION = {
+    "eval_a2d": ("a2d", "mAP"),
+    "eval_jhd": ("jhmdb", "mAP"),
+    "infer_refytb": ("ref-youtube-vos", "J&F"),
+    "infer_davis": ("davis", "J&F"),
+}
+"""Script -> folder of its data, and a measure of its report."""
+
+ARGUMENTS = {
+    **dict.fromkeys((*TRAINING, *EVALUATION, "eval_coco"), ("DATA", "WEIGHTS")),
+    "demo_video": ("CHECKPOINT", "VIDEO", "the star"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Generated data of all formats, a text encoder and weights for the small model."""
+    folder = tmp_path_factory.mktemp("scripts")
+    for name, layout in {
+        "ref-youtube-vos": "ref_youtube_vos",
+        "a2d": "a2d",
+        "jhmdb": "jhmdb",
+        "davis": "davis",
+        "images": "refcoco",
+    }.items():
+        make_shapes(
+            folder / name, layout=layout, seed=3, num_train=2, num_valid=1, num_frames=4, size=(64, 96), num_workers=1
+        )
+    (folder / "images" / "coco").rename(folder / "coco")
+    for variant, splits in {"refcoco": "AB", "refcoco+": "AB", "refcocog": ("",)}.items():
+        for split in splits:  # the generator writes train and val alone
+            here = folder / "coco" / variant
+            shutil.copy(here / f"instances_{variant}_val.json", here / f"instances_{variant}_test{split}.json")
+    text_encoder = folder / "ref-youtube-vos" / "text_encoder"
+    settings = transformers.AutoConfig.from_pretrained(text_encoder)
+    transformers.AutoModel.from_config(settings).save_pretrained(text_encoder)
+    write_weights(folder)
+    return folder
+
+
+def write_weights(folder):
+    """`checkpoint`, and `kinetics`, the visual encoder's weights as the Kinetics files name them."""
+    overrides = [*MODEL, f"model.text_encoder.path={folder / 'ref-youtube-vos' / 'text_encoder'}"]
+    torch.manual_seed(0)
+    model = build_model(load_config(REPOSITORY / "configs" / "base.yaml", overrides).model)
+    torch.save(model.state_dict(), folder / "checkpoint")
+    assert isinstance(model.visual_encoder, VideoSwin)
+    state = {}
+    for name, tensor in model.visual_encoder.state_dict().items():
+        name = name.replace("downsamples.", "layers.").replace("stages.", "layers.")
+        parts = name.split(".")
+        if parts[0] == "layers":
+            parts.insert(2, "downsample" if "reduction" in name or parts[2] == "norm" else "blocks")
+        is_patch = name == "patch_embed.proj.weight"
+        state["backbone." + ".".join(parts)] = torch.cat([tensor / 2] * 2, dim=2) if is_patch else tensor
+    torch.save({"state_dict": state}, folder / "kinetics")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """An environment that the scripts find complete: its interpreter is the one of the tests."""
+    venv = tmp_path_factory.mktemp("venv")
+    (venv / "bin").mkdir()
+    python = venv / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    stamp = "cat requirements.txt requirements-dev.txt constraints.txt | cksum"
+    installed = subprocess.run(stamp, shell=True, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    (venv / ".soc-requirements").write_text(installed)
+    return venv
+
+
+@pytest.fixture
+def run_script(environment):
+    def run(name, *arguments, **variables):
+        """Runs a script from the root of the repository, in one process unless GPUS says otherwise."""
+        kept = {key: value for key, value in os.environ.items() if key not in ("BACKBONE", "CONFIG", "NODES")}
+        return subprocess.run(
+            ["bash", f"scripts/{name}.sh", *(str(argument) for argument in arguments)],
+            cwd=REPOSITORY,
+            env={**kept, "SOC_VENV": str(environment), "GPUS": "1", "OMP_NUM_THREADS": "1", **variables},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def run_small(run_script, folder, tmp_path):
+    def run(name, *arguments, **variables):
+        """Runs a script with the small model; its results are in `tmp_path / "out"`."""
+        own = [f"model.text_encoder.path={folder / 'ref-youtube-vos' / 'text_encoder'}", f"data.cache={tmp_path}"]
+        done = run_script(name, *arguments, *SMALL, *own, f"output_dir={tmp_path / 'out'}", **variables)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return tmp_path / "out"
+
+    return run
+
+
+def test_every_script_of_a_recipe_is_tested_here():
+    others = {"common", "gpu_check", "overfit_davis", "quickstart", "test", "train"}
+    assert {path.stem for path in (REPOSITORY / "scripts").glob("*.sh")} - others == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize("script", TRAINING)
+def test_a_training_script_trains(script, run_small, folder):
+    data, weights = TRAINING[script]
+    out = run_small(script, folder / data, folder / weights, *ONE_STEP)
+    assert [line["step"] for line in read_metrics(out / METRICS_FILE) if line["event"] == "train"] == [1]
+    state = torch.load(out / "checkpoints" / "last.pt", weights_only=True)["model"]
+    start = torch.load(folder / "checkpoint", weights_only=True)
+    moved = {name for name, tensor in start.items() if not torch.allclose(state[name], tensor, atol=1e-3)}
+    assert not any(name.startswith("visual_encoder.") for name in moved), "one step is small: these weights were loaded"
+    if weights == "checkpoint":
+        assert moved == {name for name in start if name.startswith("class_heads.") and name.endswith(".weight")}
+
+
+@pytest.mark.parametrize("script", EVALUATION)
+def test_an_evaluation_script_scores(script, run_small, folder):
+    data, measure = EVALUATION[script]
+    out = run_small(script, folder / data, folder / "checkpoint")
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert report["num_videos"] == 1
+    assert measure in (out / "report.md").read_text(encoding="utf-8")
+    if script == "infer_refytb":
+        with zipfile.ZipFile(out / "submission.zip") as archive:
+            names = archive.namelist()
+        assert len(names) == 4 * report["num_sentences"]
+        assert all(name.startswith("Annotations/") for name in names)
+    if script == "infer_davis":
+        assert len(list(out.glob("anno_[0-3]/*/*.png"))) == 4 * 4
+
+
+def test_all_splits_of_refcoco_are_scored_in_one_run(run_small, folder):
+    out = run_small("eval_coco", folder / "coco", folder / "checkpoint")
+    found = {str(path.parent.relative_to(out)) for path in out.rglob("report.md")}
+    three = {f"{name}/{split}" for name in ("refcoco", "refcoco+") for split in ("val", "testA", "testB")}
+    assert found == three | {"refcocog/val", "refcocog/test"}
+
+
+def test_the_demo_segments_every_fifth_frame_as_one_clip(run_small, folder):
+    (video,) = (folder / "ref-youtube-vos" / "valid" / "JPEGImages").iterdir()
+    frames = folder / "frames"
+    frames.mkdir()
+    for i in range(41):
+        shutil.copy(next(video.glob("*.jpg")), frames / f"{i:05d}.jpg")
+    out = run_small("demo_video", folder / "checkpoint", frames, "the star", "a red square on the left")
+    summary = json.loads((out / "prediction.json").read_text(encoding="utf-8"))
+    assert summary["frame_indices"] == list(range(0, 41, 5))
+    assert [entry["sentence"] for entry in summary["objects"]] == ["the star", "a red square on the left"]
+    assert [len(entry["window_scores"]) for entry in summary["objects"]] == [1, 1]
+    assert (out / "overlay.mp4").stat().st_size > 0
+
+
+@pytest.mark.parametrize("script", ARGUMENTS)
+def test_a_script_without_its_arguments_shows_its_usage(script, run_script):
+    arguments = ARGUMENTS[script]
+    for given in ((), arguments[:-1], (*arguments[:-1], "optim.lr=1e-5")):
+        done = run_script(script, *given)
+        assert done.returncode == 2
+        assert f"Usage: bash scripts/{script}.sh" in done.stderr
+        assert done.stderr.rstrip().endswith("is missing")
+    asked = run_script(script, "--help")
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert f"Usage: bash scripts/{script}.sh" in asked.stdout
+
+
+@pytest.fixture
+def command_of(run_script, tmp_path):
+    """The command that a script would run, from an interpreter that only prints its arguments."""
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text('#!/bin/sh\n[ "$2" = pip ] || echo "$@"\n')
+    python.chmod(0o755)
+
+    def run(script, **variables):
+        done = run_script(script, *ARGUMENTS[script], "optim.lr=1", SOC_VENV=str(tmp_path), **variables)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    return run
+
+
+@pytest.mark.parametrize("script", ARGUMENTS)
+def test_a_script_runs_the_recipe_whose_head_names_it(script, command_of):
+    """Every recipe names the scripts that use it; both encoders, where both are published."""
+    recipes = {path.name: path.read_text(encoding="utf-8") for path in (REPOSITORY / "configs").glob("*.yaml")}
+    for backbone, prefix in (("t", "#   bash"), ("b", "#   BACKBONE=b bash")):
+        if backbone == "b" and script == "train_a2d":
+            continue
+        command = command_of(script, BACKBONE=backbone)
+        name = Path(command.split("--config ")[1].split()[0]).name
+        assert name.endswith("_swin_b.yaml") == (backbone == "b")
+        if script != "demo_video":
+            assert f"{prefix} scripts/{script}.sh" in recipes[name]
+        assert command.endswith("optim.lr=1") or script == "demo_video"
+
+
+def test_a_recipe_that_is_not_published_is_an_error(run_script):
+    done = run_script("train_a2d", "DATA", "WEIGHTS", BACKBONE="b")
+    assert done.returncode == 2
+    assert "no such recipe: configs/a2d_sentences_scratch_swin_b.yaml" in done.stderr
+    done = run_script("train_ytb", "DATA", "WEIGHTS", BACKBONE="large")
+    assert done.returncode == 2
+    assert "BACKBONE=large must be t or b" in done.stderr
+
+
+def test_a_yaml_of_ones_own_takes_the_place_of_the_recipe(command_of, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("base: nothing.yaml\n")
+    assert f"--config {own} " in command_of("eval_a2d", CONFIG=str(own))
+
+
+def test_several_processes_run_under_torchrun(command_of):
+    command = command_of("train_ytb", GPUS="8")
+    assert command.startswith("-m torch.distributed.run --standalone --nproc-per-node 8 main.py train ")
+    command = command_of("eval_jhd", GPUS="4", NODES="2", NODE_RANK="1", MASTER="host:1234")
+    assert "--nnodes 2 --node-rank 1 --rdzv-backend c10d --rdzv-endpoint host:1234" in command
+    assert "--nproc-per-node 4 main.py eval " in command
+    assert command_of("demo_video", GPUS="8", NODES="2").startswith("main.py predict ")
