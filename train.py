@@ -106,7 +106,9 @@ def train_stages(run: Run) -> None:
         steps_per_epoch = math.ceil(len(loader) / stage.optim.accumulate)
         num_steps = stage_length(stage, steps_per_epoch)
         state = build_state(run, stage, num_steps=num_steps, steps_per_epoch=steps_per_epoch, progress=progress)
-        logger.info("stage %s: %d steps, %d per epoch", stage.name, num_steps, steps_per_epoch)
+        logger.info(
+            "stage %s: %d steps, %d per epoch, %s", stage.name, num_steps, steps_per_epoch, step_size(run, stage)
+        )
         window = StepWindow(run.world)
         with progress_bar(total=num_steps, initial=progress.stage_step, title=stage.name, world=run.world) as bar:
             while progress.stage == index:
@@ -277,6 +279,13 @@ def stage_length(stage: StageConfig, steps_per_epoch: int) -> int:
     """Number of steps of the stage."""
     planned = stage.epochs * steps_per_epoch
     return min(planned, stage.max_steps or planned)
+
+
+def step_size(run: Run, stage: StageConfig) -> str:
+    """How many clips make a step, and why, for the log."""
+    processes, batch_size, batches = run.world.size, stage.data.batch_size, stage.optim.accumulate
+    clips = processes * batch_size * batches
+    return f"{clips} clips each (processes {processes} x batch_size {batch_size} x accumulate {batches})"
 
 
 def is_due(epoch: int, every: int) -> bool:
