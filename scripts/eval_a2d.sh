@@ -3,7 +3,7 @@
 # Usage: bash scripts/eval_a2d.sh A2D CHECKPOINT [key=value ...]
 #   A2D         folder with Release and text_annotations, see docs/data.md
 #   CHECKPOINT  a checkpoint of ours, or a published one
-# Results: report.md in runs/a2d_sentences_eval (output_dir=FOLDER for another place).
+# Results: results.md in runs/a2d_sentences_eval (output_dir=FOLDER for another place).
 # Expected: mAP 50.4, P@0.5 79.0, overall IoU 74.7, mean IoU 66.9 from scratch; with BACKBONE=b and pretraining 57.3,
 # 85.1, 80.7, 72.5 (Papers with Code; docs/results.md).
 # BACKBONE=b: Video-Swin-B. Other variables: scripts/common.sh; all keys: configs/schema.py.

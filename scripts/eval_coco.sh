@@ -3,7 +3,7 @@
 # Usage: bash scripts/eval_coco.sh COCO CHECKPOINT [key=value ...]
 #   COCO        folder with train2014, refcoco, refcoco+ and refcocog, see docs/data.md
 #   CHECKPOINT  a checkpoint of ours, or a published one
-# Results: a folder with report.md for each split in runs/refcoco_eval (output_dir=FOLDER for another place).
+# Results: results.md, with a table for each split, in runs/refcoco_eval (output_dir=FOLDER for another place).
 # Expected: no published number was found (docs/results.md).
 # BACKBONE=b: Video-Swin-B. Other variables: scripts/common.sh; all keys: configs/schema.py.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

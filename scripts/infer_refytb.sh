@@ -3,7 +3,7 @@
 # Usage: bash scripts/infer_refytb.sh DATA CHECKPOINT [key=value ...]
 #   DATA        folder of Ref-YouTube-VOS with train, valid and meta_expressions, see docs/data.md
 #   CHECKPOINT  a checkpoint of ours, or a published one
-# Results: submission.zip in runs/ref_youtube_vos_eval (output_dir=FOLDER for another place), and a score in report.md
+# Results: submission.zip in runs/ref_youtube_vos_eval (output_dir=FOLDER for another place), and a score in results.md
 # where the masks of the split are at hand.
 # Expected with BACKBONE=b: J&F 66.0 finetuned (the GeoLaV paper), 67.3 jointly trained (a survey); docs/results.md.
 # BACKBONE=b: Video-Swin-B. Other variables: scripts/common.sh; all keys: configs/schema.py.

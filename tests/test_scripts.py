@@ -171,9 +171,11 @@ def test_a_training_script_trains(script, run_small, folder):
 def test_an_evaluation_script_scores(script, run_small, folder):
     data, measure = EVALUATION[script]
     out = run_small(script, folder / data, folder / "checkpoint")
-    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    (report,) = results["sets"].values()
     assert report["num_videos"] == 1
-    assert measure in (out / "report.md").read_text(encoding="utf-8")
+    assert 0 <= results["scores"][measure] <= 1
+    assert measure in (out / "results.md").read_text(encoding="utf-8")
     if script == "infer_refytb":
         with zipfile.ZipFile(out / "submission.zip") as archive:
             names = archive.namelist()
@@ -185,9 +187,10 @@ def test_an_evaluation_script_scores(script, run_small, folder):
 
 def test_all_splits_of_refcoco_are_scored_in_one_run(run_small, folder):
     out = run_small("eval_coco", folder / "coco", folder / "checkpoint")
-    found = {str(path.parent.relative_to(out)) for path in out.rglob("report.md")}
-    three = {f"{name}/{split}" for name in ("refcoco", "refcoco+") for split in ("val", "testA", "testB")}
-    assert found == three | {"refcocog/val", "refcocog/test"}
+    sets = json.loads((out / "results.json").read_text(encoding="utf-8"))["sets"]
+    two = {f"{name}/{split}" for name in ("refcoco", "refcoco+") for split in ("val", "testA", "testB")}
+    assert set(sets) == two | {"refcocog/val", "refcocog/test"}
+    assert all(report["num_sentences"] > 0 for report in sets.values())
 
 
 def test_the_demo_segments_every_fifth_frame_as_one_clip(run_small, folder):
