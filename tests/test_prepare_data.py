@@ -154,7 +154,7 @@ def test_only_the_first_set_of_a_mixture_is_evaluated(tmp_path):
 
 def test_the_command_refuses_the_source_tree_and_names_what_is_wrong(tmp_path, capsys):
     root = write_tiny_a2d(tmp_path / "a2d")
-    config = ["--config", str(REPOSITORY / "configs" / "a2d_sentences.yaml")]
+    config = ["--config", str(REPOSITORY / "configs" / "a2d_sentences_scratch.yaml")]
     assert main([*config, "--cache", str(REPOSITORY / "datasets"), f"data.root={root}"]) == 2
     assert "lies among the source files" in capsys.readouterr().err
     assert main([*config, "--cache", str(tmp_path / "cache"), f"data.root={tmp_path / 'none'}"]) == 2
