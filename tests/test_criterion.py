@@ -62,6 +62,7 @@ def samples_of(output: SOCOutput, share: slice) -> SOCOutput:
     layers = tuple(
         LayerOutput(**{name: getattr(layer, name)[share] for name in LAYER_FIELDS}) for layer in output.layers
     )
+    assert output.sentence is not None
     return SOCOutput(layers, output.sentence[share])
 
 

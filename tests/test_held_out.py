@@ -185,14 +185,14 @@ def test_the_check_looks_at_the_split_on_disk(root: Path, held_out: Path, reposi
 def spied_fit(config: Config, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Trains; returns the names of all videos that were trained on."""
     seen: set[str] = set()
-    original = train.epoch_of
+    original = train.steps_of
 
-    def epoch_of(*args, **kwargs):
-        for batch in original(*args, **kwargs):
-            seen.update(meta.video for meta in batch.meta)
-            yield batch
+    def steps_of(*args, **kwargs):
+        for batches in original(*args, **kwargs):
+            seen.update(meta.video for batch in batches for meta in batch.meta)
+            yield batches
 
-    monkeypatch.setattr(train, "epoch_of", epoch_of)
+    monkeypatch.setattr(train, "steps_of", steps_of)
     fit(config)
     return seen
 
