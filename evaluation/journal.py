@@ -4,7 +4,7 @@ Below the output folder:
 
     unfinished/origin.json     what the results depend on: weights, code, settings, data
     unfinished/<n>.jsonl       a line per finished video, written after its masks; one file per process
-    videos.jsonl               the same for all videos, once all are finished; `tools.analyze` reads it
+    videos.jsonl               the same for all videos, once all are finished; `read_videos` reads it
 """
 
 import json
@@ -112,6 +112,33 @@ class Journal(Generic[Score]):
                     yield json.loads(text)
                 except ValueError:
                     logger.info("%s: the last line was not finished; its video is evaluated again", path)
+
+
+def read_videos(folder: Path, score_type: type[Score]) -> dict[str, list[Score]]:
+    """The scores of every video of a finished evaluation, in the order of the data.
+
+    Args:
+        folder: of the output for one data set.
+        score_type: of a single score.
+
+    Raises:
+        ValueError: the evaluation is not finished, or its file is damaged or of another version.
+    """
+    path, videos = folder / VIDEOS, {}
+    scores: TypeAdapter[list[Score]] = TypeAdapter(list[score_type])  # type: ignore[valid-type]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        hint = "the evaluation was interrupted; run it again to finish it" if is_unfinished(folder) else "evaluate again"
+        raise ValueError(f"{path}: no such file ({hint})") from None
+    for number, text in enumerate(lines, start=1):
+        try:
+            line = json.loads(text)
+            videos[line["video"]] = scores.validate_python(line["scores"])
+        except (ValueError, KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{path}:{number}: not the scores of a video ({reason}); evaluate again") from None
+    return videos
 
 
 def remove_journal(folder: Path) -> None:

@@ -38,12 +38,20 @@ def object_colour(index: int) -> Colour:
 
 
 def blend_masks(
-    frame: UInt8[np.ndarray, "height width 3"], masks: Sequence[Bool[np.ndarray, "height width"]]
+    frame: UInt8[np.ndarray, "height width 3"],
+    masks: Sequence[Bool[np.ndarray, "height width"]],
+    colours: Sequence[Colour] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The frame with each object tinted and outlined; where objects overlap, the later one is on top."""
+    """The frame with each object tinted and outlined; where objects overlap, the later one is on top.
+
+    Args:
+        frame: RGB.
+        masks: of the objects.
+        colours: of the objects; None: `object_colour` of each.
+    """
     picture = frame.astype(np.float32)
-    for index, mask in enumerate(masks):
-        colour = np.array(object_colour(index), dtype=np.float32)
+    for mask, rgb in zip(masks, colours or [object_colour(index) for index in range(len(masks))], strict=True):
+        colour = np.array(rgb, dtype=np.float32)
         picture[mask] = (1 - STRENGTH) * picture[mask] + STRENGTH * colour
         picture[_outline(mask, thickness=max(1, frame.shape[0] // 270))] = colour
     return picture.round().astype(np.uint8)
