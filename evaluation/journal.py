@@ -129,7 +129,7 @@ def read_videos(folder: Path, score_type: type[Score]) -> dict[str, list[Score]]
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        hint = "the evaluation was interrupted; run it again to finish it" if is_unfinished(folder) else "evaluate again"
+        hint = "the evaluation was interrupted; start it again" if is_unfinished(folder) else "evaluate again"
         raise ValueError(f"{path}: no such file ({hint})") from None
     for number, text in enumerate(lines, start=1):
         try:

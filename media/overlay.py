@@ -50,7 +50,9 @@ def blend_masks(
         colours: of the objects; None: `object_colour` of each.
     """
     picture = frame.astype(np.float32)
-    for mask, rgb in zip(masks, colours or [object_colour(index) for index in range(len(masks))], strict=True):
+    if colours is None:
+        colours = [object_colour(index) for index in range(len(masks))]
+    for mask, rgb in zip(masks, colours, strict=True):
         colour = np.array(rgb, dtype=np.float32)
         picture[mask] = (1 - STRENGTH) * picture[mask] + STRENGTH * colour
         picture[_outline(mask, thickness=max(1, frame.shape[0] // 270))] = colour

@@ -54,6 +54,9 @@ say "evaluating"
     overwrite=true "$@"
 seconds=$((SECONDS - begin))
 
+say "analysing"
+"$python" -m tools.analyze "$folder/eval" --output "$folder/analysis.html" >/dev/null
+
 # A clip of the valid split, with one sentence for each of its objects.
 mapfile -t query < <("$python" - "$data" <<'PYTHON'
 import json
@@ -81,3 +84,4 @@ printf '\nThis run: %d min %02d s for training (as far as it was left to do) and
     $((seconds / 60)) $((seconds % 60))
 printf 'Overlay video: %s\n' "$folder/prediction/overlay.mp4"
 printf 'Report:        %s\n' "$folder/eval/results.md"
+printf 'What went wrong, with pictures: %s\n' "$folder/analysis.html"

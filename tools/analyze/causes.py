@@ -31,15 +31,18 @@ MAX_RADIUS = 6.0
 
 def choice_or_masks(study: Study) -> str:
     """What the second and third query would have given."""
+    number = max(len(sample.ranking) for one in study.sets for sample in one.samples)
+    if number < 2:
+        unknown = note("No runners-up were recorded: eval.runners_up=0, or sentences were merged before scoring.")
+        return section("Error of choice or error of masks", unknown, name=study.anchor("choice"))
     parts = []
     for label, one in zip(study.labels, study.sets, strict=True):
         rows = _choice_rows(study, one.samples)
         if not rows:
-            parts.append(note(f"{label}: no runners-up were recorded (eval.runners_up=0, or sentences were merged)."))
+            parts.append(note(f"{label}: no runners-up were recorded."))
             continue
         heading = f"<h4>{text(label)}</h4>\n" if len(study.runs) > 1 else ""
         parts.append(heading + table(CHOICE_HEADER, rows, css="groups"))
-    number = max((len(s.ranking) for one in study.sets for s in one.samples), default=0)
     explained = note(
         f"The best of the {number} queries with the highest scores, chosen by the truth, against the one that the "
         "model chose: the difference is lost by the choice, what is missing to 100 by the masks. Wrong choice: a "

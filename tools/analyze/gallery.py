@@ -1,8 +1,8 @@
 """The parts of the page that show single samples: examples with pictures, and the table of all."""
 
 import json
-from typing import Any
 
+from media.overlay import object_colour
 from tools.analyze.choice import Verdict, verdict_of
 from tools.analyze.examples import choose_galleries
 from tools.analyze.markup import note, percent, section, text
@@ -16,7 +16,8 @@ VERDICTS: dict[Verdict, str] = {"choice": "wrong choice", "masks": "no good mask
 def examples(study: Study, number: int) -> str:
     """The worst, best and most changed samples, with pictures where the data can be read."""
     reasons = [run.without_pictures.get(study.name, "") for run in study.runs]
-    body = note("At most one of each video; of two runs, worst and best are those of the second.")
+    which = " Worst and best are those of the second run." if len(study.runs) > 1 else ""
+    body = note(f"At most one of each of the {study.sets[0].video_unit}.{which}")
     if all(reasons):
         body = (
             f'<p class="warning">Without pictures: the data cannot be read ({text(reasons[0])}). '
@@ -33,21 +34,25 @@ def _card(study: Study, index: int) -> str:
     samples = [one.samples[index] for one in study.sets]
     sample = samples[0]
     sentences = "".join(f'<p class="sentence">{text(sentence)}</p>' for sentence in example.sentences)
-    where = [
-        f"video {sample.video}",
-        f"expression {sample.expression}" if sample.sentence else f"object {sample.expression}",
-    ]
-    where += [f"frame {sample.frame}"] if sample.frame else []
-    where += [sample.group] if sample.group else []
+    where = [text(f"video {sample.video}")]
+    where += [text(f"frame {sample.frame}")] if sample.frame not in ("", sample.video) else []
+    where += [text(f"expression {sample.expression}") if sample.sentence else _object(sample)]
+    where += [text(sample.group)] if sample.group else []
     facts = "".join(
         _facts(study.labels[run] if len(samples) > 1 else "", study.sets[run].measure, own, run)
         for run, own in enumerate(samples)
     )
     missing = f'<p class="warning">{text(example.missing)}</p>' if example.missing else ""
     return (
-        f'<article class="card">{sentences}<p class="where">{text(" · ".join(where))}</p>{facts}'
+        f'<article class="card">{sentences}<p class="where key">{" · ".join(where)}</p>{facts}'
         f"{_strip(example)}{missing}</article>\n"
     )
+
+
+def _object(sample: Sample) -> str:
+    """An object among others that are drawn, with its colour."""
+    colour = f"rgb{object_colour(int(sample.expression) - 1)}"
+    return f'<i style="background: {colour}"></i>{text(f"object {sample.expression}")}'
 
 
 def _facts(label: str, measure: str, sample: Sample, run: int) -> str:
@@ -83,7 +88,13 @@ def _pictures(layer: Layer) -> str:
 def all_samples(study: Study) -> str:
     """A table of everything, which the script of the page fills, sorts and filters."""
     source = study.anchor("samples")
-    content = {"columns": _columns(study), "rows": [_row(study, index) for index in range(len(study.samples))]}
+    rows = [_row(study, index) for index in range(len(study.samples))]
+    known = [place for place in range(len(rows[0])) if any(row[place] not in (None, "") for row in rows)]
+    columns = _columns(study)
+    content = {
+        "columns": [columns[place] for place in known],
+        "rows": [[row[place] for place in known] for row in rows],
+    }
     # "<" would end the script element, or begin a comment in it
     encoded = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     body = (
@@ -96,35 +107,33 @@ def all_samples(study: Study) -> str:
     return section(f"All {study.sets[0].unit}", body, name=study.anchor("all"))
 
 
-def _columns(study: Study) -> list[str]:
-    measure = study.sets[0].measure
-    columns = ["video", "expression", "sentence", "kind", "words", "size %", "speed"]
-    if study.sets[0].ranked:
-        columns.insert(1, "frame")
-    for label in study.labels:
-        names = [measure, *(["J", "F"] if measure == "J&F" else []), "model's score", "best runner-up", "verdict"]
-        columns += [f"{label}: {name}" if len(study.runs) > 1 else name for name in names]
-    return [*columns, "change"] if len(study.runs) > 1 else columns
+Column = tuple[str, int | None]
+"""Heading, and digits after the point; None for text."""
 
 
-def _row(study: Study, index: int) -> list[Any]:
+def _columns(study: Study) -> list[Column]:
+    columns: list[Column] = [("video", None), ("frame", None), ("expression", None), ("sentence", None), ("kind", None)]
+    columns += [("words", 0), ("size %", 1), ("speed", 3)]
+    own: list[Column] = [(study.sets[0].measure, 1), ("model's score", 1), ("best runner-up", 1), ("verdict", None)]
+    if len(study.runs) == 1:
+        return [*columns, *own]
+    return [*columns, *((f"{name}, {label}", digits) for label in study.labels for name, digits in own), ("change", 1)]
+
+
+def _row(study: Study, index: int) -> list[str | float | None]:
+    """The cells of `_columns`; None: unknown."""
     samples = [one.samples[index] for one in study.sets]
     sample = samples[0]
-    row: list[Any] = [sample.video]
-    if study.sets[0].ranked:
-        row.append(sample.frame)
-    size = None if sample.area_share is None else _rounded(sample.area_share)
-    speed = None if sample.speed is None else round(sample.speed, 3)
-    row += [sample.expression, sample.sentence, sample.group, sample.num_words, size, speed]
+    frame = "" if sample.frame == sample.video else sample.frame  # an image is both
+    row: list[str | float | None] = [sample.video, frame, sample.expression, sample.sentence, sample.group]
+    row += [sample.num_words, _rounded(sample.area_share), None if sample.speed is None else round(sample.speed, 3)]
     for own in samples:
-        row.append(_rounded(own.score))
-        if own.boundary is not None:
-            row += [_rounded(own.region), _rounded(own.boundary)]
-        row.append(_rounded(own.ranking[0].score) if own.ranking else None)
-        row.append(_rounded(max(query.region for query in own.ranking[1:])) if own.ranking[1:] else None)
+        row += [_rounded(own.score), _rounded(own.ranking[0].score if own.ranking else None)]
+        row.append(_rounded(max((query.region for query in own.ranking[1:]), default=None)))
         row.append(VERDICTS[verdict_of(own.ranking)])
     return [*row, _rounded(samples[1].score - samples[0].score)] if len(samples) > 1 else row
 
 
-def _rounded(share: float) -> float:
-    return round(100 * share, 1)
+def _rounded(share: float | None) -> float | None:
+    """In percent, with one decimal."""
+    return None if share is None else round(100 * share, 1)

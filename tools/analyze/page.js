@@ -12,10 +12,11 @@ function makeTable(container) {
   const haystacks = rows.map((row) => row.join(" ").toLowerCase());
   let sorted = { column: -1, ascending: true };
 
-  columns.forEach((name, column) => {
+  columns.forEach(([name, digits], column) => {
     const cell = document.createElement("th");
     cell.textContent = name;
     cell.tabIndex = 0;
+    if (digits === null) cell.className = "words";
     const sort = () => {
       sorted = { column, ascending: sorted.column === column ? !sorted.ascending : true };
       show();
@@ -41,7 +42,7 @@ function makeTable(container) {
     if (sorted.column >= 0) found.sort(compare);
     [...head.cells].forEach((cell, column) => {
       const arrow = column !== sorted.column ? "" : sorted.ascending ? " ▲" : " ▼";
-      cell.textContent = columns[column] + arrow;
+      cell.textContent = columns[column][0] + arrow;
     });
     body.replaceChildren(...found.slice(0, SHOWN).map(makeRow));
     const rest = found.length > SHOWN ? `, the first ${SHOWN} shown` : "";
@@ -50,11 +51,12 @@ function makeTable(container) {
 
   function makeRow(row) {
     const line = document.createElement("tr");
-    for (const value of rows[row]) {
+    rows[row].forEach((value, column) => {
+      const digits = columns[column][1];
       const cell = line.insertCell();
-      cell.textContent = value ?? "";
-      if (typeof value === "string") cell.className = "words";
-    }
+      cell.textContent = typeof value === "number" ? value.toFixed(digits) : value;
+      if (digits === null) cell.className = columns[column][0] === "sentence" ? "words long" : "words";
+    });
     return line;
   }
 

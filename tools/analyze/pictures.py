@@ -4,16 +4,18 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from datasets.records import Expression
+from datasets.run_lengths import decode_mask
 from loading.videos import EvalVideo
 from media.mask_png import read_index_png
 from media.overlay import Colour, blend_masks, object_colour
+from structures.object_maps import VOID_INDEX
 from tools.analyze.runs import Run, RunSet
 from tools.analyze.samples import Sample, best_first
 
@@ -30,7 +32,8 @@ DIMMED = 0.5
 TRUTH: Colour = (40, 170, 80)
 PREDICTIONS: tuple[Colour, ...] = ((50, 120, 230), (230, 120, 20))
 
-Masks = Sequence[Bool[np.ndarray, "height width"]]
+Objects = Sequence[tuple[Bool[np.ndarray, "height width"], Colour]]
+"""Masks of one frame and the colours in which they are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +87,17 @@ def draw_example(runs: Sequence[Run], name: str, index: int) -> Example:
         positions = _positions(video, sample)
         frames = video.record.frames.read(positions)
         truth = _truth(video, source.sets[name], sample, expressions, positions)
-        layers = [_layer("truth", frames, truth, TRUTH, [_frame_name(video, p) for p in positions])]
+        layers = [_layer("truth", frames, truth, [_frame_name(video, p) for p in positions])]
         missing = []
         for run, own, colour in zip(runs, samples, PREDICTIONS, strict=False):
             try:
-                masks = _prediction(video, run.sets[name], own, positions)
+                masks = _prediction(video, run.sets[name], own, positions, colour)
             except ValueError as error:
                 missing.append(f"{run.label}: {error}")
                 continue
             j = [own.frame_regions[0 if own.frame else position] for position in positions]
             title = "prediction" if len(runs) == 1 else run.label
-            layers.append(_layer(title, frames, masks, colour, [f"J {100 * value:.1f}" for value in j]))
+            layers.append(_layer(title, frames, masks, [f"J {100 * value:.1f}" for value in j]))
     except (ValueError, OSError) as error:
         return Example(sentences, missing=str(error))
     return Example(sentences, tuple(layers), "; ".join(missing))
@@ -125,10 +128,10 @@ def _frame_name(video: EvalVideo, position: int) -> str:
 
 def _truth(
     video: EvalVideo, one: RunSet, sample: Sample, expressions: Sequence[Expression], positions: Sequence[int]
-) -> list[Masks]:
+) -> list[Objects]:
     if one.ranked:
         score = one.ranked[sample.video, sample.frame, sample.expression]
-        return [[_decode(score.masks.coco.annotations[0]["segmentation"])]]
+        return [[(_decode(score.masks.coco.annotations[0]["segmentation"]), TRUTH)]]
     if not sample.sentence:
         maps = video.load_object_maps(positions)
         if maps is None:
@@ -139,24 +142,28 @@ def _truth(
     masks = video.load_masks(expressions[0], positions)
     if masks is None:
         raise ValueError(f"video {sample.video} has no masks")
-    return [[mask] for mask in masks]
+    return [[(mask, TRUTH)] for mask in masks]
 
 
-def _prediction(video: EvalVideo, one: RunSet, sample: Sample, positions: Sequence[int]) -> list[Masks]:
+def _prediction(
+    video: EvalVideo, one: RunSet, sample: Sample, positions: Sequence[int], colour: Colour
+) -> list[Objects]:
     if one.ranked:
         score = one.ranked[sample.video, sample.frame, sample.expression]
-        return [[_decode(score.masks.coco.predictions[0][best_first(score)[0]]["segmentation"])]]
+        return [[(_decode(score.masks.coco.predictions[0][best_first(score)[0]]["segmentation"]), colour)]]
     maps = [read_index_png(one.mask_path(sample, video.record.frame_names[position])) for position in positions]
-    return [[index_map > 0] if sample.sentence else _objects(index_map) for index_map in maps]
+    return [[(index_map > 0, colour)] if sample.sentence else _objects(index_map) for index_map in maps]
 
 
-def _decode(run_lengths: dict[str, object]) -> Bool[np.ndarray, "height width"]:
-    mask: Bool[np.ndarray, "height width"] = coco_mask.decode(run_lengths).astype(bool)
-    return mask
+def _decode(run_lengths: dict[str, Any]) -> Bool[np.ndarray, "height width"]:
+    height, width = run_lengths["size"]
+    return decode_mask(run_lengths["counts"].encode("ascii"), size=(height, width))
 
 
-def _objects(index_map: UInt8[np.ndarray, "height width"]) -> Masks:
-    return [index_map == number for number in range(1, int(index_map.max()) + 1)]
+def _objects(index_map: UInt8[np.ndarray, "height width"]) -> Objects:
+    """All objects, in the same colours in every frame."""
+    numbers = sorted(set(np.unique(index_map).tolist()) - {0, VOID_INDEX})
+    return [(index_map == number, object_colour(number - 1)) for number in numbers]
 
 
 # ---- pictures ----
@@ -165,32 +172,29 @@ def _objects(index_map: UInt8[np.ndarray, "height width"]) -> Masks:
 def _layer(
     name: str,
     frames: UInt8[np.ndarray, "time height width 3"],
-    masks: Sequence[Masks],
-    colour: Colour,
+    objects: Sequence[Objects],
     captions: Sequence[str],
 ) -> Layer:
-    pictures = []
-    for frame, own, caption in zip(frames, masks, captions, strict=True):
-        colours = [colour] if len(own) == 1 else [object_colour(number) for number in range(len(own))]
-        pictures.append((draw(frame, own, colours), caption))
-    return Layer(name, tuple(pictures))
+    uris = [draw(frame, own) for frame, own in zip(frames, objects, strict=True)]
+    return Layer(name, tuple(zip(uris, captions, strict=True)))
 
 
-def draw(frame: UInt8[np.ndarray, "height width 3"], masks: Masks, colours: Sequence[Colour]) -> str:
-    """A frame with masks over it, as the data URI of a JPEG file of `WIDTH` pixels.
+def draw(frame: UInt8[np.ndarray, "height width 3"], objects: Objects) -> str:
+    """A frame with objects over it, as the data URI of a JPEG file of `WIDTH` pixels.
 
     Raises:
         ValueError: a mask has another size than the frame.
     """
     height, width = frame.shape[:2]
-    for mask in masks:
+    for mask, _ in objects:
         if mask.shape != (height, width):
             raise ValueError(f"mask of {mask.shape[1]}x{mask.shape[0]} pixels, but frame of {width}x{height}")
     size = (WIDTH, max(1, round(height * WIDTH / width)))
     small = np.array(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-    small_masks = [np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)) for mask in masks]
-    background = ~np.logical_or.reduce([np.zeros(small.shape[:2], dtype=bool), *small_masks])
+    masks = [np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)) for mask, _ in objects]
+    background = ~np.logical_or.reduce([np.zeros(small.shape[:2], dtype=bool), *masks])
     small[background] = (DIMMED * small[background]).astype(np.uint8)  # or a green mask on a green object is not seen
+    picture = blend_masks(small, masks, [colour for _, colour in objects])
     file = io.BytesIO()
-    Image.fromarray(blend_masks(small, small_masks, colours)).save(file, "JPEG", quality=QUALITY, subsampling=0)
+    Image.fromarray(picture).save(file, "JPEG", quality=QUALITY, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")

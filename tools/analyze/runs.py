@@ -51,6 +51,11 @@ class RunSet:
             return "samples"
         return "objects" if isinstance(definition_of(self.settings).protocol, MergedObjects) else "expressions"
 
+    @property
+    def video_unit(self) -> str:
+        """What samples belong to, in the plural."""
+        return "images" if isinstance(definition_of(self.settings).protocol, RankedImages) else "videos"
+
     def mask_path(self, sample: Sample, frame: str) -> Path:
         """The predicted mask of a sample of a whole video in one frame."""
         protocol = definition_of(self.settings).protocol

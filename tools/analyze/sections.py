@@ -29,9 +29,10 @@ def overall(study: Study) -> str:
             where = f"{run.label}: " if len(study.runs) > 1 else ""
             tiles.append(f'<div class="tile"><b>{shown}</b><span>{text(where)}mean {text(name)}</span></div>')
     num_videos = len({sample.video for sample in study.samples})
-    counts = f"{num_videos} videos, {len(study.samples)} {study.sets[0].unit}"
+    counts = f"{num_videos} {study.sets[0].video_unit}, {len(study.samples)} {study.sets[0].unit}"
     body = f'<div class="tiles">{"".join(tiles)}</div>\n' + note(
-        f"{counts}. Everything in percent. In brackets: 95 % of {DRAWS:,} bootstrap draws of whole videos."
+        f"{counts}. Everything in percent. In brackets: 95 % of {DRAWS:,} bootstrap draws of whole "
+        f"{study.sets[0].video_unit}."
     )
     if study.sets[0].ranked:
         figures = [run.results["sets"][study.name]["overall"] for run in study.runs]
@@ -83,7 +84,7 @@ def by_group(study: Study) -> str:
 def _header(study: Study) -> list[str]:
     measure = study.sets[0].measure
     names = [f"{measure}, {label}" for label in study.labels] if len(study.runs) > 1 else [measure]
-    header = ["", study.sets[0].unit, "videos", *names, ""]
+    header = ["", study.sets[0].unit, study.sets[0].video_unit, *names, ""]
     return header if len(study.runs) == 1 else [*header, "difference", ""]
 
 
