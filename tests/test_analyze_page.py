@@ -152,7 +152,8 @@ def test_scores_and_differences_computed_by_hand(runs, tmp_path):
     numbers = [re.findall(r"<td>([\d.]+) <span", row) for row in rows]
     assert numbers == [["40.0", "45.0", "5.0", "55.0", "0", "4"], ["42.5", "65.0", "22.5", "35.0", "3", "1"]]
     table = json.loads(re.findall(r'id="set0-samples">(.*?)</script>', html)[0])
-    changes = {(row[0], row[1]): row[-1] for row in table["rows"]}
+    change = [name for name, _ in table["columns"]].index("change")
+    changes = {(row[0], row[1]): row[change] for row in table["rows"]}
     assert changes == {("v_a", "0"): 20.0, ("v_a", "1"): 20.0, ("v_b", "0"): 20.0, ("v_b", "1"): -20.0}
     first_gallery = html[html.index("<h4>Most improved</h4>") :]
     assert first_gallery.index("video v_a") < first_gallery.index("<h4>Most worsened</h4>")

@@ -114,10 +114,12 @@ Column = tuple[str, int | None]
 def _columns(study: Study) -> list[Column]:
     columns: list[Column] = [("video", None), ("frame", None), ("expression", None), ("sentence", None), ("kind", None)]
     columns += [("words", 0), ("size %", 1), ("speed", 3)]
-    own: list[Column] = [(study.sets[0].measure, 1), ("model's score", 1), ("best runner-up", 1), ("verdict", None)]
+    scores: list[Column] = [(study.sets[0].measure, 1)]
+    queries: list[Column] = [("model's score", 1), ("best runner-up", 1), ("verdict", None)]
     if len(study.runs) == 1:
-        return [*columns, *own]
-    return [*columns, *((f"{name}, {label}", digits) for label in study.labels for name, digits in own), ("change", 1)]
+        return [*columns, *scores, *queries]
+    of_runs = [[(f"{name}, {label}", n) for label in study.labels for name, n in own] for own in (scores, queries)]
+    return [*columns, *of_runs[0], ("change", 1), *of_runs[1]]
 
 
 def _row(study: Study, index: int) -> list[str | float | None]:
@@ -127,11 +129,14 @@ def _row(study: Study, index: int) -> list[str | float | None]:
     frame = "" if sample.frame == sample.video else sample.frame  # an image is both
     row: list[str | float | None] = [sample.video, frame, sample.expression, sample.sentence, sample.group]
     row += [sample.num_words, _rounded(sample.area_share), None if sample.speed is None else round(sample.speed, 3)]
+    row += [_rounded(own.score) for own in samples]
+    if len(samples) > 1:
+        row.append(_rounded(samples[1].score - samples[0].score))
     for own in samples:
-        row += [_rounded(own.score), _rounded(own.ranking[0].score if own.ranking else None)]
+        row.append(_rounded(own.ranking[0].score if own.ranking else None))
         row.append(_rounded(max((query.region for query in own.ranking[1:]), default=None)))
         row.append(VERDICTS[verdict_of(own.ranking)])
-    return [*row, _rounded(samples[1].score - samples[0].score)] if len(samples) > 1 else row
+    return row
 
 
 def _rounded(share: float | None) -> float | None:
