@@ -2,14 +2,20 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from configs.loader import dump_config
 from engine.distributed import World
 from eval import evaluate
-from evaluation.journal import UNFINISHED, VIDEOS
+from evaluation.journal import UNFINISHED, Journal, read_videos
+from evaluation.ranked_report import RankedReport, RankedScore
 from evaluation.runner import share_work
 from loading.loaders import build_eval_dataset
 from tests.test_eval_frames import config_of
@@ -147,21 +153,18 @@ def test_a_line_that_was_cut_off_is_computed_again(config, root, tmp_path):
     assert again == {"longer"}
 
 
-def test_single_frames_go_on_too(tmp_path):
+def test_scores_of_single_frames_come_back_as_they_were(tmp_path):
     write_text_encoder(tmp_path / "text_encoder", ["a man on the left"], vocab_size=300)
     data = {"a2d_sentences": write_tiny_a2d(tmp_path / "a2d")}
-    config = with_busy_weights(config_of(data, "a2d_sentences", tmp_path / "out"))
-    whole = evaluate(config).only
-    line = json.loads((tmp_path / "out" / VIDEOS).read_text().splitlines()[0])
-    assert len(line["scores"]) == len(whole.entries)
-    (tmp_path / "out" / "results.json").unlink()
-    unfinished = tmp_path / "out" / UNFINISHED
-    unfinished.mkdir()
-    (tmp_path / "out" / VIDEOS).rename(unfinished / "1.jsonl")
-    (unfinished / "origin.json").write_text("{}")
-    again = evaluate(config).only
-    assert again.scores() == whole.scores()
-    assert again.coco_results() == whole.coco_results()
+    report = evaluate(with_busy_weights(config_of(data, "a2d_sentences", tmp_path / "out"))).only
+    with Journal(tmp_path, {}, RankedScore, World()) as journal:
+        journal.add("t", report.entries)
+    with Journal(tmp_path, {}, RankedScore, World()) as journal:
+        assert journal.finished == {"t": list(report.entries)}
+        again = RankedReport(1, len(report.entries), journal.finished["t"])
+    assert again.scores() == report.scores()
+    assert again.coco_results() == report.coco_results()
+    assert read_videos(tmp_path / "out", RankedScore) == {"t": list(report.entries)}
 
 
 def test_the_longest_videos_come_first_and_processes_get_equal_shares(root):
@@ -169,3 +172,44 @@ def test_the_longest_videos_come_first_and_processes_get_equal_shares(root):
     assert [video.name for video in share_work(videos, World())] == ["longest", "longer", "short"]
     two = [[video.name for video in share_work(videos, World(rank=rank, size=2))] for rank in range(2)]
     assert two == [["longest"], ["longer", "short"]]
+
+
+def start(config, tmp_path, repository, *, processes):
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    return subprocess.Popen(
+        [sys.executable, *launcher, "main.py", "eval", "--config", str(path)],
+        cwd=repository,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=(tmp_path / f"{processes}.log").open("w"),
+    )
+
+
+@pytest.mark.distributed
+def test_two_processes_go_on_with_an_evaluation_that_was_killed(config, root, tmp_path, repository):
+    config = config.model_copy(update={"eval": config.eval.model_copy(update={"workers": 0})})
+    whole = evaluate(config.model_copy(update={"output_dir": tmp_path / "whole"}))
+    path = frame_of(root, "longer")
+    content = path.read_bytes()
+    path.unlink()
+    os.mkfifo(path)  # whoever reads this frame waits until it is killed
+    journal = tmp_path / "out" / UNFINISHED / "1.jsonl"
+    with start(config, tmp_path, repository, processes=1) as running:
+        deadline = time.monotonic() + 60
+        while not (journal.is_file() and journal.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        running.kill()
+    path.unlink()
+    path.write_bytes(content)
+    before = times(tmp_path / "out")
+    assert {name.split("/")[1] for name in before} == {"longest"}
+    with start(config, tmp_path, repository, processes=2) as running:
+        assert running.wait(timeout=120) == 0, (tmp_path / "2.log").read_text()
+    assert "1 videos are finished already" in (tmp_path / "2.log").read_text()
+    assert before.items() <= times(tmp_path / "out").items()
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert written["scores"] == pytest.approx(whole.scores(), abs=1e-9)
+    assert written["speed"]["processes"] == 2
+    assert written["speed"]["frames"] == LENGTHS["longer"] + LENGTHS["short"]
+    assert sorted(times(tmp_path / "out")) == sorted(times(tmp_path / "whole"))
