@@ -18,10 +18,10 @@ files of the second release; that of `valid` from scripts of its users only: not
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from datasets.counts import Counts
 from datasets.definition import (
@@ -45,7 +45,7 @@ from datasets.meta_expressions import (
 from datasets.problems import Problem
 from datasets.readers import ImageFrames
 from datasets.records import Expression, VideoRecord
-from datasets.run_lengths import RunLengthMasks, Track
+from datasets.run_lengths import RunLengthMasks, Track, pack_track
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +70,6 @@ PUBLISHED = {
     },
 }
 """By release, from the README of https://github.com/henghuiding/MeViS: v2 as it stands, v1 as it stood at b8bbace."""
-
-_LAST_BYTES = range(48, 48 + 32)
-"""Bytes that end a number of compressed run lengths; greater ones say that more follows."""
 
 
 class MevisSettings(DatasetSettings):
@@ -167,25 +164,10 @@ def _read_tracks(path: Path, problems: list[Problem]) -> dict[int, Track]:
     tracks = {}
     for number, masks in content:
         try:
-            tracks[int(number)] = _track(masks)
+            tracks[int(number)] = pack_track(masks)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             problems.append(Problem("objects", str(path), f"anno_id {number}: not readable ({error!r})"))
     return tracks
-
-
-def _track(masks: Sequence[Mapping[str, Any] | None]) -> Track:
-    """Packs the masks of one object.
-
-    Raises:
-        ValueError: they were made for different sizes, or one is cut off.
-    """
-    sizes = {(int(mask["size"][0]), int(mask["size"][1])) for mask in masks if mask is not None}
-    if len(sizes) > 1:
-        raise ValueError(f"masks of one object with different sizes {sorted(sizes)}")
-    counts = [b"" if mask is None else mask["counts"].encode("ascii") for mask in masks]
-    if any(code and code[-1] not in _LAST_BYTES for code in counts):
-        raise ValueError("a run-length mask is cut off in the middle of a number")
-    return Track(next(iter(sizes), (0, 0)), b" ".join(counts))
 
 
 def _expressions_file(request: SplitRequest[MevisSettings]) -> Path:

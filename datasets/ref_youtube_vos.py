@@ -10,10 +10,13 @@ The published `valid` file has no `obj_id` and contains the test videos, too. Wh
     ROOT/valid/Annotations/<video>/<frame>.png                pixel value = object id, with obj_id in the file, or in
                                                               another file of the same form (`valid_objects`)
     ROOT/valid/Annotations/<video>/<expression>/<frame>.png   a mask per expression, in the form of a submission
+    ROOT/valid/masks/<video>/<obj_id>.json                    run lengths: {"<any>": [mask or null, for each frame]},
+                                                              as the packages for lmms-eval have them
 
 Source: https://youtube-vos.org/dataset/rvos/ and the released files.
 """
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -43,11 +46,13 @@ from datasets.meta_expressions import (
 from datasets.problems import Problem, any_stops
 from datasets.readers import ImageFrames, PngMaskFolders, PngMasks, pixel_value
 from datasets.records import Expression, VideoRecord
+from datasets.run_lengths import RunLengthMasks, pack_track
 from datasets.visibility import FILE_NAME, records_with_visibility
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid", "test")
+RUN_LENGTH_FOLDER = "masks"
 LARGEST_ID = 255
 
 PUBLISHED = {
@@ -122,7 +127,7 @@ def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
     videos = []
     for video in describe_videos(file, dict(sorted(described.items())), make_expression, problems):
         frames = tuple(sorted(video.frames))
-        expressions, masks = _with_masks(folder / "Annotations" / video.name, frames, video.expressions)
+        expressions, masks = _with_masks(folder, video.name, frames, video.expressions, problems)
         videos.append(
             VideoRecord(
                 name=video.name,
@@ -131,12 +136,14 @@ def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
                 masks=masks,
                 expressions=expressions,
                 listed_objects=(
-                    None if isinstance(masks, PngMaskFolders) else frozenset(categories.get(video.name, {}))
+                    None
+                    if isinstance(masks, PngMaskFolders | RunLengthMasks)
+                    else frozenset(categories.get(video.name, {}))
                 ),
             )
         )
     has_masks, has_folder = any(video.masks is not None for video in videos), (folder / "Annotations").is_dir()
-    if has_masks and not has_folder:
+    if has_masks and not has_folder and not (folder / RUN_LENGTH_FOLDER).is_dir():
         raise ValueError(f"{folder / 'Annotations'}: no such folder of masks, although expressions have an obj_id")
     if has_folder and not has_masks:
         logger.warning(
@@ -179,19 +186,52 @@ def _object_elsewhere(videos: Mapping[str, Any], video: str, name: str, entry: E
 
 
 def _with_masks(
-    folder: Path, frames: tuple[str, ...], expressions: tuple[Expression, ...]
-) -> tuple[tuple[Expression, ...], PngMasks | PngMaskFolders | None]:
+    folder: Path, video: str, frames: tuple[str, ...], expressions: tuple[Expression, ...], problems: list[Problem]
+) -> tuple[tuple[Expression, ...], PngMasks | PngMaskFolders | RunLengthMasks | None]:
     """The expressions of a video, and its masks if it has some.
 
     Without objects there may be a folder of masks for each expression: it then counts as an object of its own.
+
+    Args:
+        folder: of the split.
+        video: its name.
+        frames: their names.
+        expressions: about it.
+        problems: takes files of run lengths that cannot be used.
     """
+    own = folder / "Annotations" / video
     if any(expression.object_ids for expression in expressions):
-        return expressions, PngMasks(folder, frames)
-    folders = {number: folder / expression.name for number, expression in enumerate(expressions, start=1)}
+        run_lengths = folder / RUN_LENGTH_FOLDER / video
+        if run_lengths.is_dir() and not own.is_dir():
+            return expressions, _read_run_lengths(run_lengths, len(frames), expressions, problems)
+        return expressions, PngMasks(own, frames)
+    folders = {number: own / expression.name for number, expression in enumerate(expressions, start=1)}
     if not any(path.is_dir() for path in folders.values()):
         return expressions, None
     numbered = tuple(replace(e, object_ids=(number,)) for number, e in enumerate(expressions, start=1))
     return numbered, PngMaskFolders(folders, frames)
+
+
+def _read_run_lengths(
+    folder: Path, num_frames: int, expressions: tuple[Expression, ...], problems: list[Problem]
+) -> RunLengthMasks:
+    """The masks of a video from a file per object."""
+    tracks = {}
+    for number in sorted({number for expression in expressions for number in expression.known_ids}):
+        path = folder / f"{number}.json"
+        try:
+            (masks,) = json.loads(path.read_bytes()).values()
+            tracks[number] = pack_track(masks)
+        except FileNotFoundError:
+            problems.append(Problem("missing", str(path), "no such file of run lengths"))
+            continue
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            problems.append(Problem("objects", str(path), f"not a readable list of run-length masks ({error!r})"))
+            continue
+        if len(masks) != num_frames:
+            detail = f"masks for {len(masks)} frames, the video has {num_frames}"
+            problems.append(Problem("mismatched", str(path), detail))
+    return RunLengthMasks(folder, tracks)
 
 
 def _read_categories(path: Path, *, needed: bool) -> Mapping[str, Mapping[int, str]]:

@@ -22,6 +22,10 @@ _LONGEST_NUMBER = 7
 """Bytes of the longest run length: 32 bits and a sign take seven times five bits."""
 
 
+_LAST_BYTES = range(48, 48 + 32)
+"""Bytes that end a number of compressed run lengths; greater ones say that more follows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Track:
     """The masks of one object, as run lengths.
@@ -75,6 +79,21 @@ class RunLengthMasks:
                 except ValueError as error:
                     raise ValueError(f"{where}: {error}") from None
         return masks
+
+
+def pack_track(masks: Sequence[Mapping[str, Any] | None]) -> Track:
+    """Packs the masks of one object.
+
+    Raises:
+        ValueError: they were made for different sizes, or one is cut off.
+    """
+    sizes = {(int(mask["size"][0]), int(mask["size"][1])) for mask in masks if mask is not None}
+    if len(sizes) > 1:
+        raise ValueError(f"masks of one object with different sizes {sorted(sizes)}")
+    counts = [b"" if mask is None else mask["counts"].encode("ascii") for mask in masks]
+    if any(code and code[-1] not in _LAST_BYTES for code in counts):
+        raise ValueError("a run-length mask is cut off in the middle of a number")
+    return Track(next(iter(sizes), (0, 0)), b" ".join(counts))
 
 
 def encode_segmentation(segmentation: Any, *, size: tuple[int, int]) -> bytes:

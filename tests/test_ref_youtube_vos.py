@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools.mask import encode
 
 from datasets.records import Expression
 from loading.loaders import build_eval_dataset
@@ -130,6 +131,35 @@ def test_masks_of_valid_can_be_a_folder_per_expression(root, caplog):
     with pytest.raises(
         ValueError, match="video v_b: its expressions do not name their objects, although those of others do"
     ):
+        build_eval_dataset(make_config(root))
+
+
+def test_masks_of_valid_can_be_run_lengths_in_a_file_per_object(root):
+    expected = {
+        v.record.name: [v.load_masks(e) for e in v.record.expressions] for v in build_eval_dataset(make_config(root))
+    }
+    shutil.rmtree(root / "valid" / "Annotations")
+    for video, of_expressions in expected.items():
+        for number, masks in enumerate(of_expressions, start=1):
+            encoded = [encode(np.asfortranarray(mask, dtype=np.uint8)) if mask.any() else None for mask in masks]
+            texts = [m and {"size": m["size"], "counts": m["counts"].decode()} for m in encoded]
+            path = root / "valid" / "masks" / video / f"{number}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"7": texts}))
+    assert "null" in (root / "valid" / "masks" / "v_a" / "2.json").read_text(), "object 2 leaves"
+    videos = build_eval_dataset(make_config(root))
+    assert videos.can_be_scored
+    for video in videos:
+        for expression, mask in zip(video.record.expressions, expected[video.record.name], strict=True):
+            np.testing.assert_array_equal(video.load_masks(expression), mask)
+    path.write_text(json.dumps({"7": texts[:-1]}))
+    with pytest.raises(ValueError, match=r"v_b/2\.json: masks for 4 frames, the video has 5"):
+        build_eval_dataset(make_config(root))
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=r"v_b/2\.json: not a readable list of run-length masks"):
+        build_eval_dataset(make_config(root))
+    path.unlink()
+    with pytest.raises(ValueError, match=r"v_b/2\.json: no such file of run lengths"):
         build_eval_dataset(make_config(root))
 
 
