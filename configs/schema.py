@@ -135,8 +135,8 @@ class ModelConfig(ConfigNode):
     """Checkpoint to start from (of this code, or one with the published names)."""
 
     keep_class_head: bool = True
-    """Take the classification head from `weights`, too; the published finetuning initialises it anew, even where it
-    fits. False also lets weights in whose head has another number of classes."""
+    """Take the classification head from `weights`, too; the published finetuning initialises it anew, whether it fits
+    or not. Evaluation and prediction take it wherever it fits: there `false` only drops one of another size."""
 
     @model_validator(mode="after")
     def heads_divide_dim(self) -> "ModelConfig":

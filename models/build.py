@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
@@ -20,13 +21,21 @@ from structures.checkpoint_file import load_strictly, read_state_dict
 logger = logging.getLogger(__name__)
 
 
-def build_model(config: ModelConfig, *, data_root: Path | None = None, text_encoder: TextEncoder | None = None) -> SOC:
+def build_model(
+    config: ModelConfig,
+    *,
+    data_root: Path | None = None,
+    text_encoder: TextEncoder | None = None,
+    for_inference: bool = False,
+) -> SOC:
     """SOC as configured, with the pretrained weights that the configuration names.
 
     Args:
         config: the section `model`.
         data_root: replaces `{data.root}` in the path of the text encoder.
         text_encoder: one that was built elsewhere; None builds it from the configuration.
+        for_inference: the class head of the weights is taken wherever it fits: `keep_class_head: false` of a recipe is
+            about the start of its training.
 
     Raises:
         ValueError: if a file or folder is missing or does not fit.
@@ -52,7 +61,8 @@ def build_model(config: ModelConfig, *, data_root: Path | None = None, text_enco
         mask_offset_scale=config.mask_head.offset_scale,
     )
     if config.weights is not None:
-        load_weights(model, config.weights, keep_class_head=config.keep_class_head)
+        without: Literal["load_if_it_fits", "new"] = "load_if_it_fits" if for_inference else "new"
+        load_weights(model, config.weights, class_head="load" if config.keep_class_head else without)
     return model
 
 
@@ -64,12 +74,7 @@ def build_model_for_inference(config: Config) -> SOC:
     """
     if config.model.weights is None:
         logger.warning("model.weights is not set: the model has random weights and its masks mean nothing")
-    elif not config.model.keep_class_head:
-        logger.warning(
-            "model.keep_class_head=false is for training: without the class head of model.weights the choice among "
-            "queries is random; set model.keep_class_head=true"
-        )
-    return build_model(config.model, data_root=config.data.root)
+    return build_model(config.model, data_root=config.data.root, for_inference=True)
 
 
 def build_text_encoder(config: ModelConfig, *, data_root: Path | None) -> TextEncoder:
@@ -133,14 +138,14 @@ def build_criterion(config: LossConfig) -> Criterion:
     return Criterion(matcher, weights)
 
 
-def load_weights(model: SOC, path: Path, *, keep_class_head: bool = True) -> None:
+def load_weights(model: SOC, path: Path, *, class_head: Literal["load", "new", "load_if_it_fits"] = "load") -> None:
     """Load a checkpoint of ours, or one with the published names, strictly.
 
     Args:
         model: changed in place, or not at all.
         path: the file; see `structures.checkpoint_file` for the forms that are read.
-        keep_class_head: False leaves the classification head as it is, as the published finetuning does, whether
-            that of the file fits or not.
+        class_head: "new" leaves the classification head of the model as it is, as the published finetuning does,
+            whether that of the file fits or not; "load_if_it_fits" does so where it does not fit.
 
     Raises:
         ValueError: if the file is missing, unreadable or of another architecture.
@@ -151,18 +156,24 @@ def load_weights(model: SOC, path: Path, *, keep_class_head: bool = True) -> Non
     own_head, head = _class_head(model.state_dict()), _class_head(state)
     sizes = f"{_size(head)} in the file, {_size(own_head)} in the model"
     hint = ""
-    if not keep_class_head:
+    fits = _size(head) == _size(own_head)
+    starts_anew = class_head == "new" or (class_head == "load_if_it_fits" and not fits)
+    if starts_anew:
         state = {**{name: tensor for name, tensor in state.items() if name not in head}, **own_head}
         logger.info(
             "the class head of %s is left out (%s): it starts anew, as model.keep_class_head=false says", path, sizes
         )
-    elif head and _size(head) != _size(own_head):
+        if class_head == "load_if_it_fits":
+            logger.warning(
+                "with a new class head the choice among queries is random; train the model before you use it"
+            )
+    elif head and not fits:
         hint = (
             f"\nThe class heads differ ({sizes}): model.num_classes must be that of the file, or "
             "model.keep_class_head=false starts the head anew"
         )
     load_strictly(model, state, source=f"checkpoint {path}", hint=hint)
-    logger.info("loaded %d tensors from %s", len(state) - (0 if keep_class_head else len(own_head)), path)
+    logger.info("loaded %d tensors from %s", len(state) - (len(own_head) if starts_anew else 0), path)
 
 
 def _class_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ def test_the_class_head_can_be_left_as_it_is(checkpoint: Path):
     model = tiny_soc(seed=2)
     own, loaded = "class_heads.0.weight", "mask_head.controller.layers.0.weight"
     before = model.state_dict()[own].clone()
-    load_weights(model, checkpoint, keep_class_head=False)
+    load_weights(model, checkpoint, class_head="new")
     torch.testing.assert_close(model.state_dict()[own], before)
     torch.testing.assert_close(model.state_dict()[loaded], tiny_soc(seed=1).state_dict()[loaded])
 

@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from configs.loader import load_config
-from models.build import build_model_for_inference, load_weights
+from models.build import build_model, build_model_for_inference, load_weights
 from models.checkpoint_names import soc_name
 from models.outputs import LayerOutput
 from models.soc import SOC
 from structures.checkpoint_file import read_state_dict
 from tests.tiny_model import tiny_clips, tiny_soc, tiny_tokens
+from tests.tiny_run import tiny_config, with_busy_weights, write_tiny_root
 
 SPEC = "soc_video-swin-t_c1_text12"
 
@@ -144,7 +144,7 @@ def test_a_class_head_of_another_size_is_dropped_when_asked_and_said(
     model = tiny_soc(seed=2)
     before = model.state_dict()["class_heads.1.weight"].clone()
     with caplog.at_level(logging.INFO):
-        load_weights(model, tmp_path / "c65.pth", keep_class_head=False)
+        load_weights(model, tmp_path / "c65.pth", class_head="new")
     assert "is left out (65 classes in the file, 1 class in the model)" in caplog.text
     assert torch.equal(model.state_dict()["class_heads.1.weight"], before)
     expected = tiny_soc(seed=1).state_dict()["box_heads.1.layers.0.weight"]
@@ -156,7 +156,7 @@ def test_a_class_head_that_fits_starts_anew_too_as_published(tmp_path: Path, pub
     model = tiny_soc(seed=2)
     before = model.state_dict()["class_heads.0.weight"].clone()
     with caplog.at_level(logging.INFO):
-        load_weights(model, tmp_path / "c1.pth", keep_class_head=False)
+        load_weights(model, tmp_path / "c1.pth", class_head="new")
     assert torch.equal(model.state_dict()["class_heads.0.weight"], before)
     assert "is left out (1 class in the file, 1 class in the model)" in caplog.text
 
@@ -192,12 +192,23 @@ def test_another_misfit_does_not_speak_of_the_class_head(tmp_path: Path, publish
     assert "class" not in str(error.value)
 
 
-def test_inference_warns_where_the_class_head_is_left_out(tmp_path: Path, repository: Path, caplog):
-    overrides = ["model.weights=x.pth", "model.keep_class_head=false", f"model.text_encoder.path={tmp_path}/missing"]
-    config = load_config(repository / "configs" / "base.yaml", overrides)
-    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="text_encoder"):
-        build_model_for_inference(config)
-    assert "keep_class_head=false is for training" in caplog.text
+def test_inference_takes_the_class_head_although_training_would_start_it_anew(tmp_path: Path, caplog):
+    root = write_tiny_root(tmp_path / "data")
+    config = with_busy_weights(tiny_config(root, tmp_path / "out"))
+    finetuning = config.model_copy(update={"model": config.model.model_copy(update={"keep_class_head": False})})
+    expected = build_model_for_inference(config).state_dict()
+    model = build_model_for_inference(finetuning).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.items())
+    assert "class head" not in caplog.text
+    trained = build_model(finetuning.model, data_root=root).state_dict()
+    assert not torch.equal(trained["class_heads.0.weight"], expected["class_heads.0.weight"])
+    more = finetuning.model_copy(update={"model": finetuning.model.model_copy(update={"num_classes": 65})})
+    with caplog.at_level(logging.INFO):
+        model = build_model_for_inference(more).state_dict()
+    assert model["class_heads.0.weight"].shape[0] == 65
+    assert torch.equal(model["transformer.level_embedding"], expected["transformer.level_embedding"])
+    assert "is left out (1 class in the file, 65 classes in the model)" in caplog.text
+    assert "the choice among queries is random" in caplog.text
 
 
 @pytest.mark.parametrize(
