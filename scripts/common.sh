@@ -107,6 +107,8 @@ launch() {
     local gpus nodes=${NODES:-1}
     local -a rendezvous
     gpus=${GPUS:-$("$python" -c 'import torch; print(max(torch.cuda.device_count(), 1))')}
+    [[ $gpus =~ ^[1-9][0-9]*$ ]] || fail "GPUS=$gpus must be a number of processes, 1 or more"
+    [[ $nodes =~ ^[1-9][0-9]*$ ]] || fail "NODES=$nodes must be a number of machines, 1 or more"
     if ((nodes > 1)); then
         [[ -n ${MASTER:-} && -n ${NODE_RANK:-} ]] || fail "NODES=$nodes needs MASTER=host:port and NODE_RANK"
         rendezvous=(--nnodes "$nodes" --node-rank "$NODE_RANK" --rdzv-backend c10d --rdzv-endpoint "$MASTER"

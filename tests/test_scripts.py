@@ -263,6 +263,14 @@ def test_a_recipe_that_is_not_published_is_an_error(run_script):
     assert "BACKBONE=large must be t or b" in done.stderr
 
 
+@pytest.mark.parametrize("variable", ["GPUS", "NODES"])
+@pytest.mark.parametrize("value", ["two", "0", "-1"])
+def test_a_number_of_processes_or_machines_that_is_none_is_an_error(variable, value, run_script):
+    done = run_script("eval_jhd", "DATA", "WEIGHTS", **{variable: value})
+    assert done.returncode == 2
+    assert f"{variable}={value} must be a number" in done.stderr
+
+
 def test_a_yaml_of_ones_own_takes_the_place_of_the_recipe(command_of, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("base: nothing.yaml\n")
