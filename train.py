@@ -104,6 +104,7 @@ def train_stages(run: Run) -> None:
     for index, stage in stages:
         loader = loaders.pop(0)
         steps_per_epoch = math.ceil(len(loader) / stage.optim.accumulate)
+        require_same_steps(run, stage, progress, steps_per_epoch=steps_per_epoch)
         num_steps = stage_length(stage, steps_per_epoch)
         state = build_state(run, stage, num_steps=num_steps, steps_per_epoch=steps_per_epoch, progress=progress)
         logger.info(
@@ -273,6 +274,20 @@ def steps_of(
             count.add(batch.skipped)
         yield step
     count.report()
+
+
+def require_same_steps(run: Run, stage: StageConfig, progress: Progress, *, steps_per_epoch: int) -> None:
+    """Raises ValueError if an epoch of a resumed stage has more or fewer steps now than in its checkpoint.
+
+    Checkpoints are written after whole epochs. Length of the stage, schedule and milestones count steps: with other
+    steps they would be those of another recipe.
+    """
+    if progress.stage_step != progress.epoch * steps_per_epoch:
+        raise ValueError(
+            f"{last_checkpoint(run.config.output_dir)}: {progress.stage_step} steps are done in {progress.epoch} "
+            f"epochs of stage {stage.name}, but an epoch has {steps_per_epoch} steps of {step_size(run, stage)} now; "
+            "resume with the same data and the same product of processes, data.batch_size and optim.accumulate"
+        )
 
 
 def stage_length(stage: StageConfig, steps_per_epoch: int) -> int:

@@ -60,8 +60,8 @@ def test_a_stage_ends_after_its_steps_and_its_schedule_with_it(finished):
     assert load_last(finished.output_dir)["progress"]["step"] - max(steps) == 12
 
 
-def stop_and_resume(config, monkeypatch, *, stop_at):
-    """Stops a run in its step after `stop_at`, as Ctrl-C does, and goes on from its last checkpoint."""
+def stop_and_resume(config, monkeypatch, *, stop_at, resumed=None):
+    """Stops a run in its step after `stop_at`, as Ctrl-C does, and goes on from its last checkpoint, as `resumed`."""
     calls = 0
 
     def stop(optimizer):
@@ -77,6 +77,7 @@ def stop_and_resume(config, monkeypatch, *, stop_at):
         with pytest.raises(KeyboardInterrupt):
             fit(config)
     torch.manual_seed(12345)
+    config = resumed or config
     fit(config.model_copy(update={"train": config.train.model_copy(update={"resume": True})}))
 
 
@@ -96,6 +97,21 @@ def test_a_run_that_stopped_inside_a_stage_goes_on_with_its_optimiser_and_schedu
     config = tiny_config(root, tmp_path / "stopped", stages=STAGES)
     stop_and_resume(config, monkeypatch, stop_at=19)
     assert_same_state(load_last(config.output_dir), load_last(finished.output_dir))
+
+
+def test_a_run_goes_on_with_steps_of_the_same_size_only(root, tmp_path, monkeypatch):
+    """An epoch of 17 clips is 9 steps, in batches of 2 or in twice as many of 1."""
+    stage = {"epochs": 2, "optim": {"milestones": (1,)}}
+    config = tiny_config(root, tmp_path / "two", stages=(stage,))
+    halves = {"stages": ({**stage, "optim": {**stage["optim"], "accumulate": 2}},), "data": {"batch_size": 1}}
+    stop_and_resume(config, monkeypatch, stop_at=12, resumed=tiny_config(root, config.output_dir, **halves))
+    assert load_last(config.output_dir)["progress"]["step"] == 18
+    config = tiny_config(root, tmp_path / "four", stages=(stage,))
+    fours = {"stages": halves["stages"]}
+    with pytest.raises(
+        ValueError, match=r"9 steps are done in 1 epochs .* an epoch has 5 steps of 4 clips each .* now"
+    ):
+        stop_and_resume(config, monkeypatch, stop_at=12, resumed=tiny_config(root, config.output_dir, **fours))
 
 
 def test_a_run_without_a_checkpoint_cannot_be_resumed(root, tmp_path, monkeypatch):
