@@ -172,8 +172,22 @@ def load_weights(model: SOC, path: Path, *, class_head: Literal["load", "new", "
             f"\nThe class heads differ ({sizes}): model.num_classes must be that of the file, or "
             "model.keep_class_head=false starts the head anew"
         )
+    hint += _encoder_hint(model.state_dict(), state)
     load_strictly(model, state, source=f"checkpoint {path}", hint=hint)
     logger.info("loaded %d tensors from %s", len(state) - (len(own_head) if starts_anew else 0), path)
+
+
+def _encoder_hint(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Which setting to change where the visual encoder of the file is not that of the model; empty where it is."""
+    if any(name.startswith("backbone.patch_embed.") for name in state):
+        return "\nThis is a Kinetics Video-Swin file, which model.visual_encoder.weights takes"
+    of_model, of_file = (
+        {name: tensor.shape for name, tensor in tensors.items() if name.startswith("visual_encoder.")}
+        for tensors in (own, state)
+    )
+    if not of_file or of_model == of_file:
+        return ""
+    return "\nThe visual encoders differ: model.visual_encoder.name (in the scripts, BACKBONE) must be that of the file"
 
 
 def _class_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

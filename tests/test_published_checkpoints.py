@@ -185,11 +185,26 @@ def test_a_class_head_of_another_size_is_an_error_that_names_both_settings(
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+def test_a_checkpoint_of_another_encoder_is_an_error_that_names_its_setting(
+    tmp_path: Path, published: dict[str, Tensor]
+):
+    torch.save({name: t for name, t in published.items() if ".layers.3." not in name}, tmp_path / "smaller.pth")
+    with pytest.raises(ValueError, match=r"The visual encoders differ: model\.visual_encoder\.name .*BACKBONE"):
+        load_weights(tiny_soc(), tmp_path / "smaller.pth")
+
+
+def test_a_kinetics_file_as_checkpoint_is_an_error_that_names_its_setting(tmp_path: Path):
+    torch.save({"state_dict": {"backbone.patch_embed.proj.weight": torch.ones(2)}}, tmp_path / "kinetics.pth")
+    with pytest.raises(ValueError, match=r"a Kinetics Video-Swin file, which model\.visual_encoder\.weights takes"):
+        load_weights(tiny_soc(), tmp_path / "kinetics.pth")
+
+
 def test_another_misfit_does_not_speak_of_the_class_head(tmp_path: Path, published: dict[str, Tensor]):
     torch.save(published | {"text_encoder.pooler.extra": torch.ones(2)}, tmp_path / "extra.pth")
     with pytest.raises(ValueError, match=r"unknown: text_encoder\.roberta\.pooler\.extra \(2,\)") as error:
         load_weights(tiny_soc(), tmp_path / "extra.pth")
     assert "class" not in str(error.value)
+    assert "visual_encoder" not in str(error.value)
 
 
 def test_inference_takes_the_class_head_although_training_would_start_it_anew(tmp_path: Path, caplog):
