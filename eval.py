@@ -149,10 +149,11 @@ def _require_submission(config: Config, sets: Sequence[EvaluatedSet]) -> None:
 def _claim(config: Config, sets: Sequence[EvaluatedSet]) -> None:
     """Makes the output folders; takes over those of an interrupted evaluation, and with `overwrite` any.
 
-    What an earlier run has written goes first, so that nothing of it ever lies beside something new.
+    What an earlier run has written goes first, so that nothing of it ever lies beside something new. An interrupted
+    evaluation goes on with `overwrite`, too: whoever starts the same command again wants the rest of it.
     """
     folders = {_folder_of(config, one): one.benchmark.outputs for one in sets}
-    if not config.overwrite and any(map(is_unfinished, folders)) and not (config.output_dir / RESULTS_JSON).exists():
+    if any(map(is_unfinished, folders)) and not (config.output_dir / RESULTS_JSON).exists():
         logger.info("going on with the evaluation in %s", config.output_dir)
         return
     claim_output(config.output_dir, markers=(RESULTS_JSON, RESULTS_MARKDOWN), overwrite=config.overwrite)

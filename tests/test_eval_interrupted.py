@@ -136,11 +136,19 @@ def test_settings_without_effect_and_another_name_of_the_weights_change_nothing(
     assert "2 videos are finished already" in caplog.text
 
 
-def test_with_overwrite_everything_is_computed_again(config, root, tmp_path):
-    interrupt(config, root)
+def test_overwrite_replaces_what_is_finished_and_goes_on_with_what_is_not(config, root, tmp_path, caplog):
+    overwriting = config.model_copy(update={"overwrite": True})
+    interrupt(overwriting, root)
     before = times(tmp_path / "out")
-    evaluate(config.model_copy(update={"overwrite": True}))
-    assert all(times(tmp_path / "out")[name] > time for name, time in before.items())
+    with caplog.at_level(logging.INFO):
+        evaluate(overwriting)
+    assert "2 videos are finished already" in caplog.text
+    assert before.items() <= times(tmp_path / "out").items()
+    before = times(tmp_path / "out")
+    evaluate(overwriting)
+    after = times(tmp_path / "out")
+    assert after.keys() == before.keys()
+    assert all(after[name] > time for name, time in before.items())
 
 
 def test_a_line_that_was_cut_off_is_computed_again(config, root, tmp_path):
