@@ -89,7 +89,7 @@ class RefYoutubeVosSettings(DatasetSettings):
     masks in `valid/Annotations` this split is scored."""
 
     label_categories: bool = False
-    """Label objects with the 65 categories of YouTube-VOS (`model.num_classes=65`) instead of one class."""
+    """Train with the 65 categories of YouTube-VOS as classes (`model.num_classes=65`) instead of one class."""
 
 
 def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
@@ -100,7 +100,9 @@ def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
         test_file = expressions_file(request.root, "test")
         test_videos = read_videos(test_file) if test_file.exists() else {}
         described = {video: content for video, content in described.items() if video not in test_videos}
-    categories = _read_categories(folder / "meta.json", needed=request.settings.label_categories)
+    # Only training reads labels, and the published valid split has no meta.json.
+    with_labels = request.settings.label_categories and request.for_training
+    categories = _read_categories(folder / "meta.json", needed=with_labels)
     problems = list(missing_folders(folder / "JPEGImages", sorted(described)))
     other_objects = _valid_objects(request)
 
@@ -114,7 +116,7 @@ def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
             return Expression(name, entry["exp"], kind=str(entry.get("kind", "")))
         object_id = pixel_value("obj_id", number, largest=LARGEST_ID)
         label = 0
-        if request.settings.label_categories:
+        if with_labels:
             category = categories.get(video, {}).get(object_id)
             if category not in CATEGORIES:
                 raise ValueError(

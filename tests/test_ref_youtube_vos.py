@@ -250,6 +250,13 @@ def test_an_unknown_category_is_named(root):
     make_clips(root)
 
 
+def test_evaluation_needs_no_categories(root):
+    """The published valid split has no meta.json."""
+    (root / "valid" / "meta.json").unlink(missing_ok=True)
+    videos = build_eval_dataset(make_config(root, label_categories=True))
+    assert [len(video.record.expressions) for video in videos] == [2, 2]
+
+
 def test_an_object_known_to_meta_json_but_never_visible_has_no_samples(root):
     meta = json.loads((root / "train" / "meta.json").read_text())
     meta["videos"]["long"]["objects"]["9"] = {"category": "bear"}
