@@ -12,8 +12,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 needs "CHECKPOINT VIDEO SENTENCE" "$@"
 choose_recipe ref_youtube_vos_finetune
-arguments=(predict --config "$config" --video "$2" model.weights="$1" output_dir=runs/demo_video predict.frame_step=5
-    data.eval_num_frames=0)
+# The recipe is that of a finetuning, which starts a new class head; here the head of the checkpoint must fit.
+arguments=(predict --config "$config" --video "$2" model.weights="$1" model.keep_class_head=true
+    output_dir=runs/demo_video predict.frame_step=5 data.eval_num_frames=0)
 for argument in "${@:3}"; do
     if is_override "$argument"; then
         arguments+=("$argument")

@@ -11,5 +11,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 needs "A2D CHECKPOINT" "$@"
 choose_recipe a2d_sentences_finetune
-launch eval --config "$config" data.root="$1" model.weights="$2" \
+# The recipe is that of a finetuning, which starts a new class head; here the head of the checkpoint must fit.
+launch eval --config "$config" data.root="$1" model.weights="$2" model.keep_class_head=true \
     output_dir="runs/a2d_sentences_eval$suffix" "${@:3}"

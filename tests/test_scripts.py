@@ -185,6 +185,24 @@ def test_an_evaluation_script_scores(script, run_small, folder):
         assert len(list(out.glob("anno_[0-3]/*/*.png"))) == 4 * 4
 
 
+def test_a_checkpoint_with_other_classes_is_not_evaluated_with_a_random_head(run_script, folder, tmp_path):
+    """The recipe of finetuning starts a new head where the classes differ; scores of it would mean nothing."""
+    state = torch.load(folder / "checkpoint", weights_only=True)
+    heads = {name: t.repeat(65, *[1] * (t.ndim - 1)) for name, t in state.items() if name.startswith("class_heads.")}
+    torch.save(state | heads, tmp_path / "65")
+    own = [f"model.text_encoder.path={folder / 'ref-youtube-vos' / 'text_encoder'}", f"output_dir={tmp_path / 'out'}"]
+    frames = next((folder / "ref-youtube-vos" / "valid" / "JPEGImages").iterdir())
+    for script, first in {
+        "eval_a2d": (folder / "a2d", tmp_path / "65"),
+        "infer_refytb": (folder / "ref-youtube-vos", tmp_path / "65"),
+        "demo_video": (tmp_path / "65", frames, "the star"),
+    }.items():
+        done = run_script(script, *first, *SMALL, *own)
+        assert done.returncode == 2
+        assert "65 classes in the file, 1 class in the model" in done.stderr
+        assert "model.num_classes must be that of the file" in done.stderr
+
+
 def test_all_splits_of_refcoco_are_scored_in_one_run(run_small, folder):
     out = run_small("eval_coco", folder / "coco", folder / "checkpoint")
     sets = json.loads((out / "results.json").read_text(encoding="utf-8"))["sets"]
