@@ -89,6 +89,9 @@ def read_sentences(path: Path, problems: list[Problem]) -> dict[str, str]:
     """
     try:
         lines = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
+    except FileNotFoundError:
+        layout = f"the folder of the data set must hold {path.name}, Rename_Images/ and puppet_mask/"
+        raise ValueError(f"{path}: no such file; {layout}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a readable text file ({error})") from None
     if next(lines, []) != ["video_id", "query"]:

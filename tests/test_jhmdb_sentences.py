@@ -309,7 +309,7 @@ def test_a_list_without_header_or_sentences_cannot_be_read(root, text, message):
     with pytest.raises(ValueError, match=message):
         read(root)
     (root / "jhmdb_annotation.txt").unlink()
-    with pytest.raises(ValueError, match=r"jhmdb_annotation\.txt: not a readable text file"):
+    with pytest.raises(ValueError, match=r"jhmdb_annotation\.txt: no such file; the folder of the data set must hold"):
         read(root)
 
 
