@@ -1,5 +1,6 @@
 """Evaluation: run benchmarks, write their submissions, score them where the masks are known."""
 
+import json
 import logging
 import shutil
 import time
@@ -14,7 +15,7 @@ from engine.distributed import World, gather, process_group, read_world, wait_fo
 from engine.provenance import code_digest, file_digest, provenance, state_digest
 from engine.seeding import seed_everything
 from engine.startup import start_process
-from evaluation.benchmarks import EvaluatedSet, evaluated_sets
+from evaluation.benchmarks import EvaluatedSet, all_outputs, evaluated_sets
 from evaluation.journal import UNFINISHED, VIDEOS, Journal, changes, is_unfinished, remove_journal
 from evaluation.results import (
     EXPRESSIONS_CSV,
@@ -159,10 +160,38 @@ def _claim(config: Config, sets: Sequence[EvaluatedSet]) -> None:
     claim_output(config.output_dir, markers=(RESULTS_JSON, RESULTS_MARKDOWN), overwrite=config.overwrite)
     for folder, outputs in folders.items():
         claim_output(folder, markers=(*outputs, SUBMISSION, UNFINISHED), overwrite=config.overwrite)
-    for name in (RESULTS_JSON, RESULTS_MARKDOWN):
+    earlier = dict.fromkeys([*_folders_of_earlier(config.output_dir), *folders])
+    for folder in earlier:
+        _require_no_data(folder)
+    for folder in earlier:
+        _remove_outputs(folder)
+    for name in (RESULTS_MARKDOWN, RESULTS_JSON):  # last: it says where the rest lies
         (config.output_dir / name).unlink(missing_ok=True)
-    for folder, outputs in folders.items():
-        _remove_outputs(folder, outputs)
+
+
+def _folders_of_earlier(output_dir: Path) -> list[Path]:
+    """The folders of the data sets of the finished evaluation that lies in an output folder, if one does."""
+    try:
+        names = json.loads((output_dir / RESULTS_JSON).read_text(encoding="utf-8"))["sets"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # none, or the file of something else
+    return [output_dir / name for name in names] if len(names) > 1 else [output_dir]
+
+
+def _require_no_data(folder: Path) -> None:
+    """Raises ValueError if what is about to be removed belongs to a data set: masks are called alike there.
+
+    A folder of data is told by the folders beside the masks, unless an evaluation has left its traces there.
+    """
+    masks = [name for name in all_outputs() if (folder / name).is_dir()]
+    if not masks or any((folder / name).exists() for name in (RESULTS_JSON, VIDEOS, UNFINISHED)):
+        return
+    foreign = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in masks)
+    if foreign:
+        raise ValueError(
+            f"output_dir: {folder} holds {', '.join(foreign[:3])} beside {masks[0]}, and no results: it looks like a "
+            "folder of data, in which nothing is overwritten; name another output_dir"
+        )
 
 
 def _drop_if_changed(one: EvaluatedSet, folder: Path, origin: dict[str, Any]) -> None:
@@ -174,12 +203,12 @@ def _drop_if_changed(one: EvaluatedSet, folder: Path, origin: dict[str, Any]) ->
             folder,
             "; ".join(changed),
         )
-        _remove_outputs(folder, one.benchmark.outputs)
+        _remove_outputs(folder)
 
 
-def _remove_outputs(folder: Path, outputs: Sequence[str]) -> None:
-    """Everything that an evaluation writes for one data set; the journal last, so that an interruption here shows."""
-    for name in (SUBMISSION, EXPRESSIONS_CSV, VIDEOS, *outputs):
+def _remove_outputs(folder: Path) -> None:
+    """Everything that an evaluation writes for one data set, whichever; its traces last, so that the rest shows."""
+    for name in (SUBMISSION, EXPRESSIONS_CSV, *all_outputs(), VIDEOS):
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)

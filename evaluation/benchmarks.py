@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from configs.schema import DataConfig
-from datasets.definition import AnnotatedFrames, DatasetSettings, MaskPerSentence, MergedObjects, RankedImages
+from datasets.definition import AnnotatedFrames, DatasetSettings, EvalProtocol, MergedObjects, RankedImages
 from datasets.generated import j_of_guessing
-from datasets.table import definition_of
+from datasets.table import DATASETS, definition_of
 from evaluation.protocol import Benchmark
 from evaluation.single_frames import PREDICTIONS_FILE, FramesInClips, SingleImages
 from evaluation.whole_videos import MergedObjectsPerAnnotator, OneMaskPerSentence
@@ -46,16 +46,28 @@ def evaluated_sets(data: DataConfig, *, runners_up: int = 0) -> tuple[EvaluatedS
     )
 
 
+def all_outputs() -> tuple[str, ...]:
+    """The names below an output folder under which the evaluation of any data set writes masks, sorted."""
+    return tuple(sorted({name for definition in DATASETS.values() for name in _outputs_of(definition.protocol)}))
+
+
+def _outputs_of(protocol: EvalProtocol) -> tuple[str, ...]:
+    if isinstance(protocol, AnnotatedFrames | RankedImages):
+        return (PREDICTIONS_FILE,)
+    if isinstance(protocol, MergedObjects):
+        return tuple(f"anno_{k}" for k in range(protocol.num_annotators))
+    return (protocol.folder,)
+
+
 def _benchmark_for(data: DataConfig, settings: DatasetSettings, *, runners_up: int) -> Benchmark:
     protocol = definition_of(settings).protocol
+    outputs = _outputs_of(protocol)
     if isinstance(protocol, AnnotatedFrames):
-        return FramesInClips(data, (PREDICTIONS_FILE,), protocol.names_instances)
+        return FramesInClips(data, outputs, protocol.names_instances)
     if isinstance(protocol, RankedImages):
-        return SingleImages(data, (PREDICTIONS_FILE,))
+        return SingleImages(data, outputs)
     request = split_request(data, settings, settings.eval_split, for_training=False)
     baselines = j_of_guessing(request.root, settings.eval_split)
     if isinstance(protocol, MergedObjects):
-        annotators = tuple(f"anno_{k}" for k in range(protocol.num_annotators))
-        return MergedObjectsPerAnnotator(data, annotators, runners_up, baselines)
-    assert isinstance(protocol, MaskPerSentence)  # the only other `EvalProtocol`
-    return OneMaskPerSentence(data, (protocol.folder,), runners_up, baselines, protocol.zip_folder)
+        return MergedObjectsPerAnnotator(data, outputs, runners_up, baselines)
+    return OneMaskPerSentence(data, outputs, runners_up, baselines, protocol.zip_folder)

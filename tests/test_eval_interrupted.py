@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from evaluation.journal import UNFINISHED, Journal, read_videos
 from evaluation.ranked_report import RankedReport, RankedScore
 from evaluation.runner import share_work
 from loading.loaders import build_eval_dataset
+from media.mask_png import write_binary_png
 from tests.test_eval_frames import config_of
 from tests.tiny_a2d import write_tiny_a2d
 from tests.tiny_ref_youtube_vos import write_expressions, write_video
@@ -221,3 +223,29 @@ def test_two_processes_go_on_with_an_evaluation_that_was_killed(config, root, tm
     assert written["speed"]["processes"] == 2
     assert written["speed"]["frames"] == LENGTHS["longer"] + LENGTHS["short"]
     assert sorted(times(tmp_path / "out")) == sorted(times(tmp_path / "whole"))
+
+
+def test_overwrite_removes_what_an_evaluation_of_other_sets_has_left(config, tmp_path):
+    packed = {"zip_submission": True, "partial_submission": True}
+    alone = config.model_copy(update={"eval": config.eval.model_copy(update=packed), "overwrite": True})
+    (entry,) = config.data.sets
+    both = (entry, entry.model_copy(update={"eval_split": "train"}))
+    two = alone.model_copy(update={"data": config.data.model_copy(update={"eval_sets": both})})
+    out = tmp_path / "out"
+    evaluate(alone)
+    write_binary_png(out / "anno_0" / "old" / "00000.png", np.zeros((4, 4), dtype=bool))  # of Ref-DAVIS17
+    assert (out / "submission.zip").is_file()
+    evaluate(two)
+    assert {path.name for path in out.iterdir()} == {"results.json", "results.md", "ref_youtube_vos"}
+    evaluate(alone)
+    assert not list((out / "ref_youtube_vos").rglob("*.*"))
+    assert (out / "submission.zip").is_file()
+
+
+def test_overwrite_spares_a_folder_of_data(config, root):
+    masks = sorted((root / "valid" / "Annotations").rglob("*.png"))
+    assert masks
+    careless = config.model_copy(update={"output_dir": root / "valid", "overwrite": True})
+    with pytest.raises(ValueError, match=r"valid holds JPEGImages beside Annotations, and no results"):
+        evaluate(careless)
+    assert sorted((root / "valid" / "Annotations").rglob("*.png")) == masks
