@@ -349,3 +349,11 @@ def test_the_table_can_be_sorted_and_filtered(runs, tmp_path, browser):
     table = shown[shown.index('<div class="all-samples"') :]
     assert "2 of 4" in table
     assert re.findall(r'<td class="words">(v_\w)</td>', table) == ["v_a", "v_b"]
+
+
+def test_without_a_name_the_page_lies_in_the_last_run(runs, capsys):
+    page = runs / "first" / "analysis.html"
+    assert analyze(runs / "last", runs / "first", "--examples", 1) == 0
+    assert capsys.readouterr().out == f"{page}\n"
+    assert page.read_text(encoding="utf-8").startswith("<!")
+    page.unlink()

@@ -1,7 +1,7 @@
-"""Writes a page that says why an evaluation came out as it did: `python -m tools.analyze RUN [RUN] --output PAGE.html`.
+"""Writes a page that says why an evaluation came out as it did: `python -m tools.analyze RUN [RUN]`.
 
 RUN is an output folder of `python main.py eval`. With two, the second is compared with the first. The page is one file
-that needs nothing else; see docs/analyze.md.
+that needs nothing else, `analysis.html` in the last RUN unless `--output PAGE.html` says otherwise; see docs/analyze.md.
 """
 
 import argparse
@@ -23,20 +23,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.examples < 0:
             raise ValueError(f"--examples {options.examples}: expected 0 or more")
         runs = read_runs(options.runs, options.data_root)
-        write_text(options.output, render_page(runs, num_examples=options.examples))
+        page = options.output or options.runs[-1] / "analysis.html"
+        write_text(page, render_page(runs, num_examples=options.examples))
     except (ValueError, OSError) as error:
         sys.stderr.write(f"analyze: {error}\n")
         return 2
     for name, reason in runs[0].without_pictures.items():
         sys.stderr.write(f"analyze: {name}: no pictures, the data cannot be read ({reason}); give --data-root\n")
-    sys.stdout.write(f"{options.output}\n")
+    sys.stdout.write(f"{page}\n")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.analyze", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of `python main.py eval`")
-    parser.add_argument("--output", type=Path, required=True, metavar="PAGE.html", help="the page to write")
+    parser.add_argument(
+        "--output", type=Path, metavar="PAGE.html", help="the page to write (default: analysis.html in the last RUN)"
+    )
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="where the data is, if no longer at data.root")
     parser.add_argument("--examples", type=int, default=6, metavar="N", help="examples of each kind (default: 6)")
     return parser
