@@ -1,7 +1,8 @@
 """Writes a page that says why an evaluation came out as it did: `python -m tools.analyze RUN [RUN]`.
 
 RUN is an output folder of `python main.py eval`. With two, the second is compared with the first. The page is one file
-that needs nothing else, `analysis.html` in the last RUN unless `--output PAGE.html` says otherwise; see docs/analyze.md.
+that needs nothing else: `analysis.html` in the last RUN, unless `--output PAGE.html` says otherwise; see
+docs/analyze.md.
 """
 
 import argparse
