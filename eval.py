@@ -1,5 +1,6 @@
 """Evaluation: run benchmarks, write their submissions, score them where the masks are known."""
 
+import hashlib
 import json
 import logging
 import shutil
@@ -72,11 +73,14 @@ def evaluate(config: Config) -> Results:
         start = time.perf_counter()
         for one in sets:
             folder = _folder_of(config, one)
-            origin = _origin(config, one, weights)
+            origin = _origin(config, one, model, weights)
             if world.is_main:
                 _drop_if_changed(one, folder, origin)
             wait_for_all(world)
             with Journal(folder, origin, one.benchmark.score_type, world) as journal:
+                if config.eval.write_masks:
+                    _forget_without_masks(one, folder, journal)
+                    wait_for_all(world)  # before the first process writes masks, which the others would find
                 if journal.finished:
                     logger.info("%s: %d videos are finished already", one.settings.eval_name, len(journal.finished))
                 result = run_benchmark(
@@ -206,6 +210,16 @@ def _drop_if_changed(one: EvaluatedSet, folder: Path, origin: dict[str, Any]) ->
         _remove_outputs(folder)
 
 
+def _forget_without_masks(one: EvaluatedSet, folder: Path, journal: Journal) -> None:
+    """Finished videos whose masks are no longer there are evaluated again: a power cut may lose or empty files."""
+    finished = [video for video in one.dataset if video.record.name in journal.finished]
+    for video in finished:
+        paths = (folder / mask.path for mask in one.benchmark.submission(video))
+        if not all(path.is_file() and path.stat().st_size for path in paths):
+            logger.warning("%s: masks of the finished video %s are missing", one.settings.eval_name, video.record.name)
+            del journal.finished[video.record.name]
+
+
 def _remove_outputs(folder: Path) -> None:
     """Everything that an evaluation writes for one data set, whichever; its traces last, so that the rest shows."""
     for name in (SUBMISSION, EXPRESSIONS_CSV, *all_outputs(), VIDEOS):
@@ -220,8 +234,8 @@ def _remove_outputs(folder: Path) -> None:
 # ---- what is written ----
 
 
-def _origin(config: Config, one: EvaluatedSet, weights: str) -> dict[str, Any]:
-    """What the results of a data set depend on."""
+def _origin(config: Config, one: EvaluatedSet, model: SOC, weights: str) -> dict[str, Any]:
+    """What the results of a data set depend on; the tokenizer shows in the tokens that it makes."""
     settings: dict[str, Any] = {}
     for section in RESULT_SECTIONS:
         values = config.model_dump(mode="json", include={section})[section]
@@ -229,7 +243,16 @@ def _origin(config: Config, one: EvaluatedSet, weights: str) -> dict[str, Any]:
             settings |= {f"{section}.{k}": v for k, v in values.items() if k not in WITHOUT_EFFECT.get(section, ())}
         else:
             settings[section] = values
-    return {"weights": weights, "code": code_digest(), "videos": one.dataset.digest()} | settings
+    tokens = hashlib.sha256()
+    for video in one.dataset.videos:
+        sentences = [expression.sentence for expression in video.expressions]
+        tokens.update(repr(model.tokenize(sentences).ids.tolist() if sentences else []).encode())
+    return {
+        "weights": weights,
+        "code": code_digest(),
+        "videos": one.dataset.digest(),
+        "tokens": tokens.hexdigest(),
+    } | settings
 
 
 def _write_set(config: Config, one: EvaluatedSet, result: SetResult, folder: Path) -> None:

@@ -249,3 +249,31 @@ def test_overwrite_spares_a_folder_of_data(config, root):
     with pytest.raises(ValueError, match=r"valid holds JPEGImages beside Annotations, and no results"):
         evaluate(careless)
     assert sorted((root / "valid" / "Annotations").rglob("*.png")) == masks
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["lost", "emptied"])
+def test_a_finished_video_whose_masks_are_gone_is_computed_again(config, root, tmp_path, damage):
+    interrupt(config, root)
+    before = times(tmp_path / "out")
+    path = next((tmp_path / "out").rglob("longer/*/*.png"))
+    content = path.read_bytes()
+    damage(path)
+    evaluate(config)
+    assert path.read_bytes() == content
+    again = {name.split("/")[1] for name, time in before.items() if times(tmp_path / "out")[name] != time}
+    assert again == {"longer"}
+
+
+def test_nothing_is_kept_of_another_tokenizer(config, root, caplog):
+    interrupt(config, root)
+    path = root / "text_encoder" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    special = {token["content"] for token in content["added_tokens"]}
+    names = [name for name in vocabulary if name not in special]
+    swapped = dict(zip(names, reversed([vocabulary[name] for name in names]), strict=True))
+    content["model"]["vocab"] = vocabulary | swapped
+    path.write_text(json.dumps(content))
+    with caplog.at_level(logging.WARNING):
+        evaluate(config)
+    assert "begun anew, because something changed: tokens: " in caplog.text
