@@ -19,6 +19,7 @@ from engine.startup import start_process
 from evaluation.benchmarks import EvaluatedSet, all_outputs, evaluated_sets
 from evaluation.journal import UNFINISHED, VIDEOS, Journal, changes, is_unfinished, remove_journal
 from evaluation.results import (
+    ANALYSIS_PAGE,
     EXPRESSIONS_CSV,
     RESULTS_JSON,
     RESULTS_MARKDOWN,
@@ -42,7 +43,12 @@ RESULT_SECTIONS = ("model", "data", "eval", "device")
 
 WITHOUT_EFFECT = {
     "model": {"weights"},  # their content counts
-    "data": {"cache", "num_workers", "prefetch", "pin_memory"},
+    "data": {
+        *("cache", "num_workers", "prefetch", "pin_memory"),
+        *("batch_size", "flip_probability", "frame_sampling", "supervised_frames", "sentences_per_clip", "kinds"),
+        *("on_error", "max_skipped_share"),
+        *("sets", "eval_sets", "max_eval_videos"),  # the entry that is evaluated and its videos count
+    },
     "eval": {"workers", "zip_submission", "partial_submission"},
 }
 """Settings in these sections that change no result."""
@@ -169,7 +175,7 @@ def _claim(config: Config, sets: Sequence[EvaluatedSet]) -> None:
         _require_no_data(folder)
     for folder in earlier:
         _remove_outputs(folder)
-    for name in (RESULTS_MARKDOWN, RESULTS_JSON):  # last: it says where the rest lies
+    for name in (ANALYSIS_PAGE, RESULTS_MARKDOWN, RESULTS_JSON):  # the last one says where the rest lies
         (config.output_dir / name).unlink(missing_ok=True)
 
 
@@ -252,6 +258,7 @@ def _origin(config: Config, one: EvaluatedSet, model: SOC, weights: str) -> dict
         "code": code_digest(),
         "videos": one.dataset.digest(),
         "tokens": tokens.hexdigest(),
+        "set": one.settings.model_dump(mode="json"),
     } | settings
 
 

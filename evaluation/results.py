@@ -16,6 +16,8 @@ from evaluation.runner import Speed
 from media.files import atomic_path
 
 RESULTS_JSON, RESULTS_MARKDOWN, EXPRESSIONS_CSV = "results.json", "results.md", "expressions.csv"
+ANALYSIS_PAGE = "analysis.html"
+"""What `tools.analyze` writes beside them, and another evaluation in the same folder removes."""
 
 
 @dataclass(frozen=True)

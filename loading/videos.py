@@ -15,6 +15,9 @@ from datasets.readers import ObjectMapReader, mask_size
 from datasets.records import Expression, VideoRecord
 from loading.clips import as_clip
 
+MOST_MAPS_KEPT = 2
+"""Windows of object maps that a video keeps: two may be scored at the same time."""
+
 
 @dataclass(frozen=True)
 class EvalVideo:
@@ -84,7 +87,8 @@ class EvalVideo:
         wanted = tuple(range(len(self.record.frame_names)) if positions is None else positions)
         with self._lock:
             if wanted not in self._last_maps:
-                self._last_maps.clear()
+                if len(self._last_maps) == MOST_MAPS_KEPT:
+                    del self._last_maps[next(iter(self._last_maps))]
                 self._last_maps[wanted] = masks.read_map(wanted, size=self.original_size)
             return self._last_maps[wanted]
 

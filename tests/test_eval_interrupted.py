@@ -129,7 +129,7 @@ def test_settings_without_effect_and_another_name_of_the_weights_change_nothing(
     again = config.model_copy(
         update={
             "model": config.model.model_copy(update={"weights": moved}),
-            "data": config.data.model_copy(update={"num_workers": 1}),
+            "data": config.data.model_copy(update={"num_workers": 1, "batch_size": 5, "flip_probability": 0.1}),
             "eval": config.eval.model_copy(update={"workers": 0}),
         }
     )
@@ -233,6 +233,7 @@ def test_overwrite_removes_what_an_evaluation_of_other_sets_has_left(config, tmp
     two = alone.model_copy(update={"data": config.data.model_copy(update={"eval_sets": both})})
     out = tmp_path / "out"
     evaluate(alone)
+    (out / "analysis.html").touch()
     write_binary_png(out / "anno_0" / "old" / "00000.png", np.zeros((4, 4), dtype=bool))  # of Ref-DAVIS17
     assert (out / "submission.zip").is_file()
     evaluate(two)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from evaluation.results import ANALYSIS_PAGE
 from media.files import write_text
 from tools.analyze.page import render_page
 from tools.analyze.runs import read_runs
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.examples < 0:
             raise ValueError(f"--examples {options.examples}: expected 0 or more")
         runs = read_runs(options.runs, options.data_root)
-        page = options.output or options.runs[-1] / "analysis.html"
+        page = options.output or options.runs[-1] / ANALYSIS_PAGE
         write_text(page, render_page(runs, num_examples=options.examples))
     except (ValueError, OSError) as error:
         sys.stderr.write(f"analyze: {error}\n")
