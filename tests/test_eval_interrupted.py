@@ -116,7 +116,7 @@ def test_nothing_is_kept_of_another_model_or_setting(config, root, tmp_path, cap
 def test_nothing_is_kept_of_another_code(config, root, tmp_path, caplog, monkeypatch):
     interrupt(config, root)
     before = times(tmp_path / "out")
-    monkeypatch.setattr("eval.code_digest", lambda: "0" * 64)
+    monkeypatch.setattr("evaluation.origin.code_digest", lambda: "0" * 64)
     with caplog.at_level(logging.WARNING):
         evaluate(config)
     assert "code: " in caplog.text
