@@ -70,6 +70,12 @@ class RankedScore:
     masks: MaskScore
     boxes: BoxScore | None = None
 
+    @property
+    def image_id(self) -> int | str:
+        """Of its image in published ground truth: the number of the sentence in RefCOCO/+/g, elsewhere the sample."""
+        is_numbered = self.boxes is not None and self.expression.isdecimal()
+        return int(self.expression) if is_numbered else self.sample
+
     def as_row(self) -> dict[str, str | float]:
         """What stands in a table with a line per sentence."""
         intersection, union = self.masks.overlap.intersections[0], self.masks.overlap.unions[0]
@@ -96,8 +102,8 @@ def published_order(entry: RankedScore) -> tuple[int, str]:
     of A2D- and JHMDB-Sentences are texts, in which frame 10 comes before frame 5; those of RefCOCO/+/g, the images with
     boxes, are the numbers of sentences.
     """
-    is_numbered = entry.boxes is not None and entry.expression.isdecimal()
-    return int(entry.expression) if is_numbered else -1, entry.sample
+    image_id = entry.image_id
+    return image_id if isinstance(image_id, int) else -1, entry.sample
 
 
 def score_masks(
@@ -247,7 +253,7 @@ class RankedReport:
         return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
     def coco_results(self) -> list[dict[str, Any]]:
-        """All predictions in the result format of COCO; `image_id` is the sample."""
+        """All predictions in the result format of COCO."""
         results = []
         for entry in self.entries:
             boxes: list[dict[str, Any]] = [{}] * len(entry.masks.coco.predictions[0])
@@ -256,7 +262,7 @@ class RankedReport:
             for mask, box in zip(entry.masks.coco.predictions[0], boxes, strict=True):
                 results.append(
                     {
-                        "image_id": entry.sample,
+                        "image_id": entry.image_id,
                         "category_id": CATEGORY,
                         "segmentation": mask["segmentation"],
                         **box,

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch.nn import functional
@@ -106,7 +107,7 @@ def test_the_report_and_the_predictions_are_written_whole(root, tmp_path, capsys
     assert "box mIoU" in (tmp_path / "out" / "results.md").read_text()
     results = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert len(results) == 5 * config.model.num_queries
-    truth = {entry.sample: entry for entry in report.entries}
+    truth = {entry.image_id: entry for entry in report.entries}
     images_of_truth = [{"id": sample, "height": 24, "width": 40} for sample in truth]
     annotations = [
         {"id": i, "image_id": sample, "category_id": 1, "iscrowd": 0, **entry.boxes.coco.annotations[0]}
@@ -123,6 +124,24 @@ def test_the_report_and_the_predictions_are_written_whole(root, tmp_path, capsys
     evaluation.summarize()
     capsys.readouterr()
     assert report.box_ap == pytest.approx(tuple(evaluation.stats), abs=1e-12)
+
+
+def test_predictions_name_the_images_of_the_prepared_annotations(root, tmp_path, capsys):
+    """As both files lie on disk, pycocotools finds for each sentence the overlap that the report has."""
+    images = {"dataset": "refcoco", "variant": "refcoco+", "root": root / "coco", "eval_split": "train"}
+    report = evaluate(with_busy_weights(make_config(root, tmp_path / "out", images))).only
+    prepared = COCO(str(root / "coco" / "refcoco+" / "instances_refcoco+_train.json"))
+    results = prepared.loadRes(str(tmp_path / "out" / "predictions.json"))
+    capsys.readouterr()
+    assert sorted(entry.image_id for entry in report.entries) == prepared.getImgIds() == [0, 1, 2, 3, 4]
+    for entry in report.entries:
+        best = max(results.imgToAnns[entry.image_id], key=lambda result: result["score"])
+        (annotation,) = prepared.imgToAnns[entry.image_id]
+        ((overlap,),) = coco_mask.iou([best["segmentation"]], [prepared.annToRLE(annotation)], [0])
+        row = entry.as_row()
+        assert prepared.imgs[entry.image_id]["caption"].lower().split() == row["sentence"].split()
+        assert row["IoU"] == pytest.approx(overlap, abs=1e-6)
+    assert any(entry.as_row()["IoU"] > 0.1 for entry in report.entries)
 
 
 def test_ranked_boxes_are_judged_in_the_order_of_their_scores():

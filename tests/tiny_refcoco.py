@@ -120,7 +120,9 @@ def write_refs_layout(root: Path, name: str = "refcoco", split_by: str = "unc", 
         pickle.dump(refs, file, protocol=protocol)
     images = [{"id": image, "file_name": file_name(image), "height": HEIGHT, "width": WIDTH} for image in IMAGES]
     annotations = [annotation_entry(annotation, image_of(annotation), annotation) for annotation in RECTANGLES]
-    (folder / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    (folder / "instances.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "square"}]})
+    )
     return root
 
 
@@ -151,7 +153,7 @@ def write_instances_layout(root: Path, name: str = "refcoco") -> Path:
                 )
                 annotations.append(annotation_entry(annotation, number, number))
         (folder / f"instances_{name}_{split}.json").write_text(
-            json.dumps({"images": images, "annotations": annotations})
+            json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "square"}]})
         )
     return root
 
