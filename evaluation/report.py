@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -240,10 +241,11 @@ def _average(entries: Sequence[EntryScore]) -> GroupScore:
     return GroupScore(len(entries), FrameStatistics(*region), FrameStatistics(*boundary))
 
 
-def _named(score: GroupScore) -> dict[str, float | int]:
-    return {
-        "entries": score.count,
+def _named(score: GroupScore) -> dict[str, float | int | None]:
+    """For JSON, which knows no NaN: the decay of some videos of more than 256 frames is none."""
+    named = {
         "J&F": score.mean,
         **{f"J-{name}": value for name, value in score.region._asdict().items()},
         **{f"F-{name}": value for name, value in score.boundary._asdict().items()},
     }
+    return {"entries": score.count} | {name: None if isnan(value) else value for name, value in named.items()}

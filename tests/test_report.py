@@ -1,5 +1,7 @@
 """Reports of whole videos: which number is J and which is F, means over entries and groups."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -66,3 +68,13 @@ def test_guesses_stand_beside_the_scores_of_their_group():
         "| all | 1 | 30.0 | 20.0 | 40.0 |  |",
         "| motion | 1 | 30.0 | 20.0 | 40.0 | 31.0 |",
     ]
+
+
+def test_what_is_no_number_is_null_in_json():
+    """The decay of the published toolkit has no frames in its last bin for some lengths."""
+    frames = tuple(FrameScore(0.5, 0.5) for _ in range(300))
+    report = EvalReport(1, 1, (EntryScore("v", "0", "", "", frames),))
+    assert np.isnan(report.overall.region.decay)
+    text = json.dumps(report.as_dict(), allow_nan=False)
+    assert json.loads(text)["overall"]["J-decay"] is None
+    assert json.loads(text)["overall"]["J-mean"] == 0.5
