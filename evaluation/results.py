@@ -1,7 +1,6 @@
 """The results of one run: a report for each data set that it evaluates, and the files that hold them."""
 
 import csv
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,9 +109,13 @@ def describe_speed(speeds: Sequence[Speed], *, seconds: float) -> dict[str, Any]
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """The most memory that this process has held so far, in MiB: its own and, with a GPU, PyTorch's there."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
-    memory = {"process_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    """The most memory that this process has held so far, in MiB: its own (not on Windows), and PyTorch's on a GPU."""
+    memory = {}
+    if sys.platform != "win32":
+        import resource  # which Windows does not have
+
+        unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
+        memory["process_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     if device.type == "cuda":
         memory["gpu_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
     return memory

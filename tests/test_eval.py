@@ -1,3 +1,5 @@
+import csv
+import hashlib
 import json
 import shutil
 import zipfile
@@ -10,9 +12,12 @@ from PIL import Image
 from configs.schema import EvalConfig
 from eval import evaluate
 from loading.loaders import build_eval_dataset
+from loading.transforms import resize_frames
 from media.mask_png import read_index_png
 from metrics.region_boundary import region_and_boundary
+from models.build import build_model_for_inference
 from models.inference import windows
+from structures.clips import one_clip
 from tests.tiny_davis import write_tiny_davis
 from tests.tiny_ref_youtube_vos import HEIGHT, WIDTH
 from tests.tiny_run import tiny_config, with_busy_weights, write_tiny_root
@@ -69,6 +74,55 @@ def test_the_report_names_kinds_checkpoint_and_configuration(root, tmp_path):
     assert len(names) == 2 * 2 * 5
     assert names == sorted(names)
     assert "Annotations/v_a/0/00000.png" in names
+
+
+def test_results_say_what_they_cost_and_whose_they_are(root, tmp_path):
+    config = with_busy_weights(tiny_config(root, tmp_path / "out"))
+    report = evaluate(config).only
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert content["main_score"] == report.main_score
+    assert content["checkpoint"]["sha256"] == hashlib.sha256(config.model.weights.read_bytes()).hexdigest()
+    assert len(content["code_sha256"]) == 64
+    speed = content["speed"]
+    assert (speed["frames"], speed["masks"], speed["processes"]) == (2 * 5, 2 * 5 * 2, 1)
+    assert speed["frames_per_second"] == pytest.approx(10 / speed["seconds"])
+    assert sum(speed["share_of_time"].values()) == pytest.approx(1)
+    assert set(speed["share_of_time"]) == {"waiting for frames", "model", "waiting for writing and scoring"}
+    assert 50 < content["peak_memory"][0]["process_mib"] < 64 * 1024
+    with (tmp_path / "out" / "expressions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["video"], row["expression"]) for row in rows] == [
+        ("v_a", "0"),
+        ("v_a", "1"),
+        ("v_b", "0"),
+        ("v_b", "1"),
+    ]
+    assert [float(row["J&F"]) for row in rows] == [(e.region.mean + e.boundary.mean) / 2 for e in report.entries]
+    assert [row["sentence"] for row in rows] == ["a square", "a square that leaves"] * 2
+
+
+def test_runners_up_are_the_next_best_queries(root, tmp_path):
+    """J of each is that of its own masks, by hand; none is computed where none is asked for."""
+    config = with_busy_weights(tiny_config(root, tmp_path / "out", data={"eval_num_frames": 0}))
+    report = evaluate(config).only
+    model = build_model_for_inference(config).eval()
+    for video in build_eval_dataset(config.data):
+        frames = resize_frames(video.load_frames(), short_side=24, long_side=40)
+        for expression in video.record.expressions:
+            entry = next(e for e in report.entries if (e.video, e.expression) == (video.record.name, expression.name))
+            with torch.no_grad():
+                layer = model(one_clip(frames).normalised(), model.tokenize([expression.sentence])).final
+            scores = layer.class_logits[0, :, :, 0].sigmoid().mean(dim=0)
+            truth = video.load_masks(expression)
+            for rank, query in enumerate(scores.argsort(descending=True).tolist()):
+                logits = layer.mask_logits[0, :, query]
+                masks = torch.nn.functional.interpolate(logits[None], size=video.original_size, mode="bilinear")[0] > 0
+                region, _ = region_and_boundary(truth, masks.numpy())
+                assert entry.ranking[rank].score == pytest.approx(float(scores[query]), abs=1e-5)
+                assert entry.ranking[rank].region == pytest.approx(region.mean(), abs=0.03)
+    assert [len(entry.ranking) for entry in report.entries] == [3] * 4
+    alone = config.model_copy(update={"eval": EvalConfig(runners_up=0), "output_dir": tmp_path / "alone"})
+    assert [len(entry.ranking) for entry in evaluate(alone).only.entries] == [1] * 4
 
 
 def test_what_guessing_reaches_stands_beside_the_score(root, tmp_path):
