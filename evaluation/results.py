@@ -100,8 +100,8 @@ def describe_speed(speeds: Sequence[Speed], *, seconds: float) -> dict[str, Any]
         "processes": len(speeds),
         "frames": frames,
         "masks": masks,
-        "frames_per_second": frames / seconds if seconds else None,
-        "masks_per_second": masks / seconds if seconds else None,
+        "frames_per_second": frames / seconds,
+        "masks_per_second": masks / seconds,
         "share_of_time": {
             part: sum(speed.seconds[part] for speed in speeds) / total if total else None for part in speeds[0].seconds
         },

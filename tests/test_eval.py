@@ -86,6 +86,7 @@ def test_results_say_what_they_cost_and_whose_they_are(root, tmp_path):
     speed = content["speed"]
     assert (speed["frames"], speed["masks"], speed["processes"]) == (2 * 5, 2 * 5 * 2, 1)
     assert speed["frames_per_second"] == pytest.approx(10 / speed["seconds"])
+    assert speed["masks_per_second"] == pytest.approx(20 / speed["seconds"])
     assert sum(speed["share_of_time"].values()) == pytest.approx(1)
     assert set(speed["share_of_time"]) == {"waiting for frames", "model", "waiting for writing and scoring"}
     assert 50 < content["peak_memory"][0]["process_mib"] < 64 * 1024

@@ -153,6 +153,15 @@ def test_overwrite_replaces_what_is_finished_and_goes_on_with_what_is_not(config
     assert all(after[name] > time for name, time in before.items())
 
 
+def test_without_masks_on_disk_it_goes_on_too(config, root, caplog):
+    unwritten = config.model_copy(update={"eval": config.eval.model_copy(update={"write_masks": False})})
+    interrupt(unwritten, root)
+    with caplog.at_level(logging.INFO):
+        evaluate(unwritten)
+    assert "2 videos are finished already" in caplog.text
+    assert not times(config.output_dir)
+
+
 def test_a_line_that_was_cut_off_is_computed_again(config, root, tmp_path):
     interrupt(config, root)
     (journal,) = (path for path in (tmp_path / "out" / UNFINISHED).glob("*.jsonl") if path.stat().st_size)
