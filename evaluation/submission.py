@@ -3,7 +3,7 @@
 import zipfile
 from collections.abc import Iterable, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ class ExpectedMask:
     path: str
     name: str
     size: tuple[int, int]
-    values: Set[int] = field(hash=False)
+    values: Set[int]
 
 
 def require_complete(data: DataConfig, settings: DatasetSettings, dataset: EvalDataset) -> None:
