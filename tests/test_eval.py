@@ -13,7 +13,7 @@ from configs.schema import EvalConfig
 from eval import evaluate
 from loading.loaders import build_eval_dataset
 from loading.transforms import resize_frames
-from media.mask_png import read_index_png
+from media.mask_png import read_index_png, write_index_png
 from metrics.region_boundary import region_and_boundary
 from models.build import build_model_for_inference
 from models.inference import windows
@@ -215,6 +215,24 @@ def test_ref_davis17_scores_as_score_davis_does_for_the_written_files(davis, tmp
     assert any(read_index_png(p).max() > 0 for p in (tmp_path / "out").rglob("*.png"))
     sequences = list(load_sequences(davis, tmp_path / "out" / "anno_0", ["one", "two"], "unsupervised"))
     assert [len(sequence.prediction) for sequence in sequences] == [5, 5]
+
+
+def test_a_predicted_object_beyond_the_annotated_ones_is_a_proposal_too(davis, tmp_path, monkeypatch):
+    """Only object 1 is annotated in the first frame; what is predicted as object 2 covers it and is assigned to it."""
+    copy = tmp_path / "davis"
+    shutil.copytree(davis, copy)
+    masks = copy / "Annotations_unsupervised" / "480p" / "two"
+    truth = {path.stem: np.minimum(read_index_png(path), 1) for path in sorted(masks.iterdir())}
+    for name, ids in truth.items():
+        write_index_png(masks / f"{name}.png", ids)
+    frames = iter([ids for ids in truth.values() for _ in range(4)])  # frame by frame, for each of four annotators
+    monkeypatch.setattr(
+        "evaluation.whole_videos.merge_objects", lambda logits: torch.from_numpy(next(frames) * np.uint8(2))[None]
+    )
+    config = davis_config(copy, tmp_path / "out", sequences=("two",), eval_num_frames=1)
+    report = evaluate(config.model_copy(update={"eval": EvalConfig(workers=0)})).only
+    assert [entry.expression for entry in report.entries] == ["1"] * 4
+    assert report.overall.region.mean == 1.0
 
 
 def test_videos_without_frames_are_named_unless_sequences_are_chosen(davis, tmp_path):

@@ -61,7 +61,9 @@ def test_pycocotools_gives_the_reported_map_for_the_written_files(data, tmp_path
     assert report.mask_ap == pytest.approx(tuple(evaluation.stats), abs=1e-12)
     assert report.mask_ap.recall_100 > 0 or report.mask_overlap.mean_iou > 0
     assert report.box_ap is None
-    (content,) = json.loads((tmp_path / "out" / "results.json").read_text())["sets"].values()
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    (content,) = results["sets"].values()
+    assert results["speed"]["masks"] == num_samples
     assert content["overall"] == report.scores()
     assert set(content["overall"]) >= {"mAP", "P@0.5", "P@0.9", "oIoU", "mIoU"}
     assert f"| {num_samples} |" in (tmp_path / "out" / "results.md").read_text()
