@@ -46,12 +46,13 @@ def claim(config: Config, sets: Sequence[EvaluatedSet]) -> None:
 
 
 def _folders_of_earlier(output_dir: Path) -> list[Path]:
-    """The folders of the data sets of the finished evaluation that lies in an output folder, if one does."""
+    """The folders of the data sets of the evaluation that lies in an output folder, finished or not, if one does."""
+    unfinished = [path.parent for path in output_dir.glob(f"*/*/{UNFINISHED}")]  # of several sets; one is seen anyway
     try:
         names = json.loads((output_dir / RESULTS_JSON).read_text(encoding="utf-8"))["sets"]
     except (OSError, ValueError, KeyError, TypeError):
-        return []  # none, or the file of something else
-    return [output_dir / name for name in names] if len(names) > 1 else [output_dir]
+        return unfinished  # no results, or the file of something else
+    return [*unfinished, *([output_dir / name for name in names] if len(names) > 1 else [output_dir])]
 
 
 def _require_no_data(folder: Path) -> None:

@@ -252,6 +252,16 @@ def test_overwrite_removes_what_an_evaluation_of_other_sets_has_left(config, tmp
     assert (out / "submission.zip").is_file()
 
 
+def test_overwrite_removes_an_interrupted_evaluation_of_several_sets(config, root, tmp_path):
+    (entry,) = config.data.sets
+    both = (entry, entry.model_copy(update={"eval_split": "train"}))
+    interrupt(config.model_copy(update={"data": config.data.model_copy(update={"eval_sets": both})}), root)
+    assert list((tmp_path / "out" / "ref_youtube_vos" / "valid").rglob("*.png"))
+    evaluate(config.model_copy(update={"overwrite": True}))
+    assert not list((tmp_path / "out" / "ref_youtube_vos").rglob("*.*"))
+    assert (tmp_path / "out" / "results.json").is_file()
+
+
 def test_overwrite_spares_a_folder_of_data(config, root):
     masks = sorted((root / "valid" / "Annotations").rglob("*.png"))
     assert masks
