@@ -156,7 +156,7 @@ def _write_results(
     """`results.json` last: where it exists, everything does."""
     reports = Results({name: result.report for name, result in results.items()})
     speeds = [speed for result in results.values() for speed in result.speed]
-    speed = describe_speed(speeds, seconds=seconds)
+    speed = describe_speed(speeds, num_processes=len(memory), seconds=seconds)
     origin = provenance(config)
     checkpoint = config.model.weights
     origin["checkpoint"] = {

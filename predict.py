@@ -95,7 +95,7 @@ def predict(config: Config) -> None:
     fps = settings.fps or max(1.0, source.fps / settings.frame_step)
     overlay = Overlay(sentences, height=height, width=width)
     records = [ObjectRecord(sentence) for sentence in sentences]
-    overlap = config.data.eval_overlap if config.data.eval_identity == "matched" else 0
+    overlap = config.data.window_overlap
     choice = QueryChoice(overlap=overlap)
     names: list[str] = []
     indices: list[int] = []

@@ -239,7 +239,7 @@ class DataConfig(ConfigNode):
     @model_validator(mode="after")
     def windows_move_on(self) -> "DataConfig":
         """Raises ValueError if windows that overlap would never reach the end of a video."""
-        if self.eval_identity == "matched" and 0 < self.eval_num_frames <= self.eval_overlap:
+        if 0 < self.eval_num_frames <= self.window_overlap:
             raise ValueError(
                 f"eval_overlap={self.eval_overlap} must be smaller than eval_num_frames={self.eval_num_frames}"
             )
@@ -254,6 +254,11 @@ class DataConfig(ConfigNode):
         if repeated:
             raise ValueError(f"{', '.join(repeated)} is named more than once")
         return sets
+
+    @property
+    def window_overlap(self) -> int:
+        """Frames that a window of a long video shares with the one before, in evaluation and prediction."""
+        return self.eval_overlap if self.eval_identity == "matched" else 0
 
     @property
     def evaluated(self) -> tuple[AnyDatasetSettings, ...]:

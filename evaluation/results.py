@@ -86,18 +86,19 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, str | float]]) -> None:
         writer.writerows(rows)
 
 
-def describe_speed(speeds: Sequence[Speed], *, seconds: float) -> dict[str, Any]:
+def describe_speed(speeds: Sequence[Speed], *, num_processes: int, seconds: float) -> dict[str, Any]:
     """Where the time went.
 
     Args:
-        speeds: of every process.
+        speeds: of every process and data set.
+        num_processes: that shared the work.
         seconds: from the first video to the last, as a clock on the wall has it.
     """
     total = sum(sum(speed.seconds.values()) for speed in speeds)
     frames, masks = sum(speed.num_frames for speed in speeds), sum(speed.num_masks for speed in speeds)
     return {
         "seconds": seconds,
-        "processes": len(speeds),
+        "processes": num_processes,
         "frames": frames,
         "masks": masks,
         "frames_per_second": frames / seconds,

@@ -58,7 +58,7 @@ class WholeVideoRun(VideoRun[EntryScore]):
     def __init__(self, data: DataConfig, video: EvalVideo, folder: Path | None, *, num_ranked: int) -> None:
         self.video, self.record, self.folder = video, video.record, folder
         self.num_ranked = num_ranked
-        self.overlap = data.eval_overlap if data.eval_identity == "matched" else 0
+        self.overlap = data.window_overlap
         self.windows = list(windows(len(self.record.frame_names), data.eval_num_frames, overlap=self.overlap))
         self._choice = QueryChoice(overlap=self.overlap)
 
@@ -108,9 +108,10 @@ class OneMaskPerSentence(WholeVideos):
 
     def open(self, video: EvalVideo, *, folder: Path | None) -> VideoRun[EntryScore]:
         """See `Benchmark`."""
-        return _SentenceRun(
-            self.data, video, None if folder is None else folder / self.outputs[0], num_ranked=1 + self.runners_up
-        )
+        masks = None if folder is None else folder / self.outputs[0]
+        # Without an annotation there is nothing to compare runners-up with.
+        num_ranked = 1 if video.record.masks is None else 1 + self.runners_up
+        return _SentenceRun(self.data, video, masks, num_ranked=num_ranked)
 
     def submission(self, video: EvalVideo) -> Iterator[ExpectedMask]:
         """See `Benchmark`."""

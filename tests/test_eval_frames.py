@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from eval import evaluate
 from evaluation.ranked_report import RankedReport, RankedScore, score_masks
@@ -16,6 +15,7 @@ from models.build import build_model_for_inference
 from models.postprocess import all_queries
 from structures.clips import PaddedClips
 from tests.data_settings import read
+from tests.official_coco import official_statistics
 from tests.tiny_a2d import HEIGHT, WIDTH, actor_mask, replace_masks, write_tiny_a2d, write_tiny_jhmdb
 from tests.tiny_run import tiny_config, with_busy_weights
 from tools.prepare_data import prepare
@@ -52,13 +52,9 @@ def test_pycocotools_gives_the_reported_map_for_the_written_files(data, tmp_path
     assert len(report.entries) == num_samples
     list(prepare(config.data, tmp_path / "prepared"))
     truth = COCO(str(tmp_path / "prepared" / f"{dataset}_test_coco.json"))
-    evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "out" / "predictions.json")), "segm")
-    evaluation.params.useCats = 0
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    capsys.readouterr()
-    assert report.mask_ap == pytest.approx(tuple(evaluation.stats), abs=1e-12)
+    assert report.mask_ap == pytest.approx(
+        official_statistics(truth, str(tmp_path / "out" / "predictions.json"), "segm"), abs=1e-12
+    )
     assert report.mask_ap.recall_100 > 0 or report.mask_overlap.mean_iou > 0
     assert report.box_ap is None
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -84,13 +80,7 @@ def test_a_frame_of_a2d_is_scored_at_the_size_of_its_mask(data, tmp_path, capsys
     assert sizes["v_t_f_6_i_2"] == (HEIGHT // 2, WIDTH // 2)
     assert sizes["v_t_f_1_i_2"] == (HEIGHT, WIDTH)
     truth = COCO(str(tmp_path / "prepared" / "a2d_sentences_test_coco.json"))
-    evaluation = COCOeval(truth, truth.loadRes(predictions), "segm")
-    evaluation.params.useCats = 0
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    capsys.readouterr()
-    assert report.mask_ap == pytest.approx(tuple(evaluation.stats), abs=1e-12)
+    assert report.mask_ap == pytest.approx(official_statistics(truth, predictions, "segm"), abs=1e-12)
 
 
 def test_the_answer_is_that_of_the_frame_in_the_middle_of_its_window(data, tmp_path):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch.nn import functional
 
 from eval import evaluate
@@ -16,6 +15,7 @@ from loading.loaders import build_eval_dataset
 from loading.transforms import resize_frames
 from models.build import build_model_for_inference
 from structures.clips import one_clip
+from tests.official_coco import official_statistics
 from tests.tiny_ref_youtube_vos import write_tiny_data
 from tests.tiny_refcoco import SENTENCES, write_instances_layout, write_refs_layout
 from tests.tiny_run import tiny_config, with_busy_weights
@@ -117,13 +117,7 @@ def test_the_report_and_the_predictions_are_written_whole(root, tmp_path, capsys
     ground_truth.dataset = {"images": images_of_truth, "annotations": annotations, "categories": [{"id": 1}]}
     ground_truth.createIndex()
     boxes = [{key: value for key, value in result.items() if key != "segmentation"} for result in results]
-    evaluation = COCOeval(ground_truth, ground_truth.loadRes(boxes), "bbox")
-    evaluation.params.useCats = 0
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    capsys.readouterr()
-    assert report.box_ap == pytest.approx(tuple(evaluation.stats), abs=1e-12)
+    assert report.box_ap == pytest.approx(official_statistics(ground_truth, boxes, "bbox"), abs=1e-12)
 
 
 def test_predictions_name_the_images_of_the_prepared_annotations(root, tmp_path, capsys):
@@ -201,6 +195,8 @@ def test_several_sets_are_evaluated_in_one_run_and_compared_by_the_mean_of_their
         alone.append(evaluate(with_busy_weights(one)).only)
     assert alone[0].scores()["oIoU"] != alone[1].scores()["oIoU"]
     assert [report.scores() for report in results.reports.values()] == [report.scores() for report in alone]
+    cost = json.loads((tmp_path / "both" / "results.json").read_text())["speed"]
+    assert (cost["processes"], cost["frames"], cost["masks"]) == (1, 2 + 1, 5 + 1)
     assert results.main_score == pytest.approx((alone[0].main_score + alone[1].main_score) / 2, abs=1e-15)
     assert results.scores()["refcoco+/val oIoU"] == alone[1].scores()["oIoU"]
     for name, report in zip(("refcoco/train", "refcoco+/val"), alone, strict=True):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from evaluation.coco_ground_truth import sample_id
 from evaluation.ranked_report import RankedReport, RankedScore, score_boxes, score_masks
 from metrics.coco_map import CocoMeter
+from tests.official_coco import official_statistics
 
 HEIGHT, WIDTH = 40, 60
 TIED_SCORES = (0.25, 0.5, 0.75)
@@ -78,12 +78,7 @@ def run_pycocotools(samples, kind):
             for image, sample in samples.items()
             for rectangle, score in zip(sample.predictions, sample.scores.tolist(), strict=True)
         ]
-        evaluation = COCOeval(truth, truth.loadRes(results), kind)
-        evaluation.params.useCats = 0
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return tuple(evaluation.stats.tolist())
+    return official_statistics(truth, results, kind)
 
 
 def in_the_order_of_evaluation(meters):
