@@ -1,12 +1,9 @@
 """MeViS beyond what tests/test_formats.py compares with the generator's truth: what can be wrong with the files."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pycocotools import mask as mask_utils
 
 from datasets.definition import SplitRequest
 from datasets.listing import FolderListing
@@ -14,73 +11,23 @@ from datasets.mevis import MEVIS, PUBLISHED, MevisSettings
 from datasets.problems import require_usable
 from datasets.readers import SizeMismatchError
 from loading.loaders import build_eval_dataset, build_train_loader, training_videos
-from tests.data_settings import data_config
-
-HEIGHT, WIDTH, NUM_FRAMES = 24, 40, 5
-
-
-def square(left):
-    mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8, order="F")
-    mask[4:12, left : left + 8] = 1
-    return mask
-
-
-def run_lengths(mask):
-    encoded = mask_utils.encode(mask)
-    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
+from tests.tiny_mevis import (
+    HEIGHT,
+    NUM_FRAMES,
+    WIDTH,
+    change,
+    config,
+    expressions_of,
+    problems_of,
+    read,
+    square,
+    write_tiny_mevis,
+)
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Video "one": object 7 on the left in all frames, 9 overlaps it in frames 2 to 4."""
-    frames = [f"{i:05d}" for i in range(NUM_FRAMES)]
-    for split in ("train", "valid"):
-        folder = tmp_path / split / "JPEGImages" / "one"
-        folder.mkdir(parents=True)
-        for i, name in enumerate(frames):
-            Image.fromarray(np.full((HEIGHT, WIDTH, 3), 40 * i, dtype=np.uint8)).save(folder / f"{name}.jpg")
-    sentences = {"0": [7], "1": [9], "2": [7, 9]}
-    expressions = {k: {"exp": f"Sentence {k}", "obj_id": [0], "anno_id": ids} for k, ids in sentences.items()}
-    write(tmp_path / "train" / "meta_expressions.json", {"videos": {"one": make_video(frames, expressions)}})
-    secret = {name: {"exp": entry["exp"]} for name, entry in expressions.items()}
-    write(tmp_path / "valid" / "meta_expressions.json", {"videos": {"one": make_video(frames, secret)}})
-    masks = {
-        "7": [run_lengths(square(2))] * NUM_FRAMES,
-        "9": [None, None] + [run_lengths(square(6))] * 3,
-    }
-    write(tmp_path / "train" / "mask_dict.json", masks)
-    return tmp_path
-
-
-def make_video(frames, expressions):
-    return {"vid_id": 0, "frames": frames, "expressions": expressions}
-
-
-def write(path, content):
-    path.write_text(json.dumps(content))
-
-
-def change(path, edit):
-    content = json.loads(path.read_text())
-    edit(content)
-    write(path, content)
-
-
-def config(root, **changes):
-    fields = {"num_frames": 2, "short_side": HEIGHT, "long_side": WIDTH, "flip_probability": 0, "num_workers": 0}
-    return data_config("mevis", root=root, **(fields | {"eval_split": "train"} | changes))
-
-
-def read(root, split="train", **kinds):
-    return MEVIS.read(SplitRequest(MevisSettings(), root, split, **kinds))
-
-
-def problems_of(contents):
-    return [(problem.kind, problem.name, problem.detail) for problem in contents.problems]
-
-
-def expressions_of(contents):
-    return {video.name: [e.name for e in video.expressions] for video in contents.videos}
+    return write_tiny_mevis(tmp_path)
 
 
 # --- what is read ---
@@ -357,107 +304,3 @@ def test_the_splits_of_each_release_have_their_published_sizes():
         "mevis v1": {"train": (1662, 23051), "valid_u": (50, 793), "valid": (140, 2236)},
         "mevis v2": {"train": (1662, 27502), "valid_u": (50, 907), "valid": (140, 2523)},
     }
-
-
-# --- the second release ---
-
-
-@pytest.fixture
-def second(root):
-    """Beside the first release; two of the four sentences mean nothing in the video."""
-    for split, name in (("train", "meta_expressions_v2.json"), ("valid", "meta_expressions_v2_release.json")):
-        content = json.loads((root / split / "meta_expressions.json").read_text())
-        own = content["videos"]["one"]["expressions"]
-        more = {"3": {"exp": "The elephant", "obj_id": [], "anno_id": []}, "4": {"exp": "A bird", "anno_id": []}}
-        kept = {"0": own["0"], "2": own["2"], **more}
-        if split == "valid":
-            kept = {name: {"exp": entry["exp"]} for name, entry in kept.items()}
-        content["videos"]["one"]["expressions"] = kept
-        write(root / split / name, content)
-    return root
-
-
-def objects_of(contents):
-    (video,) = contents.videos
-    return {e.name: e.object_ids for e in video.expressions}
-
-
-def test_sentences_that_mean_nothing_are_told_from_secret_ones(second, caplog):
-    with caplog.at_level("INFO"):
-        contents = read(second)
-    assert contents.problems == ()
-    assert objects_of(contents) == {"0": (7,), "2": (7, 9), "3": (), "4": ()}
-    assert [(e.is_absent, e.is_secret) for e in contents.videos[0].expressions] == [(False, False)] * 2 + [
-        (True, False)
-    ] * 2
-    assert objects_of(read(second, "valid")) == dict.fromkeys("0234")
-    assert contents.label == read(second, "valid").label == "mevis v2"
-    path = second / "train" / "meta_expressions_v2.json"
-    assert f"MeViS v2, split train: sentences of {path}" in caplog.messages
-
-
-def test_a_release_can_be_asked_for(second, caplog):
-    def read_release(release):
-        with caplog.at_level("INFO"):
-            return MEVIS.read(SplitRequest(MevisSettings(release=release), second, "train"))
-
-    first = read_release("v1")
-    assert (first.label, objects_of(first)) == ("mevis v1", {"0": (7,), "1": (9,), "2": (7, 9)})
-    assert f"MeViS v1, split train: sentences of {second / 'train' / 'meta_expressions.json'}" in caplog.messages
-    assert objects_of(read_release("v2")) == objects_of(read_release("auto")) == objects_of(read(second))
-    (second / "train" / "meta_expressions_v2.json").unlink()
-    assert objects_of(read_release("auto")) == objects_of(first)
-    message = r"release=v2: .*train has neither meta_expressions_v2\.json nor .*release=v1 reads it"
-    with pytest.raises(ValueError, match=message):
-        read_release("v2")
-
-
-def test_the_second_release_is_known_by_its_sentences_where_its_file_was_renamed(second):
-    folder = second / "train"
-    (folder / "meta_expressions_v2.json").rename(folder / "meta_expressions.json")
-    contents = read(second)
-    assert (contents.label, objects_of(contents)["3"]) == ("mevis v2", ())
-
-
-def test_both_releases_in_a_folder_are_found(second):
-    assert [(found.settings.release, found.splits) for found in MEVIS.find(second)] == [
-        ("v1", ("train", "valid")),
-        ("v2", ("train", "valid")),
-    ]
-
-
-def test_a_video_about_which_no_sentence_is_true_is_read_without_masks(second):
-    def leave_absent(content):
-        expressions = content["videos"]["one"]["expressions"]
-        for name in "02":
-            expressions.pop(name)
-
-    change(second / "train" / "meta_expressions_v2.json", leave_absent)
-    (second / "train" / "mask_dict.json").unlink()
-    assert objects_of(read(second)) == {"3": (), "4": ()}
-
-
-def test_objects_without_masks_are_no_absent_target(second):
-    path = second / "train" / "meta_expressions_v2.json"
-    change(path, lambda content: content["videos"]["one"]["expressions"]["3"].update(obj_id=[1]))
-    contents = read(second)
-    detail = "video one, expression 3: anno_id is empty, although obj_id=[1] names an object"
-    assert problems_of(contents) == [("expressions", str(path), detail)]
-    assert list(objects_of(contents)) == ["0", "2", "4"]
-
-
-def test_sentences_that_mean_nothing_are_not_trained_on_and_counted_in_the_log(second, caplog):
-    with caplog.at_level("INFO"):
-        clips = build_train_loader(config(second, sentences_per_clip=4), seed=0).dataset
-    trained = {meta.expression for index in range(len(clips)) for meta in clips[index].meta}
-    assert trained == {"0", "2"}
-    assert "2 of 4 sentences mean nothing in their video; they are not trained on" in caplog.messages
-
-
-def test_sentences_that_mean_nothing_are_evaluated_without_a_mask_to_score_against(second, caplog):
-    with caplog.at_level("INFO"):
-        (video,) = build_eval_dataset(config(second))
-    scored = {e.name: video.load_masks(e) is not None for e in video.record.expressions}
-    assert scored == {"0": True, "2": True, "3": False, "4": False}
-    counted = "2 of 4 sentences mean nothing in their video: segmented and written, not scored"
-    assert f"mevis/train: mevis v2; {counted}" in caplog.messages

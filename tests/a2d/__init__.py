@@ -1,0 +1,1 @@
+"""A2D-Sentences: what is read, and what is wrong with its files."""
