@@ -122,8 +122,9 @@ class EvalDataset(Dataset[EvalVideo]):
 
     @property
     def can_be_scored(self) -> bool:
-        """Whether objects and masks are known; of all videos or of none, see above."""
-        return all(video.object_ids and video.masks is not None for video in self.videos)
+        """Whether objects and masks are known, of all videos or of none, see above; some sentence must mean one."""
+        with_objects = [video for video in self.videos if video.object_ids]
+        return bool(with_objects) and all(video.masks is not None for video in with_objects)
 
     def __iter__(self) -> Iterator[EvalVideo]:
         return (self[index] for index in range(len(self)))

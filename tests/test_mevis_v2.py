@@ -1,6 +1,7 @@
 """The second release of MeViS: sentences that mean nothing in their video."""
 
 import json
+import shutil
 
 import pytest
 
@@ -121,3 +122,17 @@ def test_sentences_that_mean_nothing_are_evaluated_without_a_mask_to_score_again
     assert scored == {"0": True, "2": True, "3": False, "4": False}
     counted = "2 of 4 sentences mean nothing in their video: segmented and written, not scored"
     assert f"mevis/train: mevis v2; {counted}" in caplog.messages
+
+
+def test_a_split_can_be_scored_although_no_sentence_about_one_video_is_true(second):
+    def absent_twin(content):
+        twin = json.loads(json.dumps(content["videos"]["one"]))
+        twin["expressions"] = {"0": {"exp": "The elephant", "obj_id": [], "anno_id": []}}
+        content["videos"]["two"] = twin
+
+    change(second / "train" / "meta_expressions_v2.json", absent_twin)
+    shutil.copytree(second / "train" / "JPEGImages" / "one", second / "train" / "JPEGImages" / "two")
+    dataset = build_eval_dataset(config(second))
+    assert [video.object_ids for video in dataset.videos] == [(7, 9), ()]
+    assert dataset.can_be_scored
+    assert not build_eval_dataset(config(second, eval_split="valid")).can_be_scored
