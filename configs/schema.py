@@ -184,6 +184,10 @@ class DataConfig(ConfigNode):
     """Sentences per training clip, chosen at random; they share the visual encoder's work. 1 as published: every
     sentence and window is one sample."""
 
+    absent: Literal["train", "leave_out"] = "train"
+    """What becomes of sentences that are known to mean nothing in their video: `train` the model to find nothing, in
+    every window of the video, or `leave_out`."""
+
     kinds: tuple[str, ...] = ()
     """Train only on sentences with these tags (single frames cannot show motion); none: on all. Only for data whose
     expressions carry a `kind`."""

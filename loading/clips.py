@@ -1,7 +1,7 @@
-"""Training clips: windows of frames with sentences about objects that occur in them, resized, flipped, with targets."""
+"""Training clips: windows of frames with sentences about what they show or do not show, with targets."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -53,16 +53,19 @@ class _Sample:
 class ClipDataset(Dataset[VideoSample]):
     """Training clips of `num_frames` frames, each with sentences about objects that occur in it.
 
+    A sentence that means nothing in its video (an absent one) is a sentence of every window; its target has no object.
+
     With `sentences_per_clip` 1 every pair of sentence and window is a sample (as published); otherwise every window
     is, with up to that many of its sentences, chosen anew in each epoch. Windows are consecutive; with `random`
     sampling there are as many samples, but the start of a window is random in each epoch.
 
     Args:
-        videos: with `visible` filled in. Sentences that mean nothing in their video are left out, with a count in the
-            log; every other one has an object.
+        videos: with `visible` filled in; what each sentence means is known.
         num_frames: frames of a clip.
         frame_sampling: "windows" or "random".
-        supervised_frames: "all", or "one" chosen at random in each epoch, with the sentences whose object it shows.
+        supervised_frames: "all", or "one" chosen at random in each epoch, with the sentences whose object it shows and
+            with absent ones. It shows an object wherever the window does.
+        absent: "train" on absent sentences, or "leave_out".
         sentences_per_clip: most sentences of a sample.
         short_side: pixels of the shorter side after resizing.
         long_side: limit of the longer side, in pixels.
@@ -79,6 +82,7 @@ class ClipDataset(Dataset[VideoSample]):
         num_frames: int,
         frame_sampling: Literal["windows", "random"] = "windows",
         supervised_frames: Literal["all", "one"] = "all",
+        absent: Literal["train", "leave_out"] = "train",
         sentences_per_clip: int,
         short_side: int,
         long_side: int,
@@ -97,7 +101,7 @@ class ClipDataset(Dataset[VideoSample]):
         self.seed = seed
         self.skips_errors = skips_errors
         self.pseudo_clips = pseudo_clips
-        self.samples = [sample for video in _with_targets(videos) for sample in self._samples_of(video)]
+        self.samples = [sample for video in _trained_on(videos, absent=absent) for sample in self._samples_of(video)]
         if not self.samples:
             raise ValueError(f"none of the {len(videos)} videos shows an object that a sentence is about")
         logger.info("%d training samples from %d videos", len(self.samples), len(videos))
@@ -115,10 +119,10 @@ class ClipDataset(Dataset[VideoSample]):
         samples = []
         for window, annotated in windows:
             shown = window if annotated is None else (annotated,)
-            visible = _expressions_in(video.expressions, video, shown)
+            candidates = _expressions_in(video.expressions, video, shown)
             if self.sentences_per_clip == 1:
-                samples += [_Sample(video, (expression,), window, annotated) for expression in visible]
-            elif visible:
+                samples += [_Sample(video, (expression,), window, annotated) for expression in candidates]
+            elif candidates:
                 samples.append(_Sample(video, video.expressions, window, annotated))
         return samples
 
@@ -187,10 +191,13 @@ class ClipDataset(Dataset[VideoSample]):
             return centred_window(sample.annotated, length, self.num_frames, index=index), index
         visible = _visible_to_any(video, sample.expressions)
         if self.random_windows and not video.is_pseudo_clip:
-            window = random_window(length, self.num_frames, visible=visible, generator=generator)
+            has_absent = any(expression.is_absent for expression in sample.expressions)
+            allowed = range(length) if has_absent else visible
+            window = random_window(length, self.num_frames, visible=allowed, generator=generator)
         if not self.supervises_one_frame:
             return window, None
         indices = [index for index, position in enumerate(window) if position in visible]
+        indices = indices or list(range(len(window)))  # no object is shown: the sentences of this clip are absent
         return window, indices[random_index(len(indices), generator)]
 
     def _read(
@@ -216,14 +223,16 @@ class ClipDataset(Dataset[VideoSample]):
         return annotate_clip(frames, masks, sentences=image.sentences)
 
 
-def _with_targets(videos: Sequence[VideoRecord]) -> Iterator[VideoRecord]:
-    """The videos without the sentences that mean nothing in them; their number goes to the log."""
+def _trained_on(videos: Sequence[VideoRecord], *, absent: Literal["train", "leave_out"]) -> Sequence[VideoRecord]:
+    """The videos with the sentences to train on; the number of absent ones goes to the log."""
     total = sum(len(video.expressions) for video in videos)
-    absent = sum(expression.is_absent for video in videos for expression in video.expressions)
-    if absent:
-        logger.info("%d of %d sentences mean nothing in their video; they are not trained on", absent, total)
-    for video in videos:
-        yield replace(video, expressions=tuple(e for e in video.expressions if not e.is_absent))
+    num_absent = sum(expression.is_absent for video in videos for expression in video.expressions)
+    if num_absent:
+        what = "their targets have no object" if absent == "train" else "they are left out (data.absent)"
+        logger.info("%d of %d sentences mean nothing in their video: %s", num_absent, total, what)
+    if absent == "train":
+        return videos
+    return [replace(v, expressions=tuple(e for e in v.expressions if not e.is_absent)) for v in videos]
 
 
 def as_clip(frames: UInt8[np.ndarray, "time height width 3"]) -> UInt8[Tensor, "time 3 height width"]:
@@ -247,24 +256,29 @@ def read_clip(
     Boxes are those of the annotation where the video has them, otherwise the extents of the masks.
 
     Args:
-        video: with masks.
+        video: with masks, unless all expressions are absent.
         positions: of the frames.
-        expressions: those that refer to the same objects share a mask, in the order of `object_groups`.
+        expressions: those that refer to the same objects share a mask, in the order of `object_groups`; absent ones
+            have none.
         annotated: positions of the masks; None for those of the frames.
 
     Raises:
         ValueError: an object does not occur in these frames, although `video.visible` lists it.
     """
-    if video.masks is None:
-        raise ValueError(f"video {video.name} has no masks; it cannot be trained on")
+    groups = object_groups(expressions)
     if annotated is None:
         annotated = positions
     frames = as_clip(video.frames.read(positions))
-    objects = tuple(dict.fromkeys(number for e in expressions for number in e.known_ids))
     height, width = frames.shape[-2:]
+    sentences = tuple(expression.sentence for expression in expressions)
+    if not groups:
+        nothing = torch.zeros(0, len(annotated), height, width, dtype=torch.bool)
+        return annotate_clip(frames, nothing, sentences=sentences)
+    if video.masks is None:
+        raise ValueError(f"video {video.name} has no masks; it cannot be trained on")
+    objects = tuple(dict.fromkeys(number for group in groups for number in group))
     size = mask_size(video.masks, annotated[0], frame_size=(height, width))
     masks = torch.from_numpy(video.masks.read(annotated, size=size, objects=objects))
-    groups = object_groups(expressions)
     parts = [masks[[objects.index(number) for number in group]] for group in groups]
     union = torch.stack([part[0] if len(part) == 1 else part.any(dim=0) for part in parts])
     for group, mask in zip(groups, union, strict=True):
@@ -274,7 +288,7 @@ def read_clip(
                 f"{video.name}: have the masks changed since the list of visible objects was made? Delete that list."
             )
     boxes = _annotated_boxes(video, groups, height=height, width=width, num_frames=len(annotated))
-    return annotate_clip(frames, union, sentences=tuple(e.sentence for e in expressions), boxes_xyxy_px=boxes)
+    return annotate_clip(frames, union, sentences=sentences, boxes_xyxy_px=boxes)
 
 
 def _annotated_boxes(
@@ -295,12 +309,15 @@ def _annotated_boxes(
 
 
 def object_groups(expressions: Sequence[Expression]) -> tuple[tuple[int, ...], ...]:
-    """The different (groups of) objects that the expressions refer to, in order of first mention."""
-    return tuple(dict.fromkeys(expression.known_ids for expression in expressions))
+    """The different (groups of) objects that the expressions refer to, in order of first mention.
+
+    Absent expressions have none.
+    """
+    return tuple(dict.fromkeys(expression.known_ids for expression in expressions if not expression.is_absent))
 
 
 def make_targets(clip: AnnotatedClip, expressions: Sequence[Expression]) -> tuple[ClipTarget, ...]:
-    """One target per expression; expressions that refer to the same objects share a mask."""
+    """One target per expression; those that refer to the same objects share a mask, absent ones have no object."""
     height, width = clip.frames.shape[-2:]
     masks = clip.masks.as_subclass(Tensor)  # (target, time, height, width)
     visible = masks.flatten(2).amax(dim=2).bool()  # (target, time); any() takes 20 times as long
@@ -310,22 +327,29 @@ def make_targets(clip: AnnotatedClip, expressions: Sequence[Expression]) -> tupl
     groups = object_groups(expressions)
     targets = []
     for expression in expressions:
-        group = groups.index(expression.known_ids)
+        first = 0 if expression.is_absent else groups.index(expression.known_ids)
+        own = slice(first, first if expression.is_absent else first + 1)
+        labels = [] if expression.is_absent else [expression.label]
         targets.append(
             ClipTarget(
-                masks=masks[group : group + 1].view(torch.bool),
-                boxes_cxcywh_norm=boxes[group : group + 1],
-                is_visible=visible[group : group + 1],
-                labels=torch.tensor([expression.label]),
+                masks=masks[own].view(torch.bool),
+                boxes_cxcywh_norm=boxes[own],
+                is_visible=visible[own],
+                labels=torch.tensor(labels, dtype=torch.long),
+                referred=None if expression.is_absent else 0,
             )
         )
     return tuple(targets)
 
 
 def _visible_frames(video: VideoRecord, expression: Expression) -> frozenset[int]:
-    """Positions of the frames that show at least one of the referred objects."""
-    if not expression.known_ids:
-        raise ValueError(f"video {video.name}, expression {expression.name}: no object, training needs one")
+    """Positions of the frames that show at least one of the referred objects; none for an absent expression.
+
+    Raises:
+        ValueError: its objects are secret.
+    """
+    if expression.is_secret:
+        raise ValueError(f"video {video.name}, expression {expression.name}: its object is secret, training needs it")
     return frozenset[int]().union(*(video.visible.get(number, frozenset()) for number in expression.known_ids))
 
 
@@ -334,5 +358,5 @@ def _visible_to_any(video: VideoRecord, expressions: Sequence[Expression]) -> fr
 
 
 def _expressions_in(expressions: Sequence[Expression], video: VideoRecord, window: tuple[int, ...]) -> list[Expression]:
-    """Those whose object occurs in at least one frame of the window."""
-    return [e for e in expressions if not _visible_frames(video, e).isdisjoint(window)]
+    """Those whose object occurs in at least one frame of the window, and absent ones."""
+    return [e for e in expressions if e.is_absent or not _visible_frames(video, e).isdisjoint(window)]

@@ -131,6 +131,7 @@ def build_train_loader(data: DataConfig, *, seed: int, rank: int = 0, world_size
         num_frames=data.num_frames,
         frame_sampling=data.frame_sampling,
         supervised_frames=data.supervised_frames,
+        absent=data.absent,
         sentences_per_clip=data.sentences_per_clip,
         short_side=data.short_side,
         long_side=data.long_side,

@@ -62,13 +62,19 @@ class Losses:
 class Totals:
     """What the terms are divided by: counts of one batch, or of all batches whose gradients make one step.
 
+    All are means over the processes, which average their gradients. What there is none of in all processes together
+    counts as 1.
+
     Attributes:
-        num_masks: target masks over all frames and samples, visible or not; the mean over processes, at least 1.
-        num_samples: sentences of this process.
+        num_masks: target masks over all frames and samples, visible or not; for mask and box terms.
+        num_frames: the same, and the frames of absent sentences, so that one of them counts as much as a sentence
+            about one object; for the classification term.
+        num_present: sentences that refer to something; for the contrastive term.
     """
 
     num_masks: Float[Tensor, ""] | float
-    num_samples: int
+    num_frames: Float[Tensor, ""] | float
+    num_present: Float[Tensor, ""] | float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +85,22 @@ class Pairs:
         sample: of each pair.
         target: index of the object within its sample.
         query: matched to that object, per layer.
-        query_of_referred: matched to the object that the sentence refers to.
+        present: samples whose sentence refers to something, ascending.
+        query_of_referred: matched to the object that the sentence refers to, for each of these samples.
     """
 
     sample: Int[Tensor, " pair"]
     target: Int[Tensor, " pair"]
     query: Int[Tensor, "layer pair"]
-    query_of_referred: Int[Tensor, "layer batch"]
+    present: Int[Tensor, " present"]
+    query_of_referred: Int[Tensor, "layer present"]
 
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
     """Matches queries with objects and adds up the losses of all decoder layers.
+
+    For an absent sentence no query is right: the class logits of all of them are negative, and it has no other term.
 
     Attributes:
         matcher: decides which query shows which object.
@@ -131,11 +141,11 @@ class Criterion:
     ) -> dict[str, Float[Tensor, " layer"]]:
         """Every term, unweighted, for all layers at once."""
         num_masks = totals.num_masks
-        terms = {"classification": _classification_loss(output.layers, targets, pairs) / num_masks}
+        terms = {"classification": _classification_loss(output.layers, targets, pairs) / totals.num_frames}
         if output.sentence is not None:
-            cluster = torch.stack([layer.cluster for layer in output.layers])
-            share = len(targets.num_objects) / totals.num_samples  # the loss is a mean over the samples of this batch
-            terms["contrastive"] = contrastive_loss(cluster, output.sentence, pairs.query_of_referred) * share
+            cluster = torch.stack([layer.cluster for layer in output.layers])[:, pairs.present]
+            chosen = contrastive_loss(cluster, output.sentence[pairs.present], pairs.query_of_referred)
+            terms["contrastive"] = chosen / totals.num_present
         focal, dice = _mask_losses(output.layers, targets, pairs)
         l1, giou = _box_losses(output.layers, targets, pairs)
         return terms | {
@@ -147,19 +157,24 @@ class Criterion:
 
 
 def count_totals(targets: Iterable[ClipTarget], *, device: torch.device | None = None) -> Totals:
-    """Counts the masks and samples of a step; every process must call this, for they share the number of masks.
+    """Counts what the terms of a step are divided by; every process must call this, for they add up their counts.
 
     Args:
         targets: of all batches of the step in this process.
         device: where the processes add up their counts; None: that of the targets.
     """
     targets = tuple(targets)
-    count = float(sum(target.masks.shape[0] * target.masks.shape[1] for target in targets))
+    num_masks = sum(target.masks.shape[0] * target.masks.shape[1] for target in targets)
+    num_absent_frames = sum(target.masks.shape[1] for target in targets if target.is_absent)
+    num_present = sum(not target.is_absent for target in targets)
+    counts = torch.tensor([num_masks, num_masks + num_absent_frames, num_present], dtype=torch.float)
     if not (distributed.is_available() and distributed.is_initialized()):
-        return Totals(num_masks=max(count, 1.0), num_samples=len(targets))
-    total = torch.tensor(count, device=device or targets[0].masks.device)
-    distributed.all_reduce(total)
-    return Totals(num_masks=(total / distributed.get_world_size()).clamp(min=1), num_samples=len(targets))
+        masks, frames, present = counts.clamp(min=1).tolist()
+        return Totals(num_masks=masks, num_frames=frames, num_present=present)
+    counts = counts.to(device or targets[0].masks.device)
+    distributed.all_reduce(counts)
+    means = counts.clamp(min=1) / distributed.get_world_size()
+    return Totals(num_masks=means[0], num_frames=means[1], num_present=means[2])
 
 
 def _at_least_single_precision(output: SOCOutput) -> SOCOutput:
@@ -180,18 +195,25 @@ def _at_least_single_precision(output: SOCOutput) -> SOCOutput:
 
 
 def _sorted_pairs(assignments: tuple[Assignment, ...], targets: StackedTargets, device: torch.device) -> Pairs:
-    """Order the assignments by object and move them to the device, in one transfer."""
+    """Order the assignments by object and move them to the device, in one transfer; both may have no pair at all."""
     queries = torch.stack(
         [torch.cat([query[target.argsort()] for query, target in assignment]) for assignment in assignments]
     )
-    sample = torch.tensor([i for i, count in enumerate(targets.num_objects) for _ in range(count)])
+    sample = torch.tensor([i for i, count in enumerate(targets.num_objects) for _ in range(count)], dtype=torch.long)
     target = torch.cat([torch.arange(count) for count in targets.num_objects])
-    sample, target, *query = torch.cat([sample[None], target[None], queries]).to(device).unbind()
+    all_pairs = torch.cat([sample[None], target[None], queries])
     starts = [sum(targets.num_objects[:i]) for i in range(len(targets.num_objects))]
-    referred = [start + offset for start, offset in zip(starts, targets.referred, strict=True)]
-    query_of_pair = torch.stack(query)
-    query_of_referred = torch.stack([query_of_pair[:, i] for i in referred], dim=1)
-    return Pairs(sample=sample, target=target, query=query_of_pair, query_of_referred=query_of_referred)
+    referred = [start + i for start, i in zip(starts, targets.referred, strict=True) if i is not None]
+    of_referred = all_pairs[:, torch.tensor(referred, dtype=torch.long)]
+    moved = torch.cat([all_pairs, of_referred], dim=1).to(device)
+    all_pairs, of_referred = moved.split([all_pairs.shape[1], of_referred.shape[1]], dim=1)
+    return Pairs(
+        sample=all_pairs[0],
+        target=all_pairs[1],
+        query=all_pairs[2:],
+        present=of_referred[0],
+        query_of_referred=of_referred[2:],
+    )
 
 
 def _classification_loss(
@@ -199,17 +221,15 @@ def _classification_loss(
 ) -> Float[Tensor, " layer"]:
     """Focal loss of every class logit, summed; positive only for the query of the referred object, where visible."""
     logits = torch.stack([layer.class_logits for layer in layers])
-    num_layers, b, t, _, num_classes = logits.shape
+    num_layers, _, _, _, num_classes = logits.shape
     layer = torch.arange(num_layers, device=logits.device)[:, None]
-    sample = torch.arange(b, device=logits.device)
-    if num_classes == 1:
-        label = torch.zeros_like(sample)
-    else:
-        label = torch.stack([labels[i] for labels, i in zip(targets.labels, targets.referred, strict=True)])
+    label = torch.zeros_like(pairs.present)
+    if num_classes > 1 and len(label):
+        found = zip(targets.labels, targets.referred, strict=True)
+        label = torch.stack([labels[i] for labels, i in found if i is not None])
+    is_visible = targets.referred_is_visible[pairs.present].to(logits.dtype)
     target = torch.zeros_like(logits)
-    target[layer, sample, :, pairs.query_of_referred, label] = targets.referred_is_visible.to(logits.dtype).expand(
-        num_layers, b, t
-    )
+    target[layer, pairs.present, :, pairs.query_of_referred, label] = is_visible.expand(num_layers, -1, -1)
     return focal_loss(logits, target).flatten(1).sum(dim=1)  # (layer,)
 
 
@@ -223,6 +243,10 @@ def _mask_losses(
     matched = torch.stack(
         [layer.mask_logits[pairs.sample, :, query] for layer, query in zip(layers, pairs.query, strict=True)]
     )
+    if (
+        not matched.numel()
+    ):  # interpolation refuses it; this sum is 0 with a graph, so that all parameters get gradients
+        return matched.flatten(1).sum(dim=1), matched.flatten(1).sum(dim=1)
     size = (targets.masks.shape[-2], targets.masks.shape[-1])
     upsampled = upsample_logits(rearrange(matched, "l p t h w -> l (p t) h w"), size)
     logits = rearrange(upsampled, "l n h w -> l n (h w)")

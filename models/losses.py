@@ -77,10 +77,10 @@ def contrastive_loss(
     sentence: Float[Tensor, "batch dim"],
     query_of_referred: Int[Tensor, "layer batch"],
 ) -> Float[Tensor, " layer"]:
-    """Cross entropy of the choice of the referred object's query by similarity to the sentence, mean over the batch.
+    """Cross entropy of the choice of the referred object's query by similarity to the sentence, summed over the batch.
 
     Source: SOC (arXiv:2305.17011), the visual-linguistic contrastive loss; the similarity is divided by the width.
     """
     similarity = torch.einsum("l b q c, b c -> l b q", cluster, sentence) / cluster.shape[-1]
     chosen = similarity.log_softmax(dim=-1).gather(-1, query_of_referred[..., None])
-    return -chosen.squeeze(-1).mean(dim=-1)
+    return (-chosen.squeeze(-1)).sum(dim=-1)

@@ -21,12 +21,14 @@ Assignment = tuple[tuple[Int[Tensor, " _"], Int[Tensor, " _"]], ...]
 class StackedTargets:
     """The targets of a batch in one tensor each; samples with fewer objects are filled with empty ones at the end.
 
+    The sample of an absent sentence has no object.
+
     Attributes:
         masks: 1 on the object, 0 elsewhere.
         boxes_cxcywh_norm: relative to the unpadded frame; zeros where not visible.
-        referred_is_visible: of the object that the sentence refers to.
+        referred_is_visible: of the object that the sentence refers to; False where the sentence is absent.
         labels: class index of each object.
-        referred: index of the object that the sentence refers to.
+        referred: index of the object that the sentence refers to; None if it is absent.
         num_objects: per sample, without the fill.
     """
 
@@ -34,7 +36,7 @@ class StackedTargets:
     boxes_cxcywh_norm: Float[Tensor, "batch object time 4"]
     referred_is_visible: Bool[Tensor, "batch time"]
     labels: Int[Tensor, "batch object"]
-    referred: tuple[int, ...]
+    referred: tuple[int | None, ...]
     num_objects: tuple[int, ...]
 
 
@@ -53,9 +55,12 @@ def stack_targets(targets: tuple[ClipTarget, ...], layer: LayerOutput) -> Stacke
         raise ValueError(f"{len(targets)} targets for predictions of {batch} samples")
     for i, target in enumerate(targets):
         num_objects, frames, *size = target.masks.shape
-        if not 1 <= num_objects <= num_queries:
-            raise ValueError(f"target {i} has {num_objects} objects, expected 1 to {num_queries}, one query for each")
-        if not 0 <= target.referred < num_objects:
+        if num_objects > num_queries:
+            raise ValueError(
+                f"target {i} has {num_objects} objects, expected at most {num_queries}, one query for each"
+            )
+        fits = num_objects == 0 if target.referred is None else 0 <= target.referred < num_objects
+        if not fits:
             raise ValueError(f"target {i}: referred={target.referred}, but it has {num_objects} objects")
         if frames != time:
             raise ValueError(f"target {i} has {frames} frames, the predictions have {time}")
@@ -65,11 +70,17 @@ def stack_targets(targets: tuple[ClipTarget, ...], layer: LayerOutput) -> Stacke
     return StackedTargets(
         masks=_stack([target.masks for target in targets]).to(dtype),
         boxes_cxcywh_norm=_stack([target.boxes_cxcywh_norm for target in targets]).to(dtype),
-        referred_is_visible=torch.stack([target.is_visible[target.referred] for target in targets]),
+        referred_is_visible=torch.stack([_referred_is_visible(target) for target in targets]),
         labels=_stack([target.labels for target in targets]).long(),
         referred=tuple(target.referred for target in targets),
         num_objects=tuple(len(target.masks) for target in targets),
     )
+
+
+def _referred_is_visible(target: ClipTarget) -> Bool[Tensor, " time"]:
+    if target.referred is None:
+        return target.is_visible.new_zeros(target.is_visible.shape[1])
+    return target.is_visible[target.referred]
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:
@@ -152,7 +163,7 @@ def _dice_cost(
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """Assigns each object its own query, at the smallest total cost.
+    """Assigns each object its own query, at the smallest total cost; the sample of an absent sentence gets no pair.
 
     Attributes:
         cost_class: weight of the classification cost.

@@ -32,19 +32,26 @@ class SentenceMeta:
 class ClipTarget:
     """The target for one sentence; frames as in the clip (or its annotated frame).
 
+    A sentence that means nothing in its video is absent: its target has no instance.
+
     Attributes:
         masks: of every annotated instance; all False where it is not visible.
         boxes_cxcywh_norm: centre, width and height divided by the unpadded frame; zeros where not visible.
         is_visible: True where the instance has at least one pixel.
         labels: class index of each instance (0 where the data has no classes).
-        referred: index of the instance that the sentence refers to.
+        referred: index of the instance that the sentence refers to; None if it is absent.
     """
 
     masks: Bool[Tensor, "object time height width"]
     boxes_cxcywh_norm: Float[Tensor, "object time 4"]
     is_visible: Bool[Tensor, "object time"]
     labels: Int[Tensor, " object"]
-    referred: int = 0
+    referred: int | None = 0
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the sentence refers to nothing."""
+        return self.referred is None
 
     def to(self, device: torch.device | str) -> "ClipTarget":
         """The same target on another device."""

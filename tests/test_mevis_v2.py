@@ -107,12 +107,20 @@ def test_objects_without_masks_are_no_absent_target(second):
     assert list(objects_of(contents)) == ["0", "2", "4"]
 
 
-def test_sentences_that_mean_nothing_are_not_trained_on_and_counted_in_the_log(second, caplog):
+@pytest.mark.parametrize(
+    ("absent", "expected", "what"),
+    [
+        ("train", {"0": 0, "2": 0, "3": None, "4": None}, "their targets have no object"),
+        ("leave_out", {"0": 0, "2": 0}, "they are left out (data.absent)"),
+    ],
+)
+def test_sentences_that_mean_nothing_are_trained_on_or_left_out(second, caplog, absent, expected, what):
     with caplog.at_level("INFO"):
-        clips = build_train_loader(config(second, sentences_per_clip=4), seed=0).dataset
-    trained = {meta.expression for index in range(len(clips)) for meta in clips[index].meta}
-    assert trained == {"0", "2"}
-    assert "2 of 4 sentences mean nothing in their video; they are not trained on" in caplog.messages
+        clips = build_train_loader(config(second, sentences_per_clip=4, absent=absent), seed=0).dataset
+    samples = [clips[index] for index in range(len(clips))]
+    trained = {m.expression: t.referred for s in samples for m, t in zip(s.meta, s.targets, strict=True)}
+    assert trained == expected
+    assert f"2 of 4 sentences mean nothing in their video: {what}" in caplog.messages
 
 
 def test_sentences_that_mean_nothing_are_evaluated_without_a_mask_to_score_against(second, caplog):

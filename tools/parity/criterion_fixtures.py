@@ -161,7 +161,8 @@ def _cost_keys(
     num_columns = entry["outputs"]["cost/cls"][1]
     if num_columns != classification.shape[1]:
         starts = np.cumsum([0, *entry["instances"]])[:-1]
-        per_sample = classification[:, [int(s) + target.referred for s, target in zip(starts, targets, strict=True)]]
+        referred = [int(s) + (target.referred or 0) for s, target in zip(starts, targets, strict=True)]
+        per_sample = classification[:, referred]
         classification = per_sample[:, :num_columns]
     return {
         "cost/cls": classification,
