@@ -15,6 +15,7 @@ from models.losses import dice_loss, focal_loss, generalized_iou
 from models.matcher import Matcher
 from models.outputs import LayerOutput, SOCOutput
 from structures.samples import ClipTarget
+from tests.tiny_model import tiny_clips, tiny_soc, tiny_tokens
 from tools.parity.criterion_fixtures import RUNNERS
 from tools.parity.fixture_io import difference
 
@@ -43,12 +44,27 @@ def make_targets(batch: int, time: int = 2) -> tuple[ClipTarget, ...]:
     )
 
 
-def make_output(batch: int, time: int = 2, queries: int = 5, num_layers: int = 3) -> SOCOutput:
+def absent(target: ClipTarget) -> ClipTarget:
+    """The target of a sentence about nothing, of the same clip."""
+    return ClipTarget(
+        masks=target.masks[:0],
+        boxes_cxcywh_norm=target.boxes_cxcywh_norm[:0],
+        is_visible=target.is_visible[:0],
+        labels=target.labels[:0],
+        referred=None,
+    )
+
+
+def with_absent(targets: tuple[ClipTarget, ...], indices: set[int]) -> tuple[ClipTarget, ...]:
+    return tuple(absent(target) if i in indices else target for i, target in enumerate(targets))
+
+
+def make_output(batch: int, time: int = 2, queries: int = 5, num_layers: int = 3, num_classes: int = 1) -> SOCOutput:
     generator = torch.Generator().manual_seed(batch + 10)
     layers = tuple(
         LayerOutput(
             mask_logits=torch.randn(batch, time, queries, 3, 4, generator=generator).requires_grad_(),
-            class_logits=torch.randn(batch, time, queries, 1, generator=generator).requires_grad_(),
+            class_logits=torch.randn(batch, time, queries, num_classes, generator=generator).requires_grad_(),
             boxes_cxcywh_norm=torch.rand(batch, time, queries, 4, generator=generator).requires_grad_(),
             cluster=torch.randn(batch, queries, 8, generator=generator).requires_grad_(),
         )
@@ -131,6 +147,67 @@ def test_a_sample_without_visible_frames_gives_finite_losses_and_no_positive_cla
     assert (output.final.class_logits.grad > 0).all()
 
 
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_all_queries_are_negative_for_an_absent_sentence_and_nothing_else_is_learned(num_classes: int):
+    output = make_output(2, num_classes=num_classes)
+    losses = Criterion()(output, with_absent(make_targets(2), {0, 1}))
+    for layer, terms in zip(output.layers, losses.per_layer, strict=True):
+        # two absent sentences of two frames: as if each were about one object
+        expected = focal_loss(layer.class_logits, torch.zeros_like(layer.class_logits)).sum() / 4
+        torch.testing.assert_close(terms["classification"], expected)
+        assert not any(value.any() for name, value in terms.items() if name != "classification")
+    losses.total.backward()
+    for layer in output.layers:
+        assert layer.class_logits.grad is not None
+        assert (layer.class_logits.grad > 0).all(), "every class probability of every query must fall"
+        for tensor in (layer.mask_logits, layer.boxes_cxcywh_norm, layer.cluster):
+            assert tensor.grad is not None
+            assert not tensor.grad.any()
+
+
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_absent_sentences_change_only_the_classification_of_the_others(num_classes: int):
+    output, targets = make_output(3, num_classes=num_classes), with_absent(make_targets(3), {0, 2})
+    targets = (targets[0], replace(targets[1], labels=torch.tensor([num_classes - 1])), targets[2])
+    mixed = Criterion()(output, targets)
+    alone = Criterion()(samples_of(output, slice(1, 2)), targets[1:2])
+    nothing = [Criterion()(samples_of(output, slice(i, i + 1)), targets[i : i + 1]) for i in (0, 2)]
+    for i, terms in enumerate(mixed.per_layer):
+        for name in ("contrastive", "mask_focal", "dice", "box", "giou"):
+            torch.testing.assert_close(terms[name], alone.per_layer[i][name], msg=name)
+        parts = [part.per_layer[i]["classification"] for part in (alone, *nothing)]
+        torch.testing.assert_close(terms["classification"], torch.stack(parts).mean())
+
+
+def test_an_absent_sentence_counts_as_one_about_a_single_object():
+    targets = make_targets(2, time=3)
+    several = replace(
+        targets[0],
+        masks=targets[0].masks.repeat(4, 1, 1, 1),
+        boxes_cxcywh_norm=targets[0].boxes_cxcywh_norm.repeat(4, 1, 1),
+        is_visible=targets[0].is_visible.repeat(4, 1),
+        labels=targets[0].labels.repeat(4),
+    )
+    totals = count_totals((several, targets[1], absent(targets[0])))
+    assert (totals.num_masks, totals.num_frames, totals.num_present) == (15, 18, 2)
+    nothing = count_totals((absent(targets[0]),))
+    assert (nothing.num_masks, nothing.num_frames, nothing.num_present) == (1, 3, 1)
+
+
+def test_a_batch_of_absent_sentences_gives_every_parameter_a_gradient():
+    """Processes exchange the gradients of all parameters, without looking for those that have none."""
+    targets = tuple(replace(target, masks=torch.rand(1, 3, 40, 48) > 0.5) for target in make_targets(2, time=3))
+    found = []
+    for present in (targets, with_absent(targets, {1}), with_absent(targets, {0, 1})):
+        model = tiny_soc()
+        output = model(tiny_clips(2), tiny_tokens(4, 3), clip_of_sentence=torch.tensor([0, 1]))
+        Criterion()(output, present).total.backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        assert all(gradient.isfinite().all() for gradient in gradients.values())
+        found.append(set(gradients))
+    assert found[0] == found[1] == found[2]
+
+
 def test_the_sentence_may_be_missing_only_without_contrastive_weight():
     output, targets = replace(make_output(1), sentence=None), make_targets(1)
     with pytest.raises(ValueError, match=r"weights\.contrastive=1"):
@@ -182,8 +259,9 @@ def test_generalized_iou_of_equal_and_of_distant_boxes():
     torch.testing.assert_close(values, torch.tensor([1.0, -(0.64 - 0.08) / 0.64]), atol=1e-4, rtol=0)
 
 
-def test_losses_of_unequal_parts_add_up_to_those_of_the_whole():
-    output, targets = make_output(5), make_targets(5)
+@pytest.mark.parametrize("nothing", [set(), {0}, {1, 2}, {0, 2, 4}, {0, 1, 2, 3, 4}], ids=str)
+def test_losses_of_unequal_parts_add_up_to_those_of_the_whole(nothing: set[int]):
+    output, targets = make_output(5), with_absent(make_targets(5), nothing)
     whole = Criterion()(output, targets)
     totals = count_totals(targets)
     parts = [
@@ -200,22 +278,34 @@ def test_losses_of_unequal_parts_add_up_to_those_of_the_whole():
     assert abs(sum(alone) / 2 - whole.total) > 1e-3, "a mean over unequal parts is another number"
 
 
+PROCESSES = [(2, set()), (2, {0}), (2, {1, 2, 3}), (2, {0, 2}), (2, {0, 1, 2, 3}), (1, {1, 2, 3}), (1, {0, 2, 3})]
+"""Frames, and which of four samples are absent; the first process has sample 0."""
+
+
+def _case(time: int, nothing: set[int]) -> tuple[SOCOutput, tuple[ClipTarget, ...]]:
+    return make_output(4, time=time), with_absent(make_targets(4, time=time), nothing)
+
+
 def _run_process(rank: int, rendezvous: str, results: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
-    # Unequal shares: 1 sample here, 3 there. Class, mask and box terms are divided by the mean number of masks.
-    output, targets = make_output(4), make_targets(4)
+    # Unequal shares: 1 sample here, 3 there.
     share = slice(0, 1) if rank == 0 else slice(1, 4)
-    part = replace(samples_of(output, share), sentence=None)
-    losses = Criterion(Matcher(), NO_CONTRASTIVE)(part, targets[share])
-    mean = losses.total.detach().clone()
-    torch.distributed.all_reduce(mean)
-    torch.save(mean / 2, f"{results}/{rank}.pt")
+    means = []
+    for time, nothing in PROCESSES:
+        output, targets = _case(time, nothing)
+        losses = Criterion()(samples_of(output, share), targets[share])
+        mean = torch.stack(list(losses.scalars().values()))
+        torch.distributed.all_reduce(mean)
+        means.append(mean / 2)
+    torch.save(means, f"{results}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.distributed
-def test_two_processes_with_unequal_shares_give_the_loss_of_one(tmp_path: Path):
+def test_two_processes_with_unequal_shares_give_the_losses_of_one(tmp_path: Path):
     spawn(_run_process, args=(f"file://{tmp_path}/rendezvous", str(tmp_path)), nprocs=2)
-    expected = Criterion(Matcher(), NO_CONTRASTIVE)(replace(make_output(4), sentence=None), make_targets(4)).total
     for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt", weights_only=True), expected.detach())
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for case, mean in zip(PROCESSES, found, strict=True):
+            expected = torch.stack(list(Criterion()(*_case(*case)).scalars().values()))
+            torch.testing.assert_close(mean, expected, msg=str(case))

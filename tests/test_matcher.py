@@ -26,6 +26,10 @@ def make_target(*visible: bool, num_objects: int = 1, label: int = 0, seed: int 
     )
 
 
+def absent_target(time: int = 2) -> ClipTarget:
+    return replace(make_target(*[True] * time, num_objects=0), referred=None)
+
+
 def make_layer(batch: int = 1, time: int = 2, queries: int = 5, num_classes: int = 1, seed: int = 0) -> LayerOutput:
     generator = torch.Generator().manual_seed(seed)
     return LayerOutput(
@@ -74,6 +78,23 @@ def test_samples_with_different_numbers_of_objects_are_matched_as_if_alone():
         layer.mask_logits[[1]], layer.class_logits[[1]], layer.boxes_cxcywh_norm[[1]], layer.cluster[[1]]
     )
     assert torch.equal(Matcher()(alone, None, targets[1:])[0][0], assignment[1][0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_absent_sentence_gets_no_pair_and_leaves_the_others_as_if_alone(seed: int):
+    targets = (absent_target(), make_target(True, False, num_objects=2), absent_target())
+    layer = make_layer(batch=3, seed=seed)
+    assignment = Matcher()(layer, None, targets)
+    assert [(len(query), len(target)) for query, target in assignment] == [(0, 0), (2, 2), (0, 0)]
+    middle = LayerOutput(
+        layer.mask_logits[[1]], layer.class_logits[[1]], layer.boxes_cxcywh_norm[[1]], layer.cluster[[1]]
+    )
+    assert torch.equal(Matcher()(middle, None, targets[1:2])[0][0], assignment[1][0])
+
+
+def test_a_batch_of_absent_sentences_gets_no_pair():
+    assignment = Matcher(cost_contrastive=1.0)(make_layer(batch=2), torch.randn(2, 8), (absent_target(),) * 2)
+    assert [(len(query), len(target)) for query, target in assignment] == [(0, 0), (0, 0)]
 
 
 def test_an_object_that_is_never_visible_is_matched_by_all_frames():
@@ -140,6 +161,7 @@ def test_diverged_predictions_are_an_error():
         ((make_target(True, True, num_objects=6),), "6 objects"),
         ((make_target(True, True, num_objects=0),), "0 objects"),
         ((replace(make_target(True, True), referred=1),), "referred=1"),
+        ((replace(make_target(True, True), referred=None),), "referred=None, but it has 1 objects"),
     ],
 )
 def test_targets_that_do_not_fit_are_an_error(targets: tuple[ClipTarget, ...], message: str):
