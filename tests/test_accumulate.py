@@ -6,7 +6,7 @@ import torch
 import train
 from engine.logging import METRICS_FILE
 from tests.double_precision import use_double_precision
-from tests.tiny_run import read_metrics, tiny_config, write_tiny_root
+from tests.tiny_run import read_metrics, tiny_config, write_absent_root, write_tiny_root
 from train import fit
 
 
@@ -45,6 +45,34 @@ def test_small_batches_train_the_weights_of_a_large_one(root, tmp_path, monkeypa
         assert mine["total"] == pytest.approx(other["total"], rel=1e-6)
         assert mine["contrastive/final"] == pytest.approx(other["contrastive/final"], rel=1e-6)
         assert mine["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("sentences_per_clip", "batch_size", "accumulate"), [(1, 2, 3), (3, 1, 4)])
+def test_small_batches_train_the_weights_of_a_large_one_although_sentences_are_absent(
+    tmp_path, monkeypatch, sentences_per_clip, batch_size, accumulate
+):
+    root = write_absent_root(tmp_path / "data")
+    use_double_precision(monkeypatch)
+    data = {"dataset": "mevis", "eval_split": "train", "sentences_per_clip": sentences_per_clip}
+    counts = []
+    original = train.add_gradients
+
+    def note(run, parallel, criterion, batches):
+        counts.extend([target.is_absent for target in batch.targets] for batch in batches)
+        return original(run, parallel, criterion, batches)
+
+    monkeypatch.setattr(train, "add_gradients", note)
+    large, small = tmp_path / "large", tmp_path / "small"
+    fit(without_chance(root, large, data=data | {"batch_size": batch_size * accumulate}))
+    counts.clear()
+    optim = {"lr": 1e-3, "lr_visual_encoder": 1e-3, "lr_text_encoder": 1e-3, "accumulate": accumulate}
+    fit(without_chance(root, small, data=data | {"batch_size": batch_size}, optim=optim))
+    assert any(all(batch) for batch in counts), "a batch of absent sentences alone"
+    assert any(not all(batch) for batch in counts)
+    torch.testing.assert_close(weights_of(small), weights_of(large), rtol=1e-7, atol=1e-9)
+    for mine, other in zip(losses_of(small), losses_of(large), strict=True):
+        for name in ("total", "contrastive/final", "classification/final", "dice/final", "grad_norm"):
+            assert mine[name] == pytest.approx(other[name], rel=1e-6), name
 
 
 def test_steps_and_milestones_count_steps_of_the_optimiser(root, tmp_path):

@@ -1,6 +1,7 @@
 """A configuration so small that training, evaluation and prediction take seconds, and data to go with it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from configs.schema import Config
 from models.build import build_model
 from tests.data_settings import with_one_set
+from tests.tiny_mevis import write_tiny_mevis
 from tests.tiny_ref_youtube_vos import write_tiny_data
 from tools.shapes.text import write_text_encoder
 
@@ -25,6 +27,29 @@ def write_tiny_root(root: Path) -> Path:
     """Tiny data in the format of Ref-YouTube-VOS with a text encoder beside it."""
     root.mkdir(parents=True, exist_ok=True)
     write_tiny_data(root)
+    write_text_encoder(root / "text_encoder", SENTENCES, vocab_size=300)
+    return root
+
+
+def write_absent_root(root: Path) -> Path:
+    """Tiny data in the format of MeViS; of the sentences two thirds mean nothing, and all about video "two"."""
+    root.mkdir(parents=True, exist_ok=True)
+    write_tiny_mevis(root)
+    folder = root / "train"
+    shutil.copytree(folder / "JPEGImages" / "one", folder / "JPEGImages" / "two")
+    content = json.loads((folder / "meta_expressions.json").read_text(encoding="utf-8"))
+    frames = content["videos"]["one"]["frames"]
+    objects = {"one": ([7], [9], []), "two": ([], [], [])}
+    content["videos"] = {
+        video: {
+            "frames": frames,
+            "expressions": {
+                str(i): {"exp": SENTENCES[i], "obj_id": ids, "anno_id": ids} for i, ids in enumerate(objects[video])
+            },
+        }
+        for video in objects
+    }
+    (folder / "meta_expressions_v2.json").write_text(json.dumps(content), encoding="utf-8")
     write_text_encoder(root / "text_encoder", SENTENCES, vocab_size=300)
     return root
 

@@ -7,7 +7,7 @@ import torch
 
 from engine.logging import METRICS_FILE
 from tests.double_precision import use_double_precision
-from tests.tiny_run import read_metrics, tiny_config, write_tiny_root
+from tests.tiny_run import read_metrics, tiny_config, write_absent_root, write_tiny_root
 from train import fit
 
 # Sums are in another order, and AdamW divides by the root of tiny second moments.
@@ -75,3 +75,27 @@ def test_two_processes_with_accumulated_batches_train_the_weights_of_one_large_b
         torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)["model"] for name in ("one", "two")
     )
     torch.testing.assert_close(second, first, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.distributed
+def test_two_processes_train_the_weights_of_one_although_sentences_are_absent(tmp_path, repository, monkeypatch):
+    """Clips have 2 or 3 sentences, and about video "two" all are absent: the shares of the processes differ."""
+    root = write_absent_root(tmp_path / "data")
+    use_double_precision(monkeypatch)
+    rates = {"lr": 1e-3, "lr_visual_encoder": 1e-3, "lr_text_encoder": 1e-3}
+    data = {"dataset": "mevis", "eval_split": "train", "sentences_per_clip": 3}
+    stages = ({"epochs": 3},)
+    fit(without_chance(root, tmp_path / "one", data=data | {"batch_size": 2}, stages=stages))
+    two = without_chance(root, tmp_path / "two", data=data | {"batch_size": 1}, stages=stages, optim=rates)
+    run_two_processes(two, tmp_path, repository, "--double")
+    first, second = (
+        torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)["model"] for name in ("one", "two")
+    )
+    torch.testing.assert_close(second, first, rtol=1e-7, atol=1e-9)
+    lines = [
+        [line for line in read_metrics(tmp_path / name / METRICS_FILE) if line["event"] == "train"]
+        for name in ("one", "two")
+    ]
+    for one, other in zip(*lines, strict=True):
+        for term in ("total", "contrastive/final", "classification/final", "dice/final", "grad_norm"):
+            assert other[term] == pytest.approx(one[term], rel=1e-6), term
