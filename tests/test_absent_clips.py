@@ -98,6 +98,18 @@ def test_random_windows_with_an_absent_sentence_start_anywhere(root, sentences_p
         assert all(target.is_absent or target.is_visible.any() for target in sample.targets)
 
 
+def test_random_windows_need_not_show_an_object_if_a_sentence_is_absent(root):
+    videos = [
+        dataclasses.replace(video, expressions=(Expression("nothing", "x", ()), video.expressions[1]))
+        for video in training_videos(make_config(root))[:1]
+    ]
+    fields = {"num_frames": 4, "sentences_per_clip": 2, "short_side": HEIGHT, "long_side": WIDTH}
+    clips = ClipDataset(videos, frame_sampling="random", **fields, flip_probability=0.0, seed=0)
+    samples = samples_of(clips, epochs=30)
+    assert set(starts_of(samples)) == set(range(7))
+    assert set(starts_of(samples, expression="1")) == {5, 6}, "object 2 shows in frames 8 and 9 alone"
+
+
 def test_one_supervised_frame_of_an_absent_sentence_is_any_frame(root):
     samples = samples_of(absent_clips(root, supervised_frames="one", flip_probability=0.5), epochs=20)
     nothing = [sample for sample in samples if sample.targets[0].is_absent]

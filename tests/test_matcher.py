@@ -90,6 +90,9 @@ def test_an_absent_sentence_gets_no_pair_and_leaves_the_others_as_if_alone(seed:
         layer.mask_logits[[1]], layer.class_logits[[1]], layer.boxes_cxcywh_norm[[1]], layer.cluster[[1]]
     )
     assert torch.equal(Matcher()(middle, None, targets[1:2])[0][0], assignment[1][0])
+    stacked = stack_targets(targets, layer)
+    assert stacked.referred == (None, 0, None)
+    assert stacked.referred_is_visible.tolist() == [[False, False], [True, False], [False, False]]
 
 
 def test_a_batch_of_absent_sentences_gets_no_pair():
