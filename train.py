@@ -91,8 +91,6 @@ class Run:
 def train_stages(run: Run) -> None:
     """The loop: batches, gradients, clip, step, log, validate, save."""
     config, model = run.config, run.model
-    criterion = build_criterion(config.loss)
-    parallel = DistributedDataParallel(model) if run.world.size > 1 else model
     progress = run.progress
 
     stages = list(enumerate(config.training_stages()))[progress.stage :]
@@ -106,6 +104,10 @@ def train_stages(run: Run) -> None:
         steps_per_epoch = math.ceil(len(loader) / stage.optim.accumulate)
         require_same_steps(run, stage, progress, steps_per_epoch=steps_per_epoch)
         num_steps = stage_length(stage, steps_per_epoch)
+        criterion = build_criterion(stage.loss)
+        model.train_only(stage.trainable)
+        # A wrapper per stage: it waits for the gradients of what is trained when it is made, and of nothing else.
+        parallel = DistributedDataParallel(model) if run.world.size > 1 else model
         state = build_state(run, stage, num_steps=num_steps, steps_per_epoch=steps_per_epoch, progress=progress)
         logger.info(
             "stage %s: %d steps, %d per epoch, %s", stage.name, num_steps, steps_per_epoch, step_size(run, stage)

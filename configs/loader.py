@@ -31,7 +31,7 @@ from datasets.table import DATASETS
 
 COMMAND_LINE = "command line"
 DATA_ROOT_VARIABLE = "SOC_DATA_ROOT"
-STAGE_SECTIONS = ("data", "optim")  # sections of a stage that start from the ones of the same name at the top
+STAGE_SECTIONS = ("data", "loss", "optim")  # sections of a stage that start from the ones of the same name at the top
 
 ERROR_TEXT = {
     "missing": "missing key",
@@ -93,11 +93,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         path: a YAML file.
-        overrides: `dotted.key=value`, values as in YAML; later ones win. `data.*` and `optim.*` reach every stage,
-            also one that names the key itself; `stages.0.optim.lr=...` changes one stage. An entry of a list, such as
-            `data.sets.0.root=...`, is also changed in a stage's own list where that has an entry at the same index,
-            of the same data set; elsewhere the stage's own list stays as it is. Lists that nothing names start from
-            the defaults of the schema.
+        overrides: `dotted.key=value`, values as in YAML; later ones win. `data.*`, `loss.*` and `optim.*` reach every
+            stage, also one that names the key itself; `stages.0.optim.lr=...` changes one stage. An entry of a list,
+            such as `data.sets.0.root=...`, is also changed in a stage's own list where that has an entry at the same
+            index, of the same data set; elsewhere the stage's own list stays as it is. Lists that nothing names start
+            from the defaults of the schema.
 
     Raises:
         ConfigError: with all problems found.
@@ -288,7 +288,7 @@ def stages_of(draft: Draft) -> list[tuple[int, dict[str, Any]]]:
 
 
 def inherit_into_stages(draft: Draft) -> None:
-    """Gives every stage what the top-level `data` and `optim` have and its own do not, with its origins."""
+    """Gives every stage what the top-level `data`, `loss` and `optim` have and its own do not, with its origins."""
     for i, stage in stages_of(draft):
         for section in STAGE_SECTIONS:
             own, shared = stage.setdefault(section, {}), draft.values.get(section, {})

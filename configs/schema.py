@@ -127,6 +127,10 @@ class ModelConfig(ConfigNode):
     num_cluster_layers: PositiveInt = 3
     """Encoder and decoder layers of the object cluster."""
 
+    trajectory: bool = False
+    """The object cluster sees the boxes of each query over time, and so the order of the frames. Not published: weights
+    without this part load, and say what they said until it is trained."""
+
     output_layer: Literal["first", "last"] = "first"
     """Decoder layer whose prediction is used in evaluation. The published evaluation and numbers use the first; models
     trained with this code should use the last."""
@@ -333,8 +337,24 @@ class OptimConfig(ConfigNode):
     """Steps over which the learning rate rises linearly at the start of the stage."""
 
 
+ModelPart = Literal[
+    "visual_encoder",
+    "text_encoder",
+    "text_projection",
+    "level_projections",
+    "fusion",
+    "transformer",
+    "object_cluster",
+    "spatial_decoder",
+    "mask_head",
+    "class_heads",
+    "box_heads",
+]
+"""The parts of `models.soc.SOC`, by the names of their parameters."""
+
+
 class StageConfig(ConfigNode):
-    """One stage of training. In YAML, `data` and `optim` of a stage name only what differs from the sections above."""
+    """One stage of training. In YAML its `data`, `loss` and `optim` name only what differs from the sections above."""
 
     name: str = "main"
     epochs: PositiveInt = 30
@@ -343,7 +363,13 @@ class StageConfig(ConfigNode):
     max_steps: NonNegativeInt = 0
     """End the stage after so many steps; 0: no limit. The schedule is computed for the steps that are really run."""
 
+    trainable: tuple[ModelPart, ...] = ()
+    """Parts of the model that the stage trains; none named: all. The others stay as they are, run in evaluation mode
+    (without dropout), and take no memory for gradients where no trained part comes before them. What is frozen by
+    `model.text_encoder.frozen` stays frozen."""
+
     data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
 
 
@@ -422,7 +448,7 @@ class Config(ConfigNode):
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     stages: tuple[StageConfig, ...] = ()
-    """Stages in order; none: one stage with `data` and `optim` as they stand."""
+    """Stages in order; none: one stage with `data`, `loss` and `optim` as they stand."""
 
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
@@ -442,4 +468,4 @@ class Config(ConfigNode):
 
     def training_stages(self) -> tuple[StageConfig, ...]:
         """The stages to run; a single one where the file names none."""
-        return self.stages or (StageConfig(data=self.data, optim=self.optim),)
+        return self.stages or (StageConfig(data=self.data, loss=self.loss, optim=self.optim),)

@@ -20,6 +20,9 @@ from structures.checkpoint_file import load_strictly, read_state_dict
 
 logger = logging.getLogger(__name__)
 
+TRAJECTORY = "object_cluster.trajectory."
+"""What the parameters of `model.trajectory` are called; published weights have none of them."""
+
 
 def build_model(
     config: ModelConfig,
@@ -59,6 +62,7 @@ def build_model(
         output_layer=config.output_layer,
         mask_dim=config.mask_head.dim,
         mask_offset_scale=config.mask_head.offset_scale,
+        with_trajectory=config.trajectory,
     )
     if config.weights is not None:
         without: Literal["load_if_it_fits", "new"] = "load_if_it_fits" if for_inference else "new"
@@ -172,9 +176,26 @@ def load_weights(model: SOC, path: Path, *, class_head: Literal["load", "new", "
             f"\nThe class heads differ ({sizes}): model.num_classes must be that of the file, or "
             "model.keep_class_head=false starts the head anew"
         )
+    state, added = _with_new_trajectory(model.state_dict(), state)
+    if added:
+        logger.info(
+            "%s holds no trajectory: its %d tensors start anew, with no effect until they are trained", path, len(added)
+        )
+    elif any(name.startswith(TRAJECTORY) for name in state.keys() - model.state_dict().keys()):
+        hint += "\nThe file was trained with model.trajectory=true"
     hint += _encoder_hint(model.state_dict(), state)
     load_strictly(model, state, source=f"checkpoint {path}", hint=hint)
-    logger.info("loaded %d tensors from %s", len(state) - (len(own_head) if starts_anew else 0), path)
+    logger.info("loaded %d tensors from %s", len(state) - len(added) - (len(own_head) if starts_anew else 0), path)
+
+
+def _with_new_trajectory(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The state with the trajectory of the model where the file has nothing of it, and the names that were added."""
+    names = tuple(name for name in own if name.startswith(TRAJECTORY))
+    if any(name.startswith(TRAJECTORY) for name in state):
+        names = ()  # a part of it is damage, which strict loading reports
+    return {**state, **{name: own[name] for name in names}}, names
 
 
 def _encoder_hint(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

@@ -40,9 +40,10 @@ class AttentionLayer(nn.Module):
         query: Float[Tensor, "batch query dim"],
         key: Float[Tensor, "batch key dim"],
         value: Float[Tensor, "batch key dim"],
+        key_is_padding: Bool[Tensor, "batch key"] | None = None,
     ) -> Float[Tensor, "batch query dim"]:
-        """`x` plus the attention output of `query`, normalised."""
-        return self.norm(x + self.dropout(self.attend(query, key, value)))
+        """`x` plus the attention output of `query`, normalised; padded keys are masked."""
+        return self.norm(x + self.dropout(self.attend(query, key, value, key_is_padding=key_is_padding)))
 
 
 class FeedForwardLayer(nn.Module):

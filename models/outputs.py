@@ -59,6 +59,11 @@ class VideoFeatures:
     is_padding: tuple[Bool[Tensor, "batch time _ _"], ...]
     sizes_px: tuple[tuple[int, int], ...]
 
+    @property
+    def num_frames(self) -> Int[Tensor, " batch"]:
+        """Frames of each clip before padding."""
+        return (~self.is_padding[-1].flatten(2).all(dim=2)).sum(dim=1)
+
     def for_sentences(self, clip_of_sentence: Int[Tensor, " sentence"]) -> "VideoFeatures":
         """The features of clip `clip_of_sentence[i]` at index i: sentences of one clip share its encoding."""
         chosen = clip_of_sentence.tolist()

@@ -5,7 +5,7 @@ Source: SOC: Semantic-Assisted Object Cluster for Referring Video Object Segment
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
@@ -24,6 +24,7 @@ from models.position_encoding import pixel_positions, word_positions
 from models.resnet import ResNet50
 from models.spatial_decoder import SpatialDecoder
 from models.text_encoder import TextEncoder, TextProjection
+from models.trajectory import Trajectory
 from models.video_swin import VideoSwin
 from structures.clips import PaddedClips
 from structures.parameters import ParameterGroup
@@ -50,6 +51,7 @@ class SOC(nn.Module):
         output_layer: decoder layer whose predictions are evaluated; "first" gives the published outputs.
         mask_dim: channels of the mask features.
         mask_offset_scale: divisor of the offsets in the mask head.
+        with_trajectory: the object cluster sees the boxes of each query over time; see `models.trajectory`.
     """
 
     def __init__(  # noqa: PLR0913  # each is a knob of the configuration
@@ -70,6 +72,7 @@ class SOC(nn.Module):
         output_layer: Literal["first", "last"] = "first",
         mask_dim: int = 8,
         mask_offset_scale: float = 1.0,
+        with_trajectory: bool = False,
     ) -> None:
         super().__init__()
         self.output_layer = output_layer
@@ -95,10 +98,31 @@ class SOC(nn.Module):
             ffn_dim=ffn_dim,
             num_layers=num_cluster_layers,
             dropout=dropout,
+            with_trajectory=with_trajectory,
         )
         self.spatial_decoder = SpatialDecoder(dim, stride4_channels=visual_encoder.channels[0], mask_dim=mask_dim)
         self.mask_head = DynamicMaskHead(dim, dim=mask_dim, offset_scale=mask_offset_scale)
         self.class_heads, self.box_heads = _prediction_heads(dim, num_classes, num_decoder_layers)
+        self._trainable = frozenset(name for name, parameter in self.named_parameters() if parameter.requires_grad)
+        self._frozen: frozenset[str] = frozenset()
+
+    def train_only(self, parts: Collection[str]) -> None:
+        """Freezes all but some parts: no gradients, and evaluation mode from the next call of `train` on.
+
+        Args:
+            parts: names of the model's own modules, such as "object_cluster"; empty: everything is trained, except what
+                was frozen when the model was built, which always stays so.
+        """
+        self._frozen = frozenset(name for name, _ in self.named_children() if parts and name not in parts)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in self._trainable and name.split(".")[0] not in self._frozen)
+
+    def train(self, mode: bool = True) -> "SOC":
+        """As usual, except that frozen parts (see `train_only`) stay in evaluation mode."""
+        super().train(mode)
+        for name in self._frozen:
+            self.get_submodule(name).eval()
+        return self
 
     def forward(
         self,
@@ -175,7 +199,7 @@ class SOC(nn.Module):
             last = len(self.class_heads) - 1
             output_layers = [0 if self.output_layer == "first" else last]
             cluster_layers = [last]
-        cluster = self._cluster(decoded.objects[cluster_layers], text.sentence)
+        cluster = self.object_cluster(decoded.objects[cluster_layers], text, _trajectory(decoded, video))
         features = self.spatial_decoder(decoded.memory, video.stride4)
         objects = decoded.objects[output_layers] + cluster[:, :, None]
         masks = self._predict_masks(objects, decoded.references[output_layers], features, video.sizes_px)
@@ -217,13 +241,6 @@ class SOC(nn.Module):
             for name, rate, members in groups
             if members
         )
-
-    def _cluster(
-        self, objects: Float[Tensor, "layer batch time query dim"], sentence: Float[Tensor, "batch dim"]
-    ) -> Float[Tensor, "layer batch query dim"]:
-        num_layers = objects.shape[0]
-        cluster = self.object_cluster(rearrange(objects, "l b t q c -> (l b) t q c"), sentence.repeat(num_layers, 1))
-        return rearrange(cluster, "(l b) q c -> l b q c", l=num_layers)
 
     def _predict_masks(
         self,
@@ -279,6 +296,13 @@ def _hidden_matrices(model: SOC) -> set[Tensor]:
         elif isinstance(module, nn.MultiheadAttention):
             matrices.add(module.in_proj_weight)
     return matrices - set(model.class_heads.parameters())
+
+
+def _trajectory(decoded: TransformerOutput, video: VideoFeatures) -> Trajectory:
+    """The boxes of the last decoder layer in every frame."""
+    boxes = decoded.references[-1]
+    times = torch.arange(boxes.shape[1], device=boxes.device, dtype=torch.float32).expand(len(boxes), -1)
+    return Trajectory(boxes, times, video.num_frames)
 
 
 def _reference_before(decoded: TransformerOutput, layer: int) -> Float[Tensor, "batch time query ref"]:

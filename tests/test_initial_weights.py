@@ -83,9 +83,9 @@ def test_what_has_no_matrix_starts_as_in_the_published_model(model):
 @pytest.mark.parametrize(
     ("module", "config", "other_names"),
     [
-        (SOC, ModelConfig(), {"mask_dim": None, "mask_offset_scale": None}),
+        (SOC, ModelConfig(), {"mask_dim": None, "mask_offset_scale": None, "with_trajectory": "trajectory"}),
         (DeformableTransformer, ModelConfig(), {"num_levels": None}),
-        (ObjectCluster, ModelConfig(), {"num_layers": "num_cluster_layers"}),
+        (ObjectCluster, ModelConfig(), {"num_layers": "num_cluster_layers", "with_trajectory": "trajectory"}),
         (MSDeformAttn, ModelConfig(), {"num_levels": None}),
         (DynamicMaskHead, MaskHeadConfig(), {}),
     ],

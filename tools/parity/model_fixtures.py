@@ -221,7 +221,7 @@ def _intermediates(
 ) -> Outputs:
     """The `mid/*` tensors, in the published axis orders."""
     transformer: TransformerOutput = module_outputs["transformer"][0]
-    batch, dim = text.sentence.shape
+    dim = text.sentence.shape[1]
     outputs: Outputs = {
         "text_memory": rearrange(text.words, "b s c -> s b c"),
         "text_sentence": text.sentence,
@@ -229,7 +229,7 @@ def _intermediates(
         "hs": rearrange(transformer.objects, "l b t q c -> l (b t) q c"),
         "init_reference": rearrange(transformer.first_reference, "b t q c -> (b t) q c"),
         "inter_references": rearrange(transformer.references, "l b t q c -> l (b t) q c"),
-        "voc": rearrange(module_outputs["object_cluster"][0], "(l b) q c -> l b q c", b=batch),
+        "voc": module_outputs["object_cluster"][0],
         "mask_features": rearrange(module_outputs["spatial_decoder"][0], "b t c h w -> (t b) c h w"),
     }
     for i, level in enumerate(module_outputs["visual_encoder"][0]):
