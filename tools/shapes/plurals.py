@@ -17,7 +17,7 @@ _PREDICATES: tuple[tuple[str, Callable[[Facts, int], Verdict], str], ...] = (
     ("motion", predicates.stops, "that stop"),
     ("change", predicates.grows, "that grow"),
     ("change", predicates.shrinks, "that shrink"),
-    ("change", predicates.spins, "that spin"),
+    ("spin", predicates.spins, "that spin"),
     ("place", predicates.lies_at("left"), "on the left"),
     ("place", predicates.lies_at("right"), "on the right"),
     ("place", predicates.lies_at("top"), "at the top"),

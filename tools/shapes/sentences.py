@@ -1,71 +1,24 @@
 """Sentences about a clip of Referring Shapes, each true of exactly one object in it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from tools.shapes import predicates
+from tools.shapes.claims import BORDER, CHANGES, MOTIONS, POSITIONS, RELATIONS, Claim
 from tools.shapes.predicates import Facts, Verdict
 
-KINDS = ("appearance", "place", "motion", "change", "relation")
+KINDS = ("appearance", "place", "motion", "change", "spin", "relation", "passing")
+"""What a sentence needs. `spin` (turning) and `passing` (who hides whom) are about time, but boxes cannot tell them."""
 
-_KIND_WEIGHTS = {"appearance": 0.28, "place": 0.15, "motion": 0.36, "change": 0.70, "relation": 0.32}
-"""Relative probability of a kind where a clip has such a sentence; fewer clips have one of change or relation."""
+_GROUP_WEIGHTS = {"appearance": 0.28, "place": 0.15, "motion": 0.36, "change": 0.70, "relation": 0.32}
+"""Relative probability of a group of kinds where a clip has such a sentence; fewer clips have one of the last two."""
 
-_SIZES = ("large", "small")
-_SIDES = {
-    "left": ("on the left", "on the left side"),
-    "right": ("on the right", "on the right side"),
-    "top": ("at the top",),
-    "bottom": ("at the bottom",),
-}
-_MOTIONS: tuple[tuple[Callable[[Facts, int], Verdict], tuple[str, ...]], ...] = (
-    *(
-        (
-            predicates.moves_towards(direction),
-            (f"{{}} moving {words}", f"{{}} that moves {words}", f"{{}} that is moving {words}"),
-        )
-        for direction, words in (("left", "to the left"), ("right", "to the right"), ("up", "up"), ("down", "down"))
-    ),
-    (predicates.stays_still, ("{} that stays still", "{} that does not move")),
-    (predicates.moves, ("{} that moves", "{} that is moving")),
-    (predicates.stops, ("{} that stops", "{} that stops moving")),
-    (predicates.keeps_moving, ("{} that keeps moving", "{} that does not stop")),
-    (predicates.is_fast, ("{} that moves fast", "{} moving fast")),
-    (predicates.is_slow, ("{} that moves slowly", "{} moving slowly")),
-)
-_CHANGES: tuple[tuple[Callable[[Facts, int], Verdict], tuple[str, ...]], ...] = (
-    (predicates.grows, ("{} that grows", "{} that gets larger", "{} growing")),
-    (predicates.shrinks, ("{} that shrinks", "{} that gets smaller", "{} shrinking")),
-    (predicates.spins, ("{} that spins", "{} that rotates", "{} spinning")),
-    (predicates.keeps_its_size, ("{} that keeps its size", "{} that stays the same size")),
-    (predicates.does_not_spin, ("{} that does not spin", "{} that does not rotate")),
-)
-_POSITIONS: tuple[tuple[Callable[[Facts, int], Verdict], tuple[str, ...]], ...] = (
-    *((predicates.lies_at(side), tuple(f"{{}} {words}" for words in _SIDES[side])) for side in _SIDES),
-    *((predicates.starts_at(side), tuple(f"{{}} that starts {words}" for words in _SIDES[side])) for side in _SIDES),
-)
-_BORDER: tuple[tuple[Callable[[Facts, int], Verdict], tuple[str, ...]], ...] = (
-    *(
-        (predicates.enters_from(side), (f"{{}} that enters from the {side}", f"{{}} coming in from the {side}"))
-        for side in _SIDES
-    ),
-    *(
-        (predicates.leaves_at(side), tuple(f"{{}} that leaves {words}" for words in _SIDES[side][:1]))
-        for side in _SIDES
-    ),
-    (predicates.enters_from(None), ("{} that enters the picture", "{} that comes into the picture")),
-    (predicates.leaves_at(None), ("{} that leaves the picture", "{} that goes out of the picture")),
-)
-_RELATIONS: tuple[tuple[Callable[[Facts, int, int], Verdict], tuple[str, ...]], ...] = (
-    (predicates.passes_behind, ("{} that passes behind {}", "{} passing behind {}")),
-    (predicates.passes_in_front, ("{} that passes in front of {}", "{} passing in front of {}")),
-    (predicates.is_beside("left"), ("{} to the left of {}",)),
-    (predicates.is_beside("right"), ("{} to the right of {}",)),
-    (predicates.is_beside("top"), ("{} above {}",)),
-    (predicates.is_beside("bottom"), ("{} below {}",)),
-)
+_GROUPS = {"spin": "change", "passing": "relation"}
+"""The group of a kind that has none of its own."""
+
+SIZES = ("large", "small")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +82,18 @@ def write_sentences(rng: np.random.Generator, facts: Facts) -> list[Sentence]:
         rng: chooses phrasings and sentences.
         facts: of the clip.
     """
-    candidates: dict[str, list[Sentence]] = {kind: [] for kind in KINDS}
+    candidates: dict[str, list[Sentence]] = {group: [] for group in _GROUP_WEIGHTS}
     for sentence in all_sentences(rng, facts):
-        candidates[sentence.kind].append(sentence)
+        candidates[_GROUPS.get(sentence.kind, sentence.kind)].append(sentence)
     for sentences in candidates.values():
         rng.shuffle(sentences)
     target = int(rng.integers(4, 9))
     chosen: list[Sentence] = []
     claims: set[tuple[object, ...]] = set()
     while len(chosen) < target and any(candidates.values()):
-        kinds = [kind for kind in KINDS if candidates[kind]]
-        weights = np.array([_KIND_WEIGHTS[kind] for kind in kinds])
-        sentence = candidates[str(rng.choice(kinds, p=weights / weights.sum()))].pop()
+        groups = [group for group in _GROUP_WEIGHTS if candidates[group]]
+        weights = np.array([_GROUP_WEIGHTS[group] for group in groups])
+        sentence = candidates[str(rng.choice(groups, p=weights / weights.sum()))].pop()
         if (sentence.index, sentence.claim) not in claims:
             claims.add((sentence.index, sentence.claim))
             chosen.append(sentence)
@@ -155,9 +108,9 @@ def all_sentences(rng: np.random.Generator, facts: Facts) -> Iterator[Sentence]:
             continue
         fitting = [noun for noun in nouns if noun.fits[index]]
         yield from _appearance(rng, fitting, index)
-        plain = [noun for noun in fitting if noun.words.split()[0] not in _SIZES]
-        for kind, table in (("place", _POSITIONS), ("motion", _MOTIONS), ("change", _CHANGES), ("relation", _BORDER)):
-            yield from _sentences_of_predicate(rng, facts, plain, index, kind, table)
+        plain = [noun for noun in fitting if noun.words.split()[0] not in SIZES]
+        for claims in (POSITIONS, MOTIONS, CHANGES, BORDER):
+            yield from _sentences_of_claims(rng, facts, plain, index, claims)
         yield from _sentences_of_relation(rng, facts, nouns, index)
 
 
@@ -165,12 +118,12 @@ def absent_sentences(rng: np.random.Generator, facts: Facts) -> Iterator[AbsentS
     """Sentences whose noun fits something in the clip, but that are clearly false of it; `rng` chooses phrasings."""
     for noun in noun_phrases(facts):
         referents = noun.possible_referents()
-        if noun.words.split()[0] in _SIZES or not any(facts.can_be_referred_to(i) for i in referents):
+        if noun.words.split()[0] in SIZES or not any(facts.can_be_referred_to(i) for i in referents):
             continue
-        for kind, table in (("place", _POSITIONS), ("motion", _MOTIONS), ("change", _CHANGES)):
-            for predicate, templates in table:
-                if all(predicate(facts, i) is False for i in referents):
-                    yield AbsentSentence(templates[int(rng.integers(len(templates)))].format(noun.phrase), kind)
+        for claim in (*POSITIONS, *MOTIONS, *CHANGES):
+            if all(claim.is_true(facts, i) is False for i in referents):
+                template = claim.templates[int(rng.integers(len(claim.templates)))]
+                yield AbsentSentence(template.format(noun.phrase), claim.kind)
 
 
 def noun_phrases(facts: Facts) -> list[Noun]:
@@ -213,33 +166,28 @@ def _appearance(rng: np.random.Generator, nouns: list[Noun], index: int) -> Iter
         yield Sentence(text, "appearance", index, (noun.words,), is_lasting=True)
 
 
-def _sentences_of_predicate(
-    rng: np.random.Generator,
-    facts: Facts,
-    nouns: list[Noun],
-    index: int,
-    kind: str,
-    table: tuple[tuple[Callable[[Facts, int], Verdict], tuple[str, ...]], ...],
+def _sentences_of_claims(
+    rng: np.random.Generator, facts: Facts, nouns: list[Noun], index: int, claims: tuple[Claim, ...]
 ) -> Iterator[Sentence]:
-    """Sentences of a noun and a predicate; for motion and change only where it is false for a look-alike."""
-    for number, (predicate, templates) in enumerate(table):
-        if predicate(facts, index) is not True:
+    """Sentences of a noun and a claim; of motion, change and spin only where it is false of a look-alike."""
+    for number, claim in enumerate(claims):
+        if claim.is_true(facts, index) is not True:
             continue
-        excluded = [i for i in range(len(facts.shapes)) if predicate(facts, i) is False]
-        if kind in ("motion", "change"):
+        excluded = [i for i in range(len(facts.shapes)) if claim.is_true(facts, i) is False]
+        if claim.kind in ("motion", "change", "spin"):
             # the position of an object that crosses the border would show its direction
             has_look_alike = any(_is_look_alike(facts, index, other) for other in excluded)
             if not has_look_alike or not facts.stays_inside(index):
                 continue
         usable = [n for n in nouns if set(n.possible_referents()) <= {index, *excluded}]
-        # prefer nouns that describe several objects: then the predicate decides which one is referred to
+        # prefer nouns that describe several objects: then the claim decides which one is referred to
         ambiguous = [n for n in usable if len(n.possible_referents()) > 1]
-        usable = ambiguous if ambiguous or kind == "place" else usable
+        usable = ambiguous if ambiguous or claim.kind == "place" else usable
         if usable:
             noun = usable[int(rng.integers(len(usable)))]
-            template = templates[int(rng.integers(len(templates)))]
-            is_lasting = table is _POSITIONS and number < len(_SIDES)
-            yield Sentence(template.format(noun.phrase), kind, index, (kind, str(number)), is_lasting)
+            template = claim.templates[int(rng.integers(len(claim.templates)))]
+            text = template.format(noun.phrase)
+            yield Sentence(text, claim.kind, index, (claim.kind, str(number)), claim.is_lasting)
 
 
 def _is_look_alike(facts: Facts, index: int, other: int) -> bool:
@@ -254,21 +202,25 @@ def _is_look_alike(facts: Facts, index: int, other: int) -> bool:
 def _sentences_of_relation(rng: np.random.Generator, facts: Facts, nouns: list[Noun], index: int) -> Iterator[Sentence]:
     """Sentences of a noun, a relation and a landmark: a noun that describes only the other object."""
     every = range(len(facts.shapes))
-    plain = [noun for noun in nouns if noun.words.split()[0] not in _SIZES]
+    plain = [noun for noun in nouns if noun.words.split()[0] not in SIZES]
     fitting = [noun for noun in plain if noun.fits[index]]
-    for number, (relation, templates) in enumerate(_RELATIONS):
+    for number, relation in enumerate(RELATIONS):
         for other in every:
-            if other == index or not facts.can_be_referred_to(other) or relation(facts, index, other) is not True:
+            if (
+                other == index
+                or not facts.can_be_referred_to(other)
+                or relation.is_true(facts, index, other) is not True
+            ):
                 continue
-            excluded = {i for i in every if i != other and relation(facts, i, other) is False}
+            excluded = {i for i in every if i != other and relation.is_true(facts, i, other) is False}
             landmarks = [n for n in plain if n.possible_referents() == [other] and "shape" not in n.words]
             usable = [n for n in fitting if set(n.possible_referents()) <= {index, other, *excluded}]
             usable = [n for n in usable if len(set(n.possible_referents()) - {other}) > 1] or usable
-            if number >= 2:  # relative position: only where the noun describes several objects
+            if relation.is_lasting:  # relative position: only where the noun describes several objects
                 usable = [n for n in usable if len(set(n.possible_referents()) - {other}) > 1]
             if not landmarks or not usable:
                 continue
             noun, landmark = usable[int(rng.integers(len(usable)))], landmarks[int(rng.integers(len(landmarks)))]
-            template = templates[int(rng.integers(len(templates)))]
+            template = relation.templates[int(rng.integers(len(relation.templates)))]
             text = template.format(noun.phrase, landmark.phrase)
-            yield Sentence(text, "relation", index, ("two", str(number)), is_lasting=number >= 2)
+            yield Sentence(text, relation.kind, index, ("two", str(number)), relation.is_lasting)

@@ -40,7 +40,7 @@ TEXT_FILES = (
 """In the order of the four sentences of an object; their annotators saw the first frame, or the whole video."""
 
 _SETS = {"train": "train", "valid": "val"}
-_VIDEO_KINDS_FIRST = ("motion", "change", "relation", "place", "appearance")
+_VIDEO_KINDS_FIRST = ({"motion"}, {"change", "spin"}, {"relation", "passing"}, {"place"}, {"appearance"})
 
 
 class DavisWriter(LayoutWriter):
@@ -115,5 +115,5 @@ class DavisWriter(LayoutWriter):
 def _four_sentences(candidates: Sequence[Sentence]) -> list[Sentence]:
     """Two annotators, each with a sentence about the appearance (if there is one) and one about the video."""
     appearance = [s for s in candidates if s.kind == "appearance"] or list(candidates)
-    video = sorted(candidates, key=lambda s: _VIDEO_KINDS_FIRST.index(s.kind))
+    video = [s for kinds in _VIDEO_KINDS_FIRST for s in candidates if s.kind in kinds]
     return [appearance[0], video[0], appearance[-1], video[1 % len(video)]]
