@@ -5,6 +5,8 @@
     ROOT/<split>/Annotations/<video>/<frame>.png          pixel value = object id
     ROOT/<split>/meta.json                                videos.<video>.objects.<id>.category
 
+An `obj_id` of [] says that the sentence means nothing in its video; the published files have no such sentence.
+
 The published `valid` file has no `obj_id` and contains the test videos, too. Where you have masks, they are scored:
 
     ROOT/valid/Annotations/<video>/<frame>.png                pixel value = object id, with obj_id in the file, or in
@@ -110,10 +112,10 @@ def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
         number = entry.get("obj_id")
         if number is None and other_objects is not None:
             number = _object_elsewhere(other_objects, video, name, entry, request.settings.valid_objects)
-        if number is None:
-            if request.for_training:
-                raise ValueError("has no obj_id; this split cannot be trained on")
-            return Expression(name, entry["exp"], kind=str(entry.get("kind", "")))
+        if number is None and request.for_training:
+            raise ValueError("has no obj_id; this split cannot be trained on")
+        if number is None or number == []:
+            return Expression(name, entry["exp"], None if number is None else (), str(entry.get("kind", "")))
         object_id = pixel_value("obj_id", number, largest=LARGEST_ID)
         label = 0
         if with_labels:
@@ -207,10 +209,10 @@ def _with_masks(
         if run_lengths.is_dir() and not own.is_dir():
             return expressions, _read_run_lengths(run_lengths, len(frames), expressions, problems)
         return expressions, PngMasks(own, frames)
-    folders = {number: own / expression.name for number, expression in enumerate(expressions, start=1)}
+    folders = {n: own / e.name for n, e in enumerate(expressions, start=1) if e.is_secret}
     if not any(path.is_dir() for path in folders.values()):
         return expressions, None
-    numbered = tuple(replace(e, object_ids=(number,)) for number, e in enumerate(expressions, start=1))
+    numbered = tuple(replace(e, object_ids=(n,)) if n in folders else e for n, e in enumerate(expressions, start=1))
     return numbered, PngMaskFolders(folders, frames)
 
 

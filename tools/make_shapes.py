@@ -45,6 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--size", help="HEIGHTxWIDTH of the frames in pixels (default 64x96; a2d: 320x480, multiples of 16)"
     )
+    parser.add_argument(
+        "--absent",
+        type=float,
+        metavar="SHARE",
+        help="share of the sentences that mean nothing in their clip, from 0 to below 1; only ref_youtube_vos (default "
+        "0) and mevis_v2 (default 0.2)",
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it holds Referring Shapes")
     options = parser.parse_args(arguments)
@@ -58,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
             num_valid=options.valid,
             num_frames=options.frames,
             size=None if options.size is None else _parse_size(options.size),
+            absent_share=options.absent,
             num_workers=options.workers,
             overwrite=options.overwrite,
         )
@@ -80,12 +88,15 @@ def format_statistics(statistics: dict) -> str:
     """A table: sentences per kind, and J of guessing on the valid split."""
     counts = statistics["sentences"]
     baselines = next(scores for key, scores in statistics.items() if key.endswith("_j_of_guessing"))
-    lines = ["sentences per kind, and region J on the valid split of always picking", ""]
-    lines.append(f"{'kind':12}" + "".join(f"{split:>8}" for split in counts) + "".join(f"{n:>20}" for n in GUESSES))
+    absent = statistics.get("absent_sentences", {})
+    columns = [(split, counts[split]) for split in counts] + [(f"{split} absent", absent[split]) for split in absent]
+    note = "; absent: they mean nothing in their clip, and nobody guesses them" if absent else ""
+    lines = [f"sentences per kind, and region J on the valid split of always picking{note}", ""]
+    lines.append(f"{'kind':12}" + "".join(f"{name:>14}" for name, _ in columns) + "".join(f"{n:>20}" for n in GUESSES))
     for kind in (*counts["valid"], "all"):
-        numbers = [sum(count.values()) if kind == "all" else count[kind] for count in counts.values()]
+        numbers = [sum(count.values()) if kind == "all" else count[kind] for _, count in columns]
         scores = "".join(f"{baselines[kind][name]:20.3f}" if kind in baselines else f"{'-':>20}" for name in GUESSES)
-        lines.append(f"{kind:12}" + "".join(f"{number:8}" for number in numbers) + scores)
+        lines.append(f"{kind:12}" + "".join(f"{number:14}" for number in numbers) + scores)
     return "\n".join(lines) + "\n\n"
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tools.shapes import predicates
 from tools.shapes.predicates import Facts, Verdict
+from tools.shapes.scene import OPPOSITE
 
 SIDES = {
     "left": ("on the left", "on the left side"),
@@ -13,6 +14,7 @@ SIDES = {
     "bottom": ("at the bottom",),
 }
 _DIRECTIONS = {"left": "to the left", "right": "to the right", "up": "up", "down": "down"}
+_OPPOSITE_SIDE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +25,17 @@ class Claim:
         kind: of sentences that claim it.
         is_true: of the object with this index.
         templates: phrasings, with a place for the noun phrase.
+        opposite: another thing that may be true of an object; then this one is not, but nearly.
+        absent_weight: relative probability in sentences without a target. As some claims are false of more objects than
+            others, equal ones would make the claim tell such sentences from those with a target.
         is_lasting: whether it holds in every single frame.
     """
 
     kind: str
     is_true: Callable[[Facts, int], Verdict]
     templates: tuple[str, ...]
+    opposite: Callable[[Facts, int], Verdict]
+    absent_weight: float = 1.0
     is_lasting: bool = False
 
 
@@ -40,60 +47,106 @@ class Relation:
         kind: of sentences that claim it.
         is_true: of the object with the first index and the landmark with the second.
         templates: phrasings, with places for both noun phrases.
+        opposite: as of a claim.
+        absent_weight: as of a claim.
         is_lasting: whether it holds in every single frame.
     """
 
     kind: str
     is_true: Callable[[Facts, int, int], Verdict]
     templates: tuple[str, ...]
+    opposite: Callable[[Facts, int, int], Verdict]
+    absent_weight: float = 1.0
     is_lasting: bool = False
 
 
-POSITIONS = (
-    *(Claim("place", predicates.lies_at(s), tuple(f"{{}} {w}" for w in SIDES[s]), is_lasting=True) for s in SIDES),
-    *(Claim("place", predicates.starts_at(s), tuple(f"{{}} that starts {w}" for w in SIDES[s])) for s in SIDES),
-)
+def _position(side: str) -> Claim:
+    templates = tuple(f"{{}} {words}" for words in SIDES[side])
+    opposite = predicates.lies_at(_OPPOSITE_SIDE[side])
+    return Claim("place", predicates.lies_at(side), templates, opposite, is_lasting=True)
+
+
+def _start(side: str) -> Claim:
+    templates = tuple(f"{{}} that starts {words}" for words in SIDES[side])
+    return Claim("place", predicates.starts_at(side), templates, predicates.starts_at(_OPPOSITE_SIDE[side]))
+
+
+def _direction(direction: str) -> Claim:
+    words = _DIRECTIONS[direction]
+    templates = (f"{{}} moving {words}", f"{{}} that moves {words}", f"{{}} that is moving {words}")
+    opposite = predicates.moves_towards(OPPOSITE[direction])
+    return Claim("motion", predicates.moves_towards(direction), templates, opposite, absent_weight=1.5)
+
+
+def _entry(side: str) -> Claim:
+    templates = (f"{{}} that enters from the {side}", f"{{}} coming in from the {side}")
+    return Claim("relation", predicates.enters_from(side), templates, predicates.enters_from(None), absent_weight=0.2)
+
+
+def _exit(side: str) -> Claim:
+    templates = (f"{{}} that leaves {SIDES[side][0]}",)
+    return Claim("relation", predicates.leaves_at(side), templates, predicates.leaves_at(None), absent_weight=0.2)
+
+
+def _beside(side: str, words: str) -> Relation:
+    opposite = predicates.is_beside(_OPPOSITE_SIDE[side])
+    return Relation("relation", predicates.is_beside(side), (f"{{}} {words} {{}}",), opposite, 2.0, is_lasting=True)
+
+
+POSITIONS = (*(_position(side) for side in SIDES), *(_start(side) for side in SIDES))
 MOTIONS = (
-    *(
-        Claim(
-            "motion",
-            predicates.moves_towards(direction),
-            (f"{{}} moving {words}", f"{{}} that moves {words}", f"{{}} that is moving {words}"),
-        )
-        for direction, words in _DIRECTIONS.items()
-    ),
-    Claim("motion", predicates.stays_still, ("{} that stays still", "{} that does not move")),
-    Claim("motion", predicates.moves, ("{} that moves", "{} that is moving")),
-    Claim("motion", predicates.stops, ("{} that stops", "{} that stops moving")),
-    Claim("motion", predicates.keeps_moving, ("{} that keeps moving", "{} that does not stop")),
-    Claim("motion", predicates.is_fast, ("{} that moves fast", "{} moving fast")),
-    Claim("motion", predicates.is_slow, ("{} that moves slowly", "{} moving slowly")),
+    *(_direction(direction) for direction in _DIRECTIONS),
+    Claim("motion", predicates.stays_still, ("{} that stays still", "{} that does not move"), predicates.moves, 0.4),
+    Claim("motion", predicates.moves, ("{} that moves", "{} that is moving"), predicates.stays_still),
+    Claim("motion", predicates.stops, ("{} that stops", "{} that stops moving"), predicates.keeps_moving, 0.25),
+    Claim("motion", predicates.keeps_moving, ("{} that keeps moving", "{} that does not stop"), predicates.stops, 2.5),
+    Claim("motion", predicates.is_fast, ("{} that moves fast", "{} moving fast"), predicates.is_slow, 3.0),
+    Claim("motion", predicates.is_slow, ("{} that moves slowly", "{} moving slowly"), predicates.is_fast, 2.0),
 )
 CHANGES = (
-    Claim("change", predicates.grows, ("{} that grows", "{} that gets larger", "{} growing")),
-    Claim("change", predicates.shrinks, ("{} that shrinks", "{} that gets smaller", "{} shrinking")),
-    Claim("spin", predicates.spins, ("{} that spins", "{} that rotates", "{} spinning")),
-    Claim("change", predicates.keeps_its_size, ("{} that keeps its size", "{} that stays the same size")),
-    Claim("spin", predicates.does_not_spin, ("{} that does not spin", "{} that does not rotate")),
+    Claim("change", predicates.grows, ("{} that grows", "{} that gets larger", "{} growing"), predicates.shrinks),
+    Claim("change", predicates.shrinks, ("{} that shrinks", "{} that gets smaller", "{} shrinking"), predicates.grows),
+    Claim("spin", predicates.spins, ("{} that spins", "{} that rotates", "{} spinning"), predicates.does_not_spin),
+    Claim(
+        "change",
+        predicates.keeps_its_size,
+        ("{} that keeps its size", "{} that stays the same size"),
+        predicates.changes_its_size,
+        absent_weight=4.0,
+    ),
+    Claim("spin", predicates.does_not_spin, ("{} that does not spin", "{} that does not rotate"), predicates.spins),
 )
 BORDER = (
-    *(
-        Claim(
-            "relation",
-            predicates.enters_from(side),
-            (f"{{}} that enters from the {side}", f"{{}} coming in from the {side}"),
-        )
-        for side in SIDES
+    *(_entry(side) for side in SIDES),
+    *(_exit(side) for side in SIDES),
+    Claim(
+        "relation",
+        predicates.enters_from(None),
+        ("{} that enters the picture", "{} that comes into the picture"),
+        predicates.leaves_at(None),
     ),
-    *(Claim("relation", predicates.leaves_at(s), tuple(f"{{}} that leaves {w}" for w in SIDES[s][:1])) for s in SIDES),
-    Claim("relation", predicates.enters_from(None), ("{} that enters the picture", "{} that comes into the picture")),
-    Claim("relation", predicates.leaves_at(None), ("{} that leaves the picture", "{} that goes out of the picture")),
+    Claim(
+        "relation",
+        predicates.leaves_at(None),
+        ("{} that leaves the picture", "{} that goes out of the picture"),
+        predicates.enters_from(None),
+    ),
 )
 RELATIONS = (
-    Relation("passing", predicates.passes_behind, ("{} that passes behind {}", "{} passing behind {}")),
-    Relation("passing", predicates.passes_in_front, ("{} that passes in front of {}", "{} passing in front of {}")),
-    Relation("relation", predicates.is_beside("left"), ("{} to the left of {}",), is_lasting=True),
-    Relation("relation", predicates.is_beside("right"), ("{} to the right of {}",), is_lasting=True),
-    Relation("relation", predicates.is_beside("top"), ("{} above {}",), is_lasting=True),
-    Relation("relation", predicates.is_beside("bottom"), ("{} below {}",), is_lasting=True),
+    Relation(
+        "passing",
+        predicates.passes_behind,
+        ("{} that passes behind {}", "{} passing behind {}"),
+        predicates.passes_in_front,
+    ),
+    Relation(
+        "passing",
+        predicates.passes_in_front,
+        ("{} that passes in front of {}", "{} passing in front of {}"),
+        predicates.passes_behind,
+    ),
+    _beside("left", "to the left of"),
+    _beside("right", "to the right of"),
+    _beside("top", "above"),
+    _beside("bottom", "below"),
 )

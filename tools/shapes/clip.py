@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from tools.shapes.absent import AbsentSentence, write_absent_sentences
 from tools.shapes.predicates import Facts, measure
 from tools.shapes.render import render_scene
 from tools.shapes.scene import Canvas, Scene, sample_scene
@@ -31,6 +32,7 @@ class ShapesClip:
         object_ids: number of the front-most object at each pixel, from 1; 0 for the background.
         facts: measurements.
         sentences: four or more, each about one object.
+        absent_share: of the sentences of the data set that mean nothing in their clip; see `absent_sentences`.
     """
 
     split: str
@@ -41,6 +43,7 @@ class ShapesClip:
     object_ids: UInt8[np.ndarray, "time height width"]
     facts: Facts
     sentences: list[Sentence]
+    absent_share: float = 0.0
 
     @property
     def video(self) -> str:
@@ -61,9 +64,28 @@ class ShapesClip:
         """A generator for random choices of a layout; the same for the same clip."""
         return np.random.default_rng([self.seed, SPLITS.index(self.split), self.index, 1])
 
+    def absent_sentences(self, num_present: int) -> list[AbsentSentence]:
+        """Sentences that mean nothing in the clip; their number is rounded up or down at random.
+
+        Args:
+            num_present: sentences of the clip that mean something.
+        """
+        if not self.absent_share:
+            return []
+        # of its own, so that everything else is the same with any share
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), self.index, 2])
+        expected = num_present * self.absent_share / (1 - self.absent_share)
+        return write_absent_sentences(rng, self.facts, int(expected + rng.random()))
+
 
 def generate_clip(
-    split: str, index: int, *, seed: int, canvas: Canvas, is_usable: Callable[[ShapesClip], bool] | None = None
+    split: str,
+    index: int,
+    *,
+    seed: int,
+    canvas: Canvas,
+    absent_share: float = 0.0,
+    is_usable: Callable[[ShapesClip], bool] | None = None,
 ) -> ShapesClip:
     """The clip with this index: the same for the same arguments.
 
@@ -72,6 +94,7 @@ def generate_clip(
         index: within the split.
         seed: of the data set.
         canvas: size and length of the clip.
+        absent_share: of the sentences that mean nothing in their clip.
         is_usable: condition of a layout; a clip that does not fulfil it is generated anew.
     """
     cv2.setNumThreads(1)
@@ -83,7 +106,9 @@ def generate_clip(
         sentences = write_sentences(rng, facts)
         if len(sentences) < _MIN_SENTENCES:
             continue
-        clip = ShapesClip(split, index, seed, scene, rendered.frames, rendered.object_ids, facts, sentences)
+        clip = ShapesClip(
+            split, index, seed, scene, rendered.frames, rendered.object_ids, facts, sentences, absent_share
+        )
         if is_usable is None or is_usable(clip):
             return clip
 

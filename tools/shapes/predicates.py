@@ -169,6 +169,12 @@ def keeps_its_size(facts: Facts, index: int) -> Verdict:
     return decide(1 / 1.05 <= ratio <= 1.05, ratio >= 1.5 or ratio <= 1 / 1.5)
 
 
+def changes_its_size(facts: Facts, index: int) -> Verdict:
+    """Grows or shrinks."""
+    ratio = facts.radii[index, -1] / facts.radii[index, 0]
+    return decide(ratio >= 1.5 or ratio <= 1 / 1.5, 1 / 1.05 <= ratio <= 1.05)
+
+
 def does_not_spin(facts: Facts, index: int) -> Verdict:
     """Could be seen to turn, but does not."""
     return decide(facts.shapes[index] in TURNABLE_SHAPES and abs(facts.turns[index]) < 1, spins(facts, index) is True)

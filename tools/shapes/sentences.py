@@ -41,19 +41,6 @@ class Sentence:
 
 
 @dataclass(frozen=True, slots=True)
-class AbsentSentence:
-    """A sentence that is true of no object of its clip.
-
-    Attributes:
-        text: lower case, without a full stop.
-        kind: of what it states, one of `KINDS`.
-    """
-
-    text: str
-    kind: str
-
-
-@dataclass(frozen=True, slots=True)
 class Noun:
     """A noun phrase and the objects that it describes.
 
@@ -114,18 +101,6 @@ def all_sentences(rng: np.random.Generator, facts: Facts) -> Iterator[Sentence]:
         yield from _sentences_of_relation(rng, facts, nouns, index)
 
 
-def absent_sentences(rng: np.random.Generator, facts: Facts) -> Iterator[AbsentSentence]:
-    """Sentences whose noun fits something in the clip, but that are clearly false of it; `rng` chooses phrasings."""
-    for noun in noun_phrases(facts):
-        referents = noun.possible_referents()
-        if noun.words.split()[0] in SIZES or not any(facts.can_be_referred_to(i) for i in referents):
-            continue
-        for claim in (*POSITIONS, *MOTIONS, *CHANGES):
-            if all(claim.is_true(facts, i) is False for i in referents):
-                template = claim.templates[int(rng.integers(len(claim.templates)))]
-                yield AbsentSentence(template.format(noun.phrase), claim.kind)
-
-
 def noun_phrases(facts: Facts) -> list[Noun]:
     """Nouns that fit at least one object, from "shape" to "large red circle"."""
     everything: tuple[Verdict, ...] = (True,) * len(facts.shapes)
@@ -155,14 +130,19 @@ def both_true(a: Verdict, b: Verdict) -> Verdict:
     return True if a and b else None
 
 
+def describe(rng: np.random.Generator, words: str) -> str:
+    """A sentence of a noun alone: "the red circle", and for a quarter of these "the circle that is red"."""
+    parts = words.split()
+    if len(parts) == 2 and parts[1] != "shape" and rng.random() < 0.25:
+        return f"the {parts[1]} that is {parts[0]}"
+    return f"the {words}"
+
+
 def _appearance(rng: np.random.Generator, nouns: list[Noun], index: int) -> Iterator[Sentence]:
     for noun in nouns:
         if noun.possible_referents() != [index] or noun.words == "shape":
             continue
-        text = noun.phrase
-        words = noun.words.split()
-        if len(words) == 2 and words[1] != "shape" and rng.random() < 0.25:
-            text = f"the {words[1]} that is {words[0]}"
+        text = describe(rng, noun.words)
         yield Sentence(text, "appearance", index, (noun.words,), is_lasting=True)
 
 

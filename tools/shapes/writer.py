@@ -5,7 +5,7 @@ import multiprocessing
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ def make_shapes(  # noqa: PLR0913  # each is an option of the command line
     num_valid: int = 120,
     num_frames: int = 12,
     size: tuple[int, int] | None = None,
+    absent_share: float | None = None,
     num_workers: int = 2,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -46,11 +47,14 @@ def make_shapes(  # noqa: PLR0913  # each is an option of the command line
         num_valid: clips of the valid split.
         num_frames: of each clip.
         size: (height, width) of the frames in pixels; None for the layout's own.
+        absent_share: share of the sentences that mean nothing in their clip; None for the layout's own. Clips and other
+            sentences are the same with any share.
         num_workers: processes.
         overwrite: replace `out` if it holds Referring Shapes.
 
     Returns:
-        What `statistics.json` holds: options, counts per split, sentences per kind, and J of the baselines.
+        What `statistics.json` holds: options, counts per split, sentences per kind, and J of the baselines on
+        sentences with a target.
 
     Raises:
         ValueError: an argument out of range, or `out` exists and may not be replaced.
@@ -65,6 +69,7 @@ def make_shapes(  # noqa: PLR0913  # each is an option of the command line
     for name, value, least in (("seed", seed, 0), ("num_train", num_train, 1), ("num_valid", num_valid, 1)):
         if not least <= value <= 99_999:
             raise ValueError(f"{name}={value} must lie between {least} and 99999")
+    absent_share = _share_of_absent(absent_share, layout)
     if num_workers < 1:
         raise ValueError(f"num_workers={num_workers} must be at least 1")
     out = Path(out).absolute()
@@ -76,11 +81,14 @@ def make_shapes(  # noqa: PLR0913  # each is an option of the command line
         "num_frames": num_frames,
         "size": list(size),
     }
+    if absent_share:
+        options["absent_share"] = absent_share
     if layout != DEFAULT_LAYOUT:
         options["format"] = layout
     with _atomic_folder(out) as folder:
+        job = partial(_write_clip, folder=folder, layout=layout, seed=seed, canvas=canvas, absent_share=absent_share)
         records = {
-            split: _write_clips(folder, split, count, layout=layout, seed=seed, canvas=canvas, num_workers=num_workers)
+            split: _write_clips(partial(job, split=split), count, num_workers=num_workers)
             for split, count in writer.num_clips(num_train, num_valid).items()
         }
         writer.write_index(folder, records)
@@ -94,6 +102,23 @@ def make_shapes(  # noqa: PLR0913  # each is an option of the command line
         statistics = {"dataset": DATASET_NAME, "options": options, "counts": counts, **own}
         write_json(folder / STATISTICS_FILE, statistics)
     return statistics
+
+
+def _share_of_absent(share: float | None, layout: str) -> float:
+    """The share of sentences without a target in a layout.
+
+    Raises:
+        ValueError: the layout has no such sentences, or the share is out of range.
+    """
+    own = LAYOUTS[layout].default_absent_share
+    if share is None:
+        return own or 0.0
+    if own is None and share:
+        able = ", ".join(name for name, writer in LAYOUTS.items() if writer.default_absent_share is not None)
+        raise ValueError(f"absent_share={share} must be 0 for format {layout}; sentences without a target: {able}")
+    if not 0 <= share < 1:
+        raise ValueError(f"absent_share={share} must be at least 0 and below 1")
+    return share
 
 
 def _check_replaceable(out: Path, *, overwrite: bool) -> None:
@@ -137,28 +162,26 @@ def _replace_folder(new: Path, out: Path, old: Path) -> None:
         raise
 
 
-def _write_clips(
-    folder: Path, split: str, count: int, *, layout: str, seed: int, canvas: Canvas, num_workers: int
-) -> list[ClipRecord]:
-    job = partial(_write_clip, folder=folder, split=split, layout=layout, seed=seed, canvas=canvas)
+def _write_clips(job: Callable[[int], ClipRecord], count: int, *, num_workers: int) -> list[ClipRecord]:
     if num_workers == 1:
         return [job(index) for index in range(count)]
     with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
         return pool.map(job, range(count), chunksize=max(1, min(25, count // num_workers)))
 
 
-def _write_clip(index: int, *, folder: Path, split: str, layout: str, seed: int, canvas: Canvas) -> ClipRecord:
+def _write_clip(
+    index: int, *, folder: Path, split: str, layout: str, seed: int, canvas: Canvas, absent_share: float
+) -> ClipRecord:
     writer = LAYOUTS[layout]
-    return writer.write_clip(generate_clip(split, index, seed=seed, canvas=canvas, is_usable=writer.is_usable), folder)
+    clip = generate_clip(split, index, seed=seed, canvas=canvas, absent_share=absent_share, is_usable=writer.is_usable)
+    return writer.write_clip(clip, folder)
 
 
 def _statistics(records: Mapping[str, Sequence[ClipRecord]], scored_split: str) -> dict[str, Any]:
-    """Sentences per split and kind, and J of the baselines on the valid split."""
-    counts = {
-        split: Counter(kind for record in clip_records for kind in record.kinds)
-        for split, clip_records in records.items()
-        if split in ("train", "valid")
-    }
+    """Sentences with a target and, if there are any, without one per split and kind; J of the baselines on valid."""
+    shown = {split: clip_records for split, clip_records in records.items() if split in ("train", "valid")}
+    counts = {split: Counter(k for record in own for k in record.kinds) for split, own in shown.items()}
+    absent = {split: Counter(k for record in own for k in record.absent_kinds) for split, own in shown.items()}
     by_kind: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in (*KINDS, "all")}
     for record in records["valid"]:
         for kind, guess in zip(record.kinds, record.guesses, strict=True):
@@ -170,6 +193,11 @@ def _statistics(records: Mapping[str, Sequence[ClipRecord]], scored_split: str) 
         if guesses
     }
     return {
-        "sentences": {split: {kind: count[kind] for kind in KINDS} for split, count in counts.items()},
+        "sentences": _by_kind(counts),
+        **({"absent_sentences": _by_kind(absent)} if any(absent.values()) else {}),
         f"{scored_split}_j_of_guessing": baselines,
     }
+
+
+def _by_kind(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    return {split: {kind: count[kind] for kind in KINDS} for split, count in counts.items()}

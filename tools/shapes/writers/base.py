@@ -57,6 +57,7 @@ class ClipRecord:
         truth: entry of `truth/<split>.json`.
         kinds: of the sentences that mean something.
         guesses: J of each of `GUESSES`, for each of these.
+        absent_kinds: of the sentences that mean nothing in the clip.
     """
 
     split: str
@@ -65,6 +66,7 @@ class ClipRecord:
     truth: dict[str, Any]
     kinds: tuple[str, ...]
     guesses: tuple[tuple[float, ...], ...]
+    absent_kinds: tuple[str, ...]
 
 
 class LayoutWriter(ABC):
@@ -82,6 +84,9 @@ class LayoutWriter(ABC):
 
     has_truth: ClassVar[bool] = True
     """Whether `truth/` is written."""
+
+    default_absent_share: ClassVar[float | None] = None
+    """Share of the sentences that mean nothing in their clip unless the user says otherwise; None: always none."""
 
     loader_splits: ClassVar[Mapping[str, str]] = {"train": "train", "valid": "valid"}
     """Name that loaders give to each generated split; those that none of them reads are left out."""
@@ -158,7 +163,8 @@ def make_record(  # noqa: PLR0913  # the parts of one record
     guesses = tuple(
         _j_of_guesses(masks, appearances, [number - 1 for number in expression.objects]) for expression in with_target
     )
-    return ClipRecord(clip.split, video, index_entry, truth, tuple(e.kind for e in with_target), guesses)
+    absent_kinds = tuple(expression.kind for expression in expressions if not expression.objects)
+    return ClipRecord(clip.split, video, index_entry, truth, tuple(e.kind for e in with_target), guesses, absent_kinds)
 
 
 def appearances_of(clip: ShapesClip) -> list[tuple[str, str]]:

@@ -19,7 +19,6 @@ from pycocotools import mask as mask_utils
 
 from tools.shapes.clip import ShapesClip
 from tools.shapes.plurals import plural_sentences
-from tools.shapes.sentences import AbsentSentence, absent_sentences
 from tools.shapes.writers.base import (
     ClipRecord,
     ExpressionTruth,
@@ -31,7 +30,6 @@ from tools.shapes.writers.base import (
 )
 
 _MAX_PLURALS = 4
-_MAX_ABSENT = 2
 
 
 class MevisWriter(LayoutWriter):
@@ -61,7 +59,7 @@ class MevisWriter(LayoutWriter):
             expressions.append(
                 ExpressionTruth(str(len(expressions)), plural.text, plural.kind, tuple(i + 1 for i in plural.indices))
             )
-        for absent in self.absent_sentences(clip):
+        for absent in clip.absent_sentences(len(expressions)):
             expressions.append(ExpressionTruth(str(len(expressions)), absent.text, absent.kind, ()))
         runs = [[_run_lengths(ids == i + 1) for ids in clip.object_ids] for i in range(clip.num_objects)]
         return make_record(
@@ -74,10 +72,6 @@ class MevisWriter(LayoutWriter):
             expressions=expressions,
             index_entry=runs,
         )
-
-    def absent_sentences(self, clip: ShapesClip) -> Sequence[AbsentSentence]:
-        """Sentences that mean nothing in the clip; the first release has none."""
-        return ()
 
     def write_index(self, folder: Path, records: Mapping[str, Sequence[ClipRecord]]) -> None:
         """Writes the sentences and masks of each split; masks are numbered through the split."""
@@ -104,18 +98,12 @@ class MevisWriter(LayoutWriter):
 
 
 class MevisV2Writer(MevisWriter):
-    """The second release: up to two sentences of every clip mean nothing in it."""
+    """The second release: some sentences mean nothing in their clip."""
 
     name = "mevis_v2"
+    default_absent_share = 0.2
     sentences_file = "meta_expressions_v2.json"
     secret_sentences_file = "meta_expressions_v2_release.json"
-
-    def absent_sentences(self, clip: ShapesClip) -> Sequence[AbsentSentence]:
-        """See `MevisWriter`."""
-        generator = clip.generator()
-        found = list(absent_sentences(generator, clip.facts))
-        generator.shuffle(found)
-        return found[:_MAX_ABSENT]
 
 
 def _run_lengths(mask: np.ndarray) -> dict[str, Any] | None:

@@ -17,10 +17,14 @@ from tools.shapes.writers.base import (
 
 
 class RefYoutubeVosWriter(LayoutWriter):
-    """The layout of the quick start; every sentence has its kind. It has no folder `truth`: its masks are exact."""
+    """The layout of the quick start; every sentence has its kind. It has no folder `truth`: its masks are exact.
+
+    `obj_id` is an empty list for a sentence that means nothing in its clip.
+    """
 
     name = "ref_youtube_vos"
     has_truth = False
+    default_absent_share = 0.0
 
     def write_clip(self, clip: ShapesClip, folder: Path) -> ClipRecord:
         """Writes frames and masks."""
@@ -36,10 +40,12 @@ class RefYoutubeVosWriter(LayoutWriter):
             str(i + 1): {"category": actor.shape, "frames": [n for n, s in zip(names, has_pixels[i], strict=True) if s]}
             for i, actor in enumerate(clip.scene.actors)
         }
-        expressions = {
-            str(k): {"exp": s.text, "obj_id": str(s.index + 1), "kind": s.kind} for k, s in enumerate(clip.sentences)
-        }
         truths = [ExpressionTruth(str(k), s.text, s.kind, (s.index + 1,)) for k, s in enumerate(clip.sentences)]
+        for absent in clip.absent_sentences(len(truths)):
+            truths.append(ExpressionTruth(str(len(truths)), absent.text, absent.kind, ()))
+        expressions = {
+            t.name: {"exp": t.text, "obj_id": str(t.objects[0]) if t.objects else [], "kind": t.kind} for t in truths
+        }
         return make_record(
             folder,
             clip,
