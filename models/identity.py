@@ -3,7 +3,8 @@
 The published inference cuts long videos into windows that know nothing of each other, so that the object of a sentence
 may change from one to the next. Here neighbouring windows share frames; their queries are assigned to each other so
 that masks agree there, and embeddings of the object cluster are similar. The best track of a sentence is the one with
-the highest mean score over all frames so far. Nothing is kept but the shared frames: memory does not grow.
+the highest mean score over all frames so far. What is kept are the shared frames, and a bounded number of boxes for
+`models.trajectory`: memory does not grow.
 """
 
 import torch
@@ -14,10 +15,15 @@ from torch.nn import functional
 
 from models.outputs import LayerOutput
 from models.postprocess import trajectory_scores
+from models.trajectory import Trajectory
 
 SIMILARITY_WEIGHT = 0.5
 """Weight of the similarity of embeddings (0 to 1) beside the overlap of masks (0 to 1), by which queries are matched:
 overlap decides where there are masks, similarity where there are none."""
+
+
+LONGEST_HISTORY = 128
+"""Boxes of a track that are kept; of a longer history every second box."""
 
 
 class QueryChoice:
@@ -30,6 +36,33 @@ class QueryChoice:
     def __init__(self, *, overlap: int) -> None:
         self.overlap = overlap
         self._tracks: dict[int, QueryTracks] = {}
+
+    def continued(self, layer: LayerOutput, trajectory: Trajectory, *, first_sentence: int = 0) -> Trajectory | None:
+        """The trajectories of the queries of the next window, with those of earlier windows in front.
+
+        To be called before `rank`, for the same sentences, by models that see trajectories.
+
+        Args:
+            layer: predictions from this window alone, by which its queries are matched with those before.
+            trajectory: of this window alone.
+            first_sentence: index of the first sentence.
+
+        Returns:
+            None where there is no window before, or windows are independent.
+        """
+        if not self.overlap:
+            return None
+        longer = [
+            self._tracks_of(first_sentence + sample).continued(layer, trajectory, sample)
+            for sample in range(len(layer.class_logits))
+        ]
+        boxes, times = (torch.stack(parts) for parts in zip(*longer, strict=True))
+        if boxes.shape[1] == trajectory.boxes_cxcywh_norm.shape[1]:
+            return None
+        return Trajectory(boxes, times, torch.full_like(trajectory.num_frames, boxes.shape[1]))
+
+    def _tracks_of(self, sentence: int) -> "QueryTracks":
+        return self._tracks.setdefault(sentence, QueryTracks(self.overlap))
 
     def rank(
         self, layer: LayerOutput, *, first_sentence: int = 0
@@ -46,8 +79,7 @@ class QueryChoice:
             return queries, scores
         ranked = []
         for sample in range(len(layer.class_logits)):
-            tracks = self._tracks.setdefault(first_sentence + sample, QueryTracks(self.overlap))
-            ranked.append(tracks.follow(layer, sample))
+            ranked.append(self._tracks_of(first_sentence + sample).follow(layer, sample))
         return torch.stack([queries for queries, _ in ranked]), torch.stack([scores for _, scores in ranked])
 
 
@@ -63,6 +95,34 @@ class QueryTracks:
         self._last: tuple[Bool[Tensor, "time track height4 width4"], Float[Tensor, "track dim"]] | None = None
         self._score_sum: Float[Tensor, " track"] = torch.zeros(())
         self._num_frames = 0
+        self._query_of_track: Int[Tensor, " track"] | None = None
+        self._history: tuple[Float[Tensor, "time track 4"], Int[Tensor, " time"]] | None = None
+        self._window_start: Int[Tensor, ""] = torch.zeros((), dtype=torch.long)
+
+    def continued(
+        self, layer: LayerOutput, trajectory: Trajectory, sample: int
+    ) -> tuple[Float[Tensor, "time query 4"], Int[Tensor, " time"]]:
+        """Boxes of the queries of the next window, those of earlier windows in front, and their times.
+
+        Args:
+            layer: predictions from this window alone; its queries are matched once, here.
+            trajectory: of this window alone.
+            sample: index of the sentence among those of both.
+        """
+        query_of_track = self._match(layer, sample)
+        self._query_of_track = query_of_track
+        boxes = trajectory.boxes_cxcywh_norm[sample][:, query_of_track]  # (time, track, 4)
+        times = trajectory.times[sample]
+        if self._history is not None:
+            past_boxes, past_times = self._history
+            boxes = torch.cat([past_boxes, boxes])
+            times = torch.cat([past_times, times + self._window_start])
+        # The next window starts with the last frames of this one.
+        num_past = max(0, len(boxes) - self.overlap)
+        self._window_start = times[num_past]
+        step = 2 if num_past > LONGEST_HISTORY else 1
+        self._history = boxes[:num_past:step], times[:num_past:step]
+        return boxes[:, query_of_track.argsort()], times
 
     def follow(self, layer: LayerOutput, sample: int) -> tuple[Int[Tensor, " track"], Float[Tensor, " track"]]:
         """Takes the next window.
@@ -75,18 +135,30 @@ class QueryTracks:
             Queries of this window in the order of their tracks' scores, best first, and these scores: means over all
             frames so far (those of overlaps count twice).
         """
-        masks = layer.mask_logits[sample] > 0  # (time, query, height4, width4)
-        embeddings = functional.normalize(layer.cluster[sample].float(), dim=-1)
+        query_of_track = self._match(layer, sample) if self._query_of_track is None else self._query_of_track
+        self._query_of_track = None
+        masks, embeddings = _masks_and_embeddings(layer, sample)
         scores = trajectory_scores(layer.class_logits[sample : sample + 1].float())[0]
-        query_of_track = torch.arange(len(scores), device=scores.device)
-        if self._last is not None:
-            query_of_track = match_queries(*self._last, masks[: self.overlap], embeddings)
         self._score_sum = self._score_sum.to(scores) + len(masks) * scores[query_of_track]
         self._num_frames += len(masks)
         self._last = masks[-self.overlap :, query_of_track], embeddings[query_of_track]
         means = self._score_sum / self._num_frames
         ranking = means.argsort(descending=True, stable=True)
         return query_of_track[ranking], means[ranking]
+
+    def _match(self, layer: LayerOutput, sample: int) -> Int[Tensor, " track"]:
+        """The query of this window for each track; in the first window each query starts a track."""
+        masks, embeddings = _masks_and_embeddings(layer, sample)
+        if self._last is None:
+            return torch.arange(masks.shape[1], device=masks.device)
+        return match_queries(*self._last, masks[: self.overlap], embeddings)
+
+
+def _masks_and_embeddings(
+    layer: LayerOutput, sample: int
+) -> tuple[Bool[Tensor, "time query height4 width4"], Float[Tensor, "query dim"]]:
+    """What queries are matched by: masks, and embeddings of length one."""
+    return layer.mask_logits[sample] > 0, functional.normalize(layer.cluster[sample].float(), dim=-1)
 
 
 def match_queries(

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from models.identity import QueryChoice
 from models.outputs import LayerOutput, TextFeatures
 from models.soc import SOC
 from structures.clips import one_clip
@@ -43,8 +44,12 @@ def segment_clip(
     *,
     device: torch.device,
     annotated_frame: int | None = None,
+    choice: QueryChoice | None = None,
 ) -> Iterator[LayerOutput]:
     """The predictions for each group of sentences about one clip; the visual encoder runs once.
+
+    A model that sees trajectories, and whose queries are followed from window to window, predicts twice: from the
+    window alone, by which its queries are matched with those before, and with the trajectories of all windows.
 
     Args:
         model: in evaluation mode.
@@ -52,9 +57,20 @@ def segment_clip(
         texts: groups of sentences, see `encode_sentences`.
         device: of the model.
         annotated_frame: index of the only frame that is segmented; None segments all.
+        choice: follows the queries for these sentences, all of them, through the windows of a video; the caller goes
+            on with `QueryChoice.rank` for each group before it asks for the next.
     """
+    done = 0
     only = None if annotated_frame is None else torch.tensor([annotated_frame], device=device)
     video = model.encode_video(one_clip(frames).to(device).normalised(), annotated_frame=only)
     for text in texts:
         clip_of_sentence = torch.zeros(len(text.sentence), dtype=torch.long, device=device)
-        yield model.segment(video.for_sentences(clip_of_sentence), text).final
+        video_of_sentence = video.for_sentences(clip_of_sentence)
+        objects = model.detect(video_of_sentence, text)
+        layer = model.predict(objects, video_of_sentence, text).final
+        if choice is not None and model.sees_trajectories:
+            longer = choice.continued(layer, objects.trajectory, first_sentence=done)
+            if longer is not None:
+                layer = model.predict(objects, video_of_sentence, text, trajectory=longer).final
+        yield layer
+        done += len(text.sentence)

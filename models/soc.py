@@ -6,6 +6,7 @@ Source: SOC: Semantic-Assisted Object Cluster for Referring Video Object Segment
 import copy
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -34,6 +35,21 @@ PRIOR_PROBABILITY = 0.01
 
 # Of the norms behind the level projections: 32 groups at the published width of 256.
 CHANNELS_PER_GROUP = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FrameObjects:
+    """What the model finds in every frame on its own.
+
+    Attributes:
+        decoded: objects and boxes of all decoder layers.
+        mask_features: what the masks are drawn from.
+        trajectory: the boxes of the last decoder layer over time.
+    """
+
+    decoded: TransformerOutput
+    mask_features: Float[Tensor, "batch time channel height4 width4"]
+    trajectory: Trajectory
 
 
 class SOC(nn.Module):
@@ -105,6 +121,11 @@ class SOC(nn.Module):
         self.class_heads, self.box_heads = _prediction_heads(dim, num_classes, num_decoder_layers)
         self._trainable = frozenset(name for name, parameter in self.named_parameters() if parameter.requires_grad)
         self._frozen: frozenset[str] = frozenset()
+
+    @property
+    def sees_trajectories(self) -> bool:
+        """Whether the answer depends on the order of the frames' boxes."""
+        return self.object_cluster.trajectory is not None
 
     def train_only(self, parts: Collection[str]) -> None:
         """Freezes all but some parts: no gradients, and evaluation mode from the next call of `train` on.
@@ -190,8 +211,37 @@ class SOC(nn.Module):
             video: one entry per sentence (see `VideoFeatures.for_sentences`).
             text: the sentences.
         """
+        return self.predict(self.detect(video, text), video, text)
+
+    def detect(self, video: VideoFeatures, text: TextFeatures) -> FrameObjects:
+        """Fuse, and decode frame by frame: all that does not depend on other frames but through the visual encoder.
+
+        Args:
+            video: one entry per sentence.
+            text: the sentences.
+        """
         fused = [self.fusion(level, text) for level in video.levels]
         decoded = self.transformer(fused, video.positions, video.is_padding, list(self.box_heads))
+        boxes = decoded.references[-1]
+        times = torch.arange(boxes.shape[1], device=boxes.device).expand(len(boxes), -1)
+        return FrameObjects(
+            decoded=decoded,
+            mask_features=self.spatial_decoder(decoded.memory, video.stride4),
+            trajectory=Trajectory(boxes, times, video.num_frames),
+        )
+
+    def predict(
+        self, objects: FrameObjects, video: VideoFeatures, text: TextFeatures, *, trajectory: Trajectory | None = None
+    ) -> SOCOutput:
+        """Cluster over time, and predict classes, boxes and masks.
+
+        Args:
+            objects: from `detect`, of the same video and sentences.
+            video: one entry per sentence.
+            text: the sentences.
+            trajectory: of the same queries, where more is known than these frames; None: that of `objects`.
+        """
+        decoded = objects.decoded
         if self.training:
             output_layers = cluster_layers = list(range(len(self.class_heads)))
         else:
@@ -199,18 +249,17 @@ class SOC(nn.Module):
             last = len(self.class_heads) - 1
             output_layers = [0 if self.output_layer == "first" else last]
             cluster_layers = [last]
-        cluster = self.object_cluster(decoded.objects[cluster_layers], text, _trajectory(decoded, video))
-        features = self.spatial_decoder(decoded.memory, video.stride4)
-        objects = decoded.objects[output_layers] + cluster[:, :, None]
-        masks = self._predict_masks(objects, decoded.references[output_layers], features, video.sizes_px)
+        cluster = self.object_cluster(decoded.objects[cluster_layers], text, trajectory or objects.trajectory)
+        queries = decoded.objects[output_layers] + cluster[:, :, None]
+        masks = self._predict_masks(queries, decoded.references[output_layers], objects.mask_features, video.sizes_px)
         layers = tuple(
             LayerOutput(
                 mask_logits=mask_logits,
-                class_logits=self.class_heads[layer](queries),
-                boxes_cxcywh_norm=refine_box(self.box_heads[layer](queries), _reference_before(decoded, layer)),
+                class_logits=self.class_heads[layer](of_layer),
+                boxes_cxcywh_norm=refine_box(self.box_heads[layer](of_layer), _reference_before(decoded, layer)),
                 cluster=clustered,
             )
-            for layer, queries, mask_logits, clustered in zip(output_layers, objects, masks, cluster, strict=True)
+            for layer, of_layer, mask_logits, clustered in zip(output_layers, queries, masks, cluster, strict=True)
         )
         return SOCOutput(layers=layers, sentence=self.sentence_feature(video, text) if self.training else None)
 
@@ -296,13 +345,6 @@ def _hidden_matrices(model: SOC) -> set[Tensor]:
         elif isinstance(module, nn.MultiheadAttention):
             matrices.add(module.in_proj_weight)
     return matrices - set(model.class_heads.parameters())
-
-
-def _trajectory(decoded: TransformerOutput, video: VideoFeatures) -> Trajectory:
-    """The boxes of the last decoder layer in every frame."""
-    boxes = decoded.references[-1]
-    times = torch.arange(boxes.shape[1], device=boxes.device, dtype=torch.float32).expand(len(boxes), -1)
-    return Trajectory(boxes, times, video.num_frames)
 
 
 def _reference_before(decoded: TransformerOutput, layer: int) -> Float[Tensor, "batch time query ref"]:

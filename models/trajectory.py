@@ -36,26 +36,29 @@ class Trajectory:
     """
 
     boxes_cxcywh_norm: Float[Tensor, "batch time query 4"]
-    times: Float[Tensor, "batch time"]
+    times: Int[Tensor, "batch time"]
     num_frames: Int[Tensor, " batch"]
 
     def at_points(self, num_points: int) -> Float[Tensor, "batch point query 4"]:
-        """Boxes at equally spaced points of time from the first frame to the last, linearly interpolated."""
-        _, time, num_queries, _ = self.boxes_cxcywh_norm.shape
-        last = (self.num_frames - 1)[:, None]
-        share = torch.linspace(0, 1, num_points, device=self.times.device, dtype=self.times.dtype)
-        start, stop = self.times[:, :1], self.times.gather(1, last)
+        """Boxes at equally spaced points of time from the first frame to the last, linearly interpolated.
+
+        In at least single precision: steps from frame to frame are lost in half.
+        """
+        boxes = self.boxes_cxcywh_norm.to(torch.promote_types(self.boxes_cxcywh_norm.dtype, torch.float32))
+        times, last = self.times.to(boxes.dtype).contiguous(), (self.num_frames - 1)[:, None]
+        start, stop = times[:, :1], times.gather(1, last)
+        share = torch.linspace(0, 1, num_points, device=boxes.device, dtype=boxes.dtype)
         points = start + (stop - start) * share  # (batch, point)
-        before = torch.searchsorted(self.times.contiguous(), points.contiguous(), right=True) - 1
+        before = torch.searchsorted(times, points, right=True) - 1
         before = torch.minimum(before, last - 1).clamp(min=0)
-        after = (before + 1).clamp(max=time - 1)
-        gap = (self.times.gather(1, after) - self.times.gather(1, before)).clamp(min=1)
-        weight = ((points - self.times.gather(1, before)) / gap)[..., None, None].to(self.boxes_cxcywh_norm.dtype)
+        after = (before + 1).clamp(max=times.shape[1] - 1)
+        before_time, after_time = times.gather(1, before), times.gather(1, after)
+        weight = ((points - before_time) / (after_time - before_time).clamp(min=1))[..., None, None]
 
         def boxes_at(index: Int[Tensor, "batch point"]) -> Float[Tensor, "batch point query 4"]:
-            return self.boxes_cxcywh_norm.gather(1, index[..., None, None].expand(-1, -1, num_queries, 4))
+            return boxes.gather(1, index[..., None, None].expand(-1, -1, boxes.shape[2], 4))
 
-        return torch.lerp(boxes_at(before), boxes_at(after), weight)
+        return torch.lerp(boxes_at(before), boxes_at(after), weight.expand(-1, -1, boxes.shape[2], 4))
 
 
 class TrajectoryEncoder(nn.Module):

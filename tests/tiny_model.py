@@ -28,22 +28,35 @@ def tiny_text_encoder(*, frozen: bool = False) -> TextEncoder:
     return TextEncoder(RobertaModel(config), frozen=frozen)
 
 
-def tiny_soc(*, seed: int = 0, num_decoder_layers: int = 2, output_layer: str = "first", frozen: bool = False) -> SOC:
-    """All modules of the real model with random, not degenerate, weights."""
+def tiny_soc(
+    *,
+    seed: int = 0,
+    num_decoder_layers: int = 2,
+    output_layer: str = "first",
+    frozen: bool = False,
+    trajectory: bool = False,
+    window_frames: int = 2,
+    dropout: float = 0.0,
+) -> SOC:
+    """All modules of the real model with random, not degenerate, weights.
+
+    With `window_frames` 1 the visual encoder sees every frame on its own.
+    """
     torch.manual_seed(seed)
     model = SOC(
-        VideoSwin(VideoSwinSize(8, (1, 1, 2, 1), (1, 2, 2, 4), (2, 3, 3)), drop_path_rate=0.0),
+        VideoSwin(VideoSwinSize(8, (1, 1, 2, 1), (1, 2, 2, 4), (window_frames, 3, 3)), drop_path_rate=0.0),
         tiny_text_encoder(frozen=frozen),
         dim=32,
         num_heads=4,
         num_queries=5,
         ffn_dim=48,
-        dropout=0.0,
+        dropout=dropout,
         num_encoder_layers=1,
         num_decoder_layers=num_decoder_layers,
         num_cluster_layers=1,
         num_points=2,
         output_layer=output_layer,  # type: ignore[arg-type]  # a plain string is handier for parametrize
+        with_trajectory=trajectory,
     )
     with torch.no_grad():
         for parameter in model.parameters():
