@@ -146,9 +146,9 @@ def test_batches_with_absent_sentences_are_padded_like_others(root):
     small, large = (absent_clips(root, only=True, short_side=side, long_side=64)[0] for side in (17, 32))
     batch = collate([small, large, absent_clips(root)[1]])
     assert [target.referred for target in batch.targets] == [None, None, 0]
-    time, height, width = 4, *batch.clips.frames.shape[-2:]
-    assert [tuple(target.masks.shape) for target in batch.targets] == [(n, time, height, width) for n in (0, 0, 1)]
-    assert [tuple(target.boxes_cxcywh_norm.shape) for target in batch.targets] == [(n, time, 4) for n in (0, 0, 1)]
+    height, width = batch.clips.frames.shape[-2:]
+    assert [tuple(target.masks.shape) for target in batch.targets] == [(n, 4, height, width) for n in (0, 0, 1)]
+    assert [tuple(target.boxes_cxcywh_norm.shape) for target in batch.targets] == [(n, 4, 4) for n in (0, 0, 1)]
     assert [target.is_absent for target in batch.to("cpu").targets] == [True, True, False]
 
 

@@ -272,7 +272,7 @@ def test_losses_of_unequal_parts_add_up_to_those_of_the_whole(nothing: set[int])
         torch.testing.assert_close(sum(part.scalars()[name] for part in parts), value, msg=name)
     inputs = [output.sentence, *(getattr(output.final, name) for name in LAYER_FIELDS)]
     together = torch.autograd.grad(whole.total, inputs)
-    added = torch.autograd.grad(sum(part.total for part in parts), inputs)
+    added = torch.autograd.grad(torch.stack([part.total for part in parts]).sum(), inputs)
     torch.testing.assert_close(added, together)
     alone = [Criterion()(samples_of(output, share), targets[share]).total for share in (slice(0, 2), slice(2, 5))]
     assert abs(sum(alone) / 2 - whole.total) > 1e-3, "a mean over unequal parts is another number"

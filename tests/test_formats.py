@@ -281,6 +281,10 @@ def test_training_samples_carry_the_truth(loaded):
             supervised = [window[sample.annotated_frame]]
             assert supervised[0] in expected_expression["annotated"]
             assert sample.annotated_frame == 2  # the middle of four: frames - 2 to frames + 1
+        assert target.is_absent == (not expected_expression["objects"])
+        assert target.masks.shape == (0 if target.is_absent else 1, len(supervised), HEIGHT, WIDTH)
+        if target.is_absent:
+            continue
         visible = expected.is_visible(expected_expression["objects"])[supervised]
         assert (target.masks[0] == expected.mask(expected_expression["objects"])[supervised]).all()
         assert (target.is_visible[0] == visible).all()
@@ -294,6 +298,6 @@ def test_training_samples_carry_the_truth(loaded):
         (name, expression["text"])
         for name, video in truth.items()
         for expression in sentences_of(case, video)
-        if expression["annotated"] != [] and expression["objects"]
+        if expression["annotated"] != []
     }
     assert seen == expected_sentences

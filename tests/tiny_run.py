@@ -39,7 +39,7 @@ def write_absent_root(root: Path) -> Path:
     shutil.copytree(folder / "JPEGImages" / "one", folder / "JPEGImages" / "two")
     content = json.loads((folder / "meta_expressions.json").read_text(encoding="utf-8"))
     frames = content["videos"]["one"]["frames"]
-    objects = {"one": ([7], [9], []), "two": ([], [], [])}
+    objects: dict[str, tuple[list[int], ...]] = {"one": ([7], [9], []), "two": ([], [], [])}
     content["videos"] = {
         video: {
             "frames": frames,
