@@ -11,7 +11,7 @@ from loading.clips import ClipDataset
 from loading.collate import collate
 from loading.loaders import training_videos
 from loading.sampling import SampleKey
-from tests.tiny_clips import make_clips, make_config, where
+from tests.tiny_clips import change_expressions, make_clips, make_config, where
 from tests.tiny_ref_youtube_vos import HEIGHT, WIDTH, object_map, write_tiny_data
 
 OBJECT_OF = {"0": 1, "1": 2, "2": 1}
@@ -53,6 +53,17 @@ def test_an_absent_sentence_is_a_sample_of_every_window(root):
     assert len(clips) == len(make_clips(root)) + 3 + 1
     plain = [where(sample) for sample in samples if sample.meta[0].expression != "nothing"]
     assert plain == [where(sample) for sample in samples_of(make_clips(root))]
+
+
+def test_absent_sentences_of_a_file_are_trained_on_also_where_a_video_has_no_other(root):
+    def edit(videos):
+        videos["long"]["expressions"] = {"0": {"exp": "x", "obj_id": []}, "1": {"exp": "y", "obj_id": "2"}}
+        videos["short"]["expressions"] = {"0": {"exp": "a ring", "obj_id": []}}
+
+    change_expressions(root, "train", edit)
+    samples = samples_of(make_clips(root))
+    found = [(sample.meta[0].video, sample.meta[0].expression, sample.targets[0].referred) for sample in samples]
+    assert found == [*[("long", "0", None)] * 3, ("long", "1", 0), ("short", "0", None)]
 
 
 def test_the_target_of_an_absent_sentence_has_no_object(root):
