@@ -43,10 +43,11 @@ ALLOWED = {
 FLOORS = (
     {"outputs", "ops", "losses", "checkpoint_names"},
     {"layers", "position_encoding", "window_attention"},
-    {"video_swin", "resnet", "text_encoder"},
+    {"video_swin", "resnet", "text_encoder", "trajectory"},
     {"fusion", "deformable_transformer", "object_cluster", "spatial_decoder", "dynamic_mask_head"},
     {"soc", "matcher", "postprocess"},
-    {"criterion", "inference", "identity"},
+    {"criterion", "identity"},
+    {"inference"},
     {"build"},
 )
 
