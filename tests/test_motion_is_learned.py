@@ -114,8 +114,10 @@ def train(model: SOC) -> SOC:
         model.zero_grad()
         criterion(batch.run(model), batch.targets()).total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for one in (*optimizers, *schedules):
-            one.step()
+        for optimizer in optimizers:
+            optimizer.step()
+        for schedule in schedules:
+            schedule.step()
     return model.eval()
 
 

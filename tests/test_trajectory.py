@@ -153,7 +153,7 @@ def test_a_clip_of_one_frame_is_answered_as_without_trajectories(tmp_path: Path)
     with_it = tiny_soc(trajectory=True, seed=9).eval()
     torch.save(without.state_dict(), tmp_path / "weights.pt")
     load_weights(with_it, tmp_path / "weights.pt")
-    torch.nn.init.normal_(with_it.object_cluster.get_submodule("trajectory.output").weight)
+    torch.nn.init.normal_(with_it.object_cluster.get_parameter("trajectory.output.weight"))
     one, several = tiny_clips(2, time=1), tiny_clips(2, time=3)
     for field in fields(LayerOutput):
         same = [getattr(predictions(model, one), field.name) for model in (without, with_it)]
