@@ -14,6 +14,7 @@ class Counts:
         videos: with at least one sentence.
         objects: that sentences are about, summed over the videos (RefCOCO: `refs`).
         expressions: sentences.
+        absent: those of them that mean nothing in their video; None where there are none.
         frames: that the index files list.
         images: of a set of still images.
         samples: of the published evaluation, where it draws frames.
@@ -22,6 +23,7 @@ class Counts:
     videos: int | None = None
     objects: int | None = None
     expressions: int | None = None
+    absent: int | None = None
     frames: int | None = None
     images: int | None = None
     samples: int | None = None
@@ -42,9 +44,11 @@ def count_videos(videos: Sequence[VideoRecord]) -> Counts:
     if not videos:
         return Counts()
     is_secret = any(expression.is_secret for video in videos for expression in video.expressions)
+    num_absent = sum(expression.is_absent for video in videos for expression in video.expressions)
     return Counts(
         videos=len(videos),
         objects=None if is_secret else sum(len(video.object_ids) for video in videos),
         expressions=sum(len(video.expressions) for video in videos),
+        absent=num_absent or None,
         frames=sum(len(video.frame_names) for video in videos),
     )

@@ -34,7 +34,7 @@ def test_objects_are_not_counted_where_a_video_keeps_them_secret():
 
 def test_sentences_that_mean_nothing_are_counted_and_have_no_object():
     videos = [make_video((1,), (), num_frames=4), make_video((), num_frames=3)]
-    assert count_videos(videos) == Counts(videos=2, objects=1, expressions=3, frames=7)
+    assert count_videos(videos) == Counts(videos=2, objects=1, expressions=3, absent=2, frames=7)
 
 
 def test_of_nothing_nothing_is_known():

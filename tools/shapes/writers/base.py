@@ -104,6 +104,7 @@ class LayoutWriter(ABC):
         return Counts(
             videos=len(records),
             expressions=sum(len(record.truth["expressions"]) for record in records),
+            absent=sum(len(record.absent_kinds) for record in records) or None,
             frames=sum(len(record.truth["frames"]) for record in records),
         )
 
