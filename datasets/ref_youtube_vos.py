@@ -204,9 +204,10 @@ def _with_masks(
         problems: takes files of run lengths that cannot be used.
     """
     own = folder / "Annotations" / video
-    if any(expression.object_ids for expression in expressions):
+    # a video about which no sentence is true has masks like the others
+    if any(e.object_ids for e in expressions) or all(e.is_absent for e in expressions):
         run_lengths = folder / RUN_LENGTH_FOLDER / video
-        if run_lengths.is_dir() and not own.is_dir():
+        if run_lengths.parent.is_dir() and not own.is_dir():
             return expressions, _read_run_lengths(run_lengths, len(frames), expressions, problems)
         return expressions, PngMasks(own, frames)
     folders = {n: own / e.name for n, e in enumerate(expressions, start=1) if e.is_secret}

@@ -7,7 +7,10 @@ import torch
 from PIL import Image
 from pycocotools.mask import encode
 
+from datasets.definition import SplitRequest
 from datasets.records import Expression
+from datasets.ref_youtube_vos import REF_YOUTUBE_VOS, RefYoutubeVosSettings
+from datasets.run_lengths import RunLengthMasks
 from loading.loaders import build_eval_dataset
 from media.mask_png import write_binary_png, write_index_png
 from tests.tiny_clips import change_expressions, make_clips, make_config, where
@@ -104,6 +107,67 @@ def test_objects_that_the_other_file_lacks_are_an_error(root, change, message):
     copy.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         build_eval_dataset(make_config(root, valid_objects=copy))
+
+
+def empty_obj_id(*names):
+    """Makes these expressions of all valid videos mean nothing, and all of video v_b."""
+
+    def change(videos):
+        for video, content in videos.items():
+            for name, expression in content["expressions"].items():
+                if name in names or video == "v_b":
+                    expression["obj_id"] = []
+
+    return change
+
+
+def test_an_empty_obj_id_says_that_a_sentence_means_nothing(root):
+    change_expressions(root, "valid", empty_obj_id("1"))
+    videos = build_eval_dataset(make_config(root))
+    assert [video.record.expressions for video in videos] == [
+        (
+            Expression("0", "a square", (1,) if name == "v_a" else (), "appearance"),
+            Expression("1", "a square that leaves", (), "motion"),
+        )
+        for name in ("v_a", "v_b")
+    ]
+    assert videos.can_be_scored
+    change_expressions(root, "train", lambda content: content["long"]["expressions"]["1"].update(obj_id=[]))
+    settings = RefYoutubeVosSettings(label_categories=True)
+    contents = REF_YOUTUBE_VOS.read(SplitRequest(settings, root, "train", for_training=True))
+    assert contents.videos[0].name == "long"
+    assert [e.object_ids for e in contents.videos[0].expressions] == [(1,), (), (1,)]
+    assert not contents.problems
+
+
+def test_a_video_about_which_no_sentence_is_true_needs_no_run_lengths(root):
+    change_expressions(root, "valid", empty_obj_id("1"))
+    shutil.rmtree(root / "valid" / "Annotations")
+    encoded = encode(np.asfortranarray(np.ones((HEIGHT, WIDTH), dtype=np.uint8)))
+    track = [{"size": encoded["size"], "counts": encoded["counts"].decode()}] * 5
+    (root / "valid" / "masks" / "v_a").mkdir(parents=True)
+    (root / "valid" / "masks" / "v_a" / "1.json").write_text(json.dumps({"7": track}))
+    videos = build_eval_dataset(make_config(root))
+    assert videos.can_be_scored
+    assert [video.record.object_ids for video in videos] == [(1,), ()]
+    assert isinstance(videos[1].record.masks, RunLengthMasks)
+
+
+def test_an_expression_that_means_nothing_needs_no_folder_of_masks(root):
+    masks = root / "valid" / "Annotations"
+    hide_objects(root)
+    change_expressions(root, "valid", lambda videos: [v["expressions"]["0"].update(obj_id=[]) for v in videos.values()])
+    shutil.rmtree(masks)
+    own = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    own[3:9, 5:20] = True
+    for video in ("v_a", "v_b"):
+        for frame in range(5):
+            write_binary_png(masks / video / "1" / f"{5 * frame:05d}.png", own)
+    video = build_eval_dataset(make_config(root))[0]
+    first, second = video.record.expressions
+    assert first.is_absent
+    assert not second.is_absent
+    assert (video.load_masks(second) == own).all()
 
 
 def test_masks_of_valid_can_be_a_folder_per_expression(root, caplog):
@@ -226,6 +290,7 @@ def test_missing_video_folders_are_named(root):
         ({"obj_id": "9"}, "object 9 is in no mask"),
         ({"obj_id": "x"}, "obj_id='x'"),
         ({"obj_id": "0"}, "obj_id='0'"),
+        ({"obj_id": ["1"]}, r"obj_id=\['1'\] must be a pixel value"),
         ({"obj_id": None}, "has no obj_id"),
     ],
 )
