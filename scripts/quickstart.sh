@@ -57,7 +57,7 @@ seconds=$((SECONDS - begin))
 say "analysing"
 "$python" -m tools.analyze "$folder/eval" --output "$folder/analysis.html" >/dev/null
 
-# A clip of the valid split, with one sentence for each of its objects.
+# A clip of the valid split, with one sentence for each of its objects, and one about nothing if there is any.
 mapfile -t query < <("$python" - "$data" <<'PYTHON'
 import json
 import sys
@@ -68,7 +68,7 @@ videos = json.loads((root / "meta_expressions/valid/meta_expressions.json").read
 name, video = next(iter(sorted(videos.items())))
 sentences = {}
 for expression in video["expressions"].values():
-    sentences.setdefault(expression.get("obj_id"), expression["exp"])
+    sentences.setdefault(str(expression.get("obj_id")), expression["exp"])
 print(root / "valid/JPEGImages" / name, *sentences.values(), sep="\n")
 PYTHON
 )
