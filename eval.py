@@ -28,7 +28,7 @@ from evaluation.results import (
 from evaluation.runner import SetResult, run_benchmark
 from evaluation.submission import pack, require_complete
 from media.files import write_json, write_text
-from models.build import build_model_for_inference
+from models.build import build_model_for_inference, resolve_min_score
 from models.soc import SOC
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,9 @@ def evaluate(config: Config) -> Results:
     world = read_world()
     device = start_process(config, world)
     seed_everything(config.train.seed)
-    sets = evaluated_sets(config.data, runners_up=config.eval.runners_up)  # before the model is built
+    min_score = resolve_min_score(config)
+    # before the model is built
+    sets = evaluated_sets(config.data, runners_up=config.eval.runners_up, min_score=min_score)
     _require_submission(config, sets)
     results: dict[str, SetResult] = {}
     with process_group(world, device):
@@ -55,11 +57,11 @@ def evaluate(config: Config) -> Results:
             claim(config, sets)
         wait_for_all(world)
         model = build_model_for_inference(config).to(device)
-        weights = state_digest(model)
+        weights = state_digest(model.state_dict())
         start = time.perf_counter()
         for one in sets:
             folder = folder_of(config, one)
-            origin = origin_of(config, one, model, weights=weights)
+            origin = origin_of(config, one, model, weights=weights, min_score=min_score)
             if world.is_main:
                 drop_if_changed(one, folder, origin)
             wait_for_all(world)

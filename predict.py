@@ -25,12 +25,11 @@ from loading.text import clean_sentence
 from loading.transforms import resize_frames
 from media.files import claim_output, write_json
 from media.mask_png import write_binary_png
-from media.overlay import Overlay, object_colour
+from media.overlay import NOT_FOUND, Overlay, object_colour
 from media.video import Frame, VideoWriter, open_video, write_video
-from models.build import build_model_for_inference
-from models.identity import QueryChoice
+from models.answers import Answer, Answers
+from models.build import build_model_for_inference, resolve_min_score
 from models.inference import encode_sentences, segment_clip
-from models.postprocess import ClipPrediction, predictions_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,9 @@ class ObjectRecord:
 
     Attributes:
         sentence: as given to the model.
-        window_scores: of the chosen query, per window.
+        found: whether the sentence was found in some window.
+        found_in_windows: whether it was found, per window; where it was not, it was rejected and has no pixel.
+        window_scores: of the chosen query, per window: what it was chosen, and found or rejected, by.
         queries: the chosen query, per window.
         scores: per frame.
         boxes_xyxy_px: as predicted by the model, clipped to the frame, per frame.
@@ -51,18 +52,23 @@ class ObjectRecord:
     """
 
     sentence: str
+    found: bool = False
+    found_in_windows: list[bool] = field(default_factory=list)
     window_scores: list[float] = field(default_factory=list)
     queries: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     boxes_xyxy_px: list[list[float]] = field(default_factory=list)
     areas_px: list[int] = field(default_factory=list)
 
-    def add(self, prediction: ClipPrediction, masks: Bool[Tensor, "time height width"]) -> None:
-        """Appends the prediction for one window and its masks."""
+    def add(self, answer: Answer, masks: Bool[Tensor, "time height width"]) -> None:
+        """Appends the answer in one window and its masks."""
+        prediction = answer.ranked[0]
         height, width = masks.shape[-2:]
         limit = torch.tensor([width, height, width, height], dtype=torch.float32)
         boxes = torch.minimum((prediction.boxes_xyxy_norm * limit).clamp(min=0), limit)
-        self.window_scores.append(round(prediction.score, 5))
+        self.found |= answer.is_found
+        self.found_in_windows.append(answer.is_found)
+        self.window_scores.append(round(answer.scores[0], 5))
         self.queries.append(prediction.query)
         self.scores += [round(score, 5) for score in prediction.frame_scores.tolist()]
         self.boxes_xyxy_px += [[round(side, 2) for side in box] for box in boxes.tolist()]
@@ -89,6 +95,7 @@ def predict(config: Config) -> None:
     first = next(frames)  # an unreadable video is reported before the model is built
     height, width = first.pixels.shape[:2]
 
+    min_score = resolve_min_score(config)
     model = build_model_for_inference(config).to(device).eval()
     claim_output(folder, markers=(MASKS, OVERLAY, SUMMARY), overwrite=config.overwrite)
     (folder / SUMMARY).unlink(missing_ok=True)  # with overwrite: an interrupted run must not look complete
@@ -96,7 +103,7 @@ def predict(config: Config) -> None:
     overlay = Overlay(sentences, height=height, width=width)
     records = [ObjectRecord(sentence) for sentence in sentences]
     overlap = config.data.window_overlap
-    choice = QueryChoice(overlap=overlap)
+    answering = Answers(overlap=overlap, min_score=min_score)
     names: list[str] = []
     indices: list[int] = []
     with torch.no_grad(), ExitStack() as stack:
@@ -106,18 +113,15 @@ def predict(config: Config) -> None:
         for window, num_old in in_windows(chain([first], frames), config.data.eval_num_frames, overlap=overlap):
             pixels = as_clip(np.stack([frame.pixels for frame in window]))
             resized = resize_frames(pixels, short_side=config.data.short_side, long_side=config.data.long_side)
-            predictions: list[ClipPrediction] = []
+            answers: list[Answer] = []
             for layer in segment_clip(model, resized, texts, device=device):
-                queries, _ = choice.rank(layer, first_sentence=len(predictions))
-                predictions += [p.frames(num_old) for p in predictions_of(layer, queries[:, 0])]
+                answers += [each.frames(num_old) for each in answering.of(layer, first_sentence=len(answers))]
             new = window[num_old:]
-            masks = [
-                prediction.masks_at((height, width), logit_threshold=logit(settings.threshold))
-                for prediction in predictions
-            ]
-            for record, prediction, mask in zip(records, predictions, masks, strict=True):
-                record.add(prediction, mask)
-            write_window(folder, new, [mask.numpy() for mask in masks], overlay, writer)
+            masks = [each.masks_at((height, width), logit_threshold=logit(settings.threshold)) for each in answers]
+            for record, answer, mask in zip(records, answers, masks, strict=True):
+                record.add(answer, mask)
+            found = [each.is_found for each in answers]
+            write_window(folder, new, [mask.numpy() for mask in masks], found, overlay, writer)
             names += [frame.name for frame in new]
             indices += [frame.index for frame in new]
             bar.update(len(new))
@@ -131,9 +135,13 @@ def predict(config: Config) -> None:
         "frame_indices": indices,
         "frame_names": names,
         "window_frames": config.data.eval_num_frames,
+        "min_score": min_score,
         "objects": [describe_object(i, record) for i, record in enumerate(records)],
     } | provenance(config)
     write_json(folder / SUMMARY, summary)
+    for record in records:
+        if not all(record.found_in_windows):
+            logger.info("%s%s", NOT_FOUND, where_missing(record))
     logger.info("%d frames, %d sentences: see %s", len(names), len(sentences), folder / OVERLAY)
 
 
@@ -172,21 +180,37 @@ def logit(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
+def where_missing(record: ObjectRecord) -> str:
+    """A sentence that was not found, and in how many windows where it was found in others."""
+    missing, windows = record.found_in_windows.count(False), len(record.found_in_windows)
+    return record.sentence + (f" (in {missing} of {windows} windows)" if missing < windows else "")
+
+
 def write_window(
     folder: Path,
     window: Sequence[Frame],
     masks: Sequence[Bool[np.ndarray, "time height width"]],
+    found: Sequence[bool],
     overlay: Overlay,
     writer: VideoWriter,
 ) -> None:
-    """Mask files and overlay frames of one window."""
+    """Mask files and overlay frames of one window.
+
+    Args:
+        folder: of the output.
+        window: its frames.
+        masks: of each object.
+        found: which of the sentences were not rejected.
+        overlay: renders the frames.
+        writer: of the overlay video.
+    """
     for index, masks_of_object in enumerate(masks):
         target = folder / MASKS / f"{index:02d}"
         target.mkdir(parents=True, exist_ok=True)
         for frame, mask in zip(window, masks_of_object, strict=True):
             write_binary_png(target / f"{frame.name}.png", mask)
     for position, frame in enumerate(window):
-        writer.add(overlay.render(frame.pixels, [mask[position] for mask in masks]))
+        writer.add(overlay.render(frame.pixels, [mask[position] for mask in masks], found))
 
 
 def remove_stale_masks(folder: Path, *, num_objects: int, names: Sequence[str]) -> None:

@@ -158,7 +158,8 @@ def prepare_run(config: Config, world: World, device: torch.device) -> Run:
     limit = config.train.validate_videos or config.data.max_eval_videos
     data = validation_data(config.data)
     require_held_out(data, (stage.data for stage in config.training_stages()))
-    validation = scorable(evaluated_sets(data.model_copy(update={"max_eval_videos": limit})))
+    min_score = config.predict.min_score or 0.0  # one that is stored in a checkpoint is no longer that of the weights
+    validation = scorable(evaluated_sets(data.model_copy(update={"max_eval_videos": limit}), min_score=min_score))
     path = last_checkpoint(config.output_dir)
     resumed = read_checkpoint(path) if config.train.resume else None
     if world.is_main and resumed is None:

@@ -436,6 +436,11 @@ class PredictConfig(ConfigNode):
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Probability above which a pixel belongs to an object; 0 and 1 would select all pixels and none."""
 
+    min_score: Probability | None = None
+    """A sentence whose best query has a lower score in a window is rejected there: its mask is empty. In evaluation of
+    whole videos, too. None: what `tools.calibrate` has stored in the checkpoint, or else 0, which rejects none, as
+    published."""
+
     fps: NonNegativeFloat = 0.0
     """Frames per second of the overlay video; 0: as the source, or 10 for a folder."""
 

@@ -1,6 +1,7 @@
 """Checkpoints: what is in them, how they are written whole, which are kept, and how a run goes on from one."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from configs.schema import Config
 from engine.provenance import git_revision, versions
 from media.files import atomic_path
-from structures.checkpoint_file import load_strictly, read_checkpoint_file
+from structures.checkpoint_file import load_strictly, read_checkpoint_file, with_min_score
 
 CHECKPOINT_FOLDER = "checkpoints"
 LAST, BEST = "last.pt", "best.pt"
@@ -111,6 +112,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint written by this project; train.resume needs one")
     return content
+
+
+def store_min_score(path: Path, output: Path, stored: Mapping[str, Any]) -> None:
+    """Writes a checkpoint with the score below which sentences are rejected; everything else in it stays as it is.
+
+    Training that goes on from it saves checkpoints without: the score is that of these weights.
+
+    Args:
+        path: any checkpoint with a state dict.
+        output: the file to write, whole or not at all; may be `path`.
+        stored: `value`, and where it comes from.
+
+    Raises:
+        ValueError: if the file is missing or unreadable, or `output` cannot hold such an entry.
+    """
+    if output.suffix == ".safetensors":
+        raise ValueError(f"{output}: a safetensors file holds tensors alone; name another file, like {output.stem}.pt")
+    content = with_min_score(read_checkpoint_file(path), stored)
+    with atomic_path(output) as temporary:
+        torch.save(content, temporary)
 
 
 def restore_model(content: dict[str, Any], model: nn.Module, *, path: Path) -> None:

@@ -24,7 +24,7 @@ WITHOUT_EFFECT = {
 """Settings in these sections that change no result."""
 
 
-def origin_of(config: Config, one: EvaluatedSet, model: SOC, *, weights: str) -> dict[str, Any]:
+def origin_of(config: Config, one: EvaluatedSet, model: SOC, *, weights: str, min_score: float) -> dict[str, Any]:
     """What the results of a data set depend on; JSON can hold it.
 
     Args:
@@ -32,6 +32,7 @@ def origin_of(config: Config, one: EvaluatedSet, model: SOC, *, weights: str) ->
         one: the data set.
         model: its tokenizer shows in the tokens that it makes.
         weights: digest of all weights.
+        min_score: below which sentences are rejected, wherever it is set.
     """
     settings: dict[str, Any] = {}
     for section in RESULT_SECTIONS:
@@ -46,6 +47,7 @@ def origin_of(config: Config, one: EvaluatedSet, model: SOC, *, weights: str) ->
         tokens.update(repr(model.tokenize(sentences).ids.tolist() if sentences else []).encode())
     return {
         "weights": weights,
+        "min_score": min_score,
         "code": code_digest(),
         "videos": one.dataset.digest(),
         "tokens": tokens.hexdigest(),

@@ -1,14 +1,18 @@
-"""Scores of single sentences or objects, gathered into a report."""
+"""Scores of single sentences or objects, gathered into a report.
+
+Sentences with a target are scored by J and F, those without by whether they are rejected (docs/evaluation.md).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from metrics.region_boundary import FrameStatistics, frame_statistics, region_and_boundary
+from metrics.rejection import auc
 
 
 class FrameScore(NamedTuple):
@@ -34,7 +38,7 @@ class RankedQuery(NamedTuple):
 
     Attributes:
         score: that the model gives it, between 0 and 1: the mean over the frames.
-        region: mean J of its masks.
+        region: mean J of the masks that it draws, whether the sentence is rejected or not.
     """
 
     score: float
@@ -43,17 +47,22 @@ class RankedQuery(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EntryScore:
-    """One scored mask sequence.
+    """One scored mask sequence: the answer to a sentence, or an object of several merged ones.
 
     Attributes:
         video: its name.
         expression: identifier of the sentence, or number of the object, within the video.
         sentence: as the model read it; empty where several sentences were merged before scoring.
         group: kind of the sentence, or the annotator; empty where the data has none.
-        frames: in order of time.
-        ranking: the chosen query and those next to it, best first (in each window of a video); empty where several
-            sentences were merged.
+        frames: in order of time. A sentence without a target has empty annotations: J is 1 where its mask is empty,
+            too, and 0 elsewhere.
+        ranking: the chosen query and those next to it, best first (in each window of a video), for a sentence without a
+            target the chosen one alone; empty where several sentences were merged.
         num_objects: different objects that the sentences about this video mean.
+        is_absent: whether the sentence means nothing in its video.
+        presence_score: the highest threshold at which the answer still has a pixel: the highest score of the windows
+            in which the chosen query draws one, rejected or not. None where it draws none, and where sentences were
+            merged.
     """
 
     video: str
@@ -63,6 +72,14 @@ class EntryScore:
     frames: tuple[FrameScore, ...]
     ranking: tuple[RankedQuery, ...] = ()
     num_objects: int = 1
+    is_absent: bool = False
+    presence_score: float | None = None
+
+    @property
+    def is_found(self) -> bool | None:
+        """Whether the answer has a pixel in some frame; None where sentences were merged."""
+        areas = [frame.predicted_px for frame in self.frames]
+        return None if None in areas else any(areas)
 
     @property
     def region(self) -> FrameStatistics:
@@ -75,20 +92,62 @@ class EntryScore:
         return frame_statistics(np.array([frame.boundary for frame in self.frames]))
 
     def as_row(self) -> dict[str, str | float]:
-        """What stands in a table with a line per sentence."""
+        """What stands in a table with a line per sentence; J and F are those of sentences with a target."""
         region, boundary = self.region.mean, self.boundary.mean
+        measures: dict[str, str | float] = {"J&F": (region + boundary) / 2, "J": region, "F": boundary}
         return {
             "video": self.video,
             "expression": self.expression,
             "sentence": self.sentence,
             "group": self.group,
             "frames": len(self.frames),
-            "J&F": (region + boundary) / 2,
-            "J": region,
-            "F": boundary,
+            **(dict.fromkeys(measures, "") if self.is_absent else measures),
             "score": self.ranking[0].score if self.ranking else "",
             "best J of runners-up": max((query.region for query in self.ranking[1:]), default=""),
+            "absent": self.is_absent,
+            "found": "" if self.is_found is None else self.is_found,
+            "presence score": "" if self.presence_score is None else self.presence_score,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class RejectionScore:
+    """How often sentences are found or rejected.
+
+    Attributes:
+        present: sentences with a target.
+        found: how many of them are found.
+        absent: sentences without a target.
+        rejected: how many of these are rejected.
+        auc: how often a present sentence has a higher presence score than an absent one, whatever the threshold; None
+            where one of the two kinds is missing.
+    """
+
+    present: int
+    found: int
+    absent: int
+    rejected: int
+    auc: float | None
+
+    @property
+    def n_acc(self) -> float | None:
+        """Share of the absent sentences that are rejected."""
+        return self.rejected / self.absent if self.absent else None
+
+    @property
+    def t_acc(self) -> float | None:
+        """Share of the present sentences that are found."""
+        return self.found / self.present if self.present else None
+
+    def named(self) -> dict[str, float]:
+        """Those measures that are known, under short names."""
+        measures = {"N-acc": self.n_acc, "T-acc": self.t_acc, "AUC": self.auc}
+        return {name: value for name, value in measures.items() if value is not None}
+
+    def as_dict(self) -> dict[str, float]:
+        """Everything, for JSON."""
+        counts = {"present": self.present, "found": self.found, "absent": self.absent, "rejected": self.rejected}
+        return counts | self.named()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,38 +212,73 @@ class EvalReport:
         num_sentences: sentences about them.
         entries: one per scored sentence or object; empty where the masks are secret.
         baselines: J of guessing, by group ("all" for all entries) and name of the guess.
+        min_score: below which sentences were rejected.
     """
-
-    legend: ClassVar[str] = "J, F and J&F in percent."
 
     num_videos: int
     num_sentences: int
     entries: tuple[EntryScore, ...]
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    min_score: float = 0.0
+
+    @property
+    def legend(self) -> str:
+        """See `Report`."""
+        text = "J, F and J&F in percent."
+        if self.rejection is not None:
+            text += " N-acc: sentences without a target that are rejected, in percent; T-acc: others that are found."
+        if self.rejection is not None and self.min_score:
+            text += f" Rejected are those with a score below {self.min_score:.4f}."
+        return text
+
+    @property
+    def present(self) -> tuple[EntryScore, ...]:
+        """The entries with a target."""
+        return tuple(entry for entry in self.entries if not entry.is_absent)
 
     @property
     def overall(self) -> GroupScore | None:
-        """Over all entries; None where there are none."""
-        return _average(self.entries) if self.entries else None
+        """Over all entries with a target; None where there are none."""
+        return _average(self.present) if self.present else None
 
     @property
     def main_score(self) -> float | None:
-        """J&F over all entries."""
+        """J&F over all entries with a target."""
         return None if self.overall is None else self.overall.mean
 
     @property
     def groups(self) -> dict[str, GroupScore]:
-        """By group, in the order of their names."""
+        """Entries with a target by group, in the order of their names."""
+        names = sorted({entry.group for entry in self.present} - {""})
+        return {name: _average([entry for entry in self.present if entry.group == name]) for name in names}
+
+    @property
+    def rejection(self) -> RejectionScore | None:
+        """Over all entries; None where none is absent and none can be rejected, and where sentences were merged."""
+        can_reject = self.min_score > 0 or any(entry.is_absent for entry in self.entries)
+        if not self.entries or not can_reject or any(entry.is_found is None for entry in self.entries):
+            return None
+        return _count_rejections(self.entries)
+
+    @property
+    def rejection_by_group(self) -> dict[str, RejectionScore]:
+        """The same by group, in the order of their names."""
+        if self.rejection is None:
+            return {}
         names = sorted({entry.group for entry in self.entries} - {""})
-        return {name: _average([entry for entry in self.entries if entry.group == name]) for name in names}
+        return {name: _count_rejections([entry for entry in self.entries if entry.group == name]) for name in names}
 
     def scores(self) -> dict[str, float]:
-        """The main numbers under short names: "J&F", "J", "F", "J&F/<group>"."""
-        if self.overall is None:
-            return {}
-        means = {"J&F": self.overall.mean, "J": self.overall.region.mean, "F": self.overall.boundary.mean}
-        groups = {f"J&F/{name}": score.mean for name, score in self.groups.items()}
-        return means | groups
+        """The main numbers under short names: "J&F", "J", "F", "N-acc", "T-acc", "AUC", and each with "/<group>"."""
+        scores: dict[str, float] = {}
+        if self.overall is not None:
+            scores |= {"J&F": self.overall.mean, "J": self.overall.region.mean, "F": self.overall.boundary.mean}
+        if self.rejection is not None:
+            scores |= self.rejection.named()
+        scores |= {f"J&F/{name}": score.mean for name, score in self.groups.items()}
+        for group, rejection in self.rejection_by_group.items():
+            scores |= {f"{name}/{group}": value for name, value in rejection.named().items()}
+        return scores
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -193,6 +287,9 @@ class EvalReport:
             "num_sentences": self.num_sentences,
             "overall": None if self.overall is None else _named(self.overall),
             "groups": {name: _named(score) for name, score in self.groups.items()},
+            "min_score": self.min_score,
+            "rejection": None if self.rejection is None else self.rejection.as_dict(),
+            "rejection_by_group": {name: score.as_dict() for name, score in self.rejection_by_group.items()},
             "baselines_J": {group: dict(guesses) for group, guesses in self.baselines.items()},
             "entries": self.rows(),
         }
@@ -203,15 +300,20 @@ class EvalReport:
 
     def as_table(self) -> str:
         """The scores in percent as a Markdown table, guesses beside them where they are known."""
-        if self.overall is None:
+        if not self.entries:
             return f"{self.num_videos} videos, {self.num_sentences} sentences; no masks to score against.\n"
         guesses = list(dict.fromkeys(name for names in self.baselines.values() for name in names))
         header = ["", "entries", "J&F", "J", "F", *(f"J of guessing: {name}" for name in guesses)]
+        if self.rejection is not None:
+            header += ["absent", "N-acc", "T-acc", "AUC"]
         rows = [header, ["---", *["---:"] * (len(header) - 1)]]
-        for name, score in {"all": self.overall, **self.groups}.items():
-            known = self.baselines.get(name, {})
-            numbers = [score.mean, score.region.mean, score.boundary.mean, *(known.get(guess) for guess in guesses)]
-            rows.append([name, str(score.count), *("" if x is None else f"{100 * x:.1f}" for x in numbers)])
+        scores, rejections = {"all": self.overall, **self.groups}, {"all": self.rejection, **self.rejection_by_group}
+        for name in dict.fromkeys([*scores, *rejections]):
+            row = [name, *_cells(scores.get(name)), *map(_percent, map(self.baselines.get(name, {}).get, guesses))]
+            rejection = rejections.get(name)
+            if rejection is not None:
+                row += [str(rejection.absent), *map(_percent, (rejection.n_acc, rejection.t_acc, rejection.auc))]
+            rows.append(row)
         return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -233,6 +335,34 @@ def _centre(mask: Bool[np.ndarray, "height width"]) -> tuple[float, float] | Non
     if not total:
         return None
     return float(columns @ np.arange(len(columns)) / total), float(rows @ np.arange(len(rows)) / total)
+
+
+def presence_scores(entries: Sequence[EntryScore], *, absent: bool) -> Float[np.ndarray, " entry"]:
+    """Of the absent or the other ones; minus infinity where nothing is drawn at any threshold."""
+    scores = [entry.presence_score for entry in entries if entry.is_absent == absent]
+    return np.array([-np.inf if score is None else score for score in scores], dtype=np.float64)
+
+
+def _count_rejections(entries: Sequence[EntryScore]) -> RejectionScore:
+    present, absent = (presence_scores(entries, absent=is_absent) for is_absent in (False, True))
+    return RejectionScore(
+        present=len(present),
+        found=sum(bool(entry.is_found) for entry in entries if not entry.is_absent),
+        absent=len(absent),
+        rejected=sum(not entry.is_found for entry in entries if entry.is_absent),
+        auc=auc(present, absent) if len(present) and len(absent) else None,
+    )
+
+
+def _cells(score: GroupScore | None) -> list[str]:
+    """Number of entries, J&F, J and F for the table."""
+    if score is None:
+        return ["0", "", "", ""]
+    return [str(score.count), *map(_percent, (score.mean, score.region.mean, score.boundary.mean))]
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
 
 
 def _average(entries: Sequence[EntryScore]) -> GroupScore:

@@ -17,10 +17,10 @@ from evaluation.submission import ExpectedMask
 from loading.videos import EvalVideo
 from media.mask_png import write_binary_png, write_index_png
 from metrics.region_boundary import SequenceMasks, assign_proposals, compare_all_pairs, count_objects
-from models.identity import QueryChoice
+from models.answers import Answer, Answers
 from models.inference import windows
 from models.outputs import LayerOutput
-from models.postprocess import ClipPrediction, merge_objects, predictions_of
+from models.postprocess import ClipPrediction, merge_objects
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,12 @@ class WholeVideos(Benchmark[EntryScore]):
     Attributes:
         runners_up: queries next to the chosen one that are compared with the annotation, too.
         baselines: J of guessing, for generated data.
+        min_score: below which a sentence is rejected in a window.
     """
 
     runners_up: int
     baselines: Mapping[str, Mapping[str, float]]
+    min_score: float
 
     @property
     def score_type(self) -> type[EntryScore]:
@@ -42,47 +44,39 @@ class WholeVideos(Benchmark[EntryScore]):
 
     def report(self, num_videos: int, num_sentences: int, scores: Sequence[EntryScore]) -> EvalReport:
         """See `Benchmark`."""
-        return EvalReport(num_videos, num_sentences, tuple(scores), self.baselines)
+        return EvalReport(num_videos, num_sentences, tuple(scores), self.baselines, self.min_score)
 
 
 class WholeVideoRun(VideoRun[EntryScore]):
-    """Shared by protocols of whole videos: windows, and the choice of queries.
+    """Shared by protocols of whole videos: windows, and the answers to sentences.
 
     Args:
         data: the section `data` of the configuration.
         video: to segment.
         folder: of the masks; None writes none.
+        min_score: below which a sentence is rejected in a window.
         num_ranked: queries per sentence that are looked at, the best one included.
     """
 
-    def __init__(self, data: DataConfig, video: EvalVideo, folder: Path | None, *, num_ranked: int) -> None:
+    def __init__(
+        self, data: DataConfig, video: EvalVideo, folder: Path | None, *, min_score: float, num_ranked: int = 1
+    ) -> None:
         self.video, self.record, self.folder = video, video.record, folder
-        self.num_ranked = num_ranked
         self.overlap = data.window_overlap
         self.windows = list(windows(len(self.record.frame_names), data.eval_num_frames, overlap=self.overlap))
-        self._choice = QueryChoice(overlap=self.overlap)
+        self._answers = Answers(overlap=self.overlap, min_score=min_score, num_ranked=num_ranked)
 
     def clips(self) -> Sequence[EvalClip]:
         """See `VideoRun`: consecutive windows."""
         return [EvalClip(tuple(range(start, stop)), self.record.expressions) for start, stop in self.windows]
 
-    def answers(
-        self, clip: EvalClip, layers: Iterable[LayerOutput]
-    ) -> Iterator[tuple[Expression, tuple[ClipPrediction, ...], tuple[float, ...]]]:
-        """For each sentence the predictions of the best queries, in order, and the scores that they were chosen by.
-
-        Frames that the window before has shown already are left out.
-        """
+    def answers(self, clip: EvalClip, layers: Iterable[LayerOutput]) -> Iterator[tuple[Expression, Answer]]:
+        """The answer to each sentence, without frames that the window before has shown already."""
         old, done = self.num_old_frames(clip), 0
         for layer in layers:
-            expressions = clip.expressions[done : done + len(layer.class_logits)]
-            queries, scores = self._choice.rank(layer, first_sentence=done)
-            done += len(expressions)
-            by_rank = [predictions_of(layer, of_rank) for of_rank in queries[:, : self.num_ranked].unbind(dim=1)]
-            for expression, own, own_scores in zip(
-                expressions, zip(*by_rank, strict=True), scores[:, : self.num_ranked].tolist(), strict=True
-            ):
-                yield expression, tuple(prediction.frames(old) for prediction in own), tuple(own_scores)
+            for answer in self._answers.of(layer, first_sentence=done):
+                yield clip.expressions[done], answer.frames(old)
+                done += 1
 
     def num_old_frames(self, clip: EvalClip) -> int:
         """Frames at the start of a window that the one before has shown already."""
@@ -111,7 +105,7 @@ class OneMaskPerSentence(WholeVideos):
         masks = None if folder is None else folder / self.outputs[0]
         # Without an annotation there is nothing to compare runners-up with.
         num_ranked = 1 if video.record.masks is None else 1 + self.runners_up
-        return _SentenceRun(self.data, video, masks, num_ranked=num_ranked)
+        return _SentenceRun(self.data, video, masks, min_score=self.min_score, num_ranked=num_ranked)
 
     def submission(self, video: EvalVideo) -> Iterator[ExpectedMask]:
         """See `Benchmark`."""
@@ -132,12 +126,14 @@ class _SentencePart:
         frames: scores; empty where the annotation is secret.
         ranking: score of each ranked query, and sum of its J over the frames.
         num_frames: of the window.
+        presence_score: see `EntryScore`.
     """
 
     expression: str
     frames: list[FrameScore]
     ranking: list[RankedQuery]
     num_frames: int
+    presence_score: float | None = None
 
 
 class _SentenceRun(WholeVideoRun):
@@ -146,20 +142,32 @@ class _SentenceRun(WholeVideoRun):
     def jobs(self, clip: EvalClip, layers: Iterable[LayerOutput], size: tuple[int, int]) -> Iterator[Job]:
         """See `VideoRun`: one job per sentence."""
         positions = self.new_positions(clip)
-        for expression, predictions, scores in self.answers(clip, layers):
-            masks = predictions[0].masks_at(self.video.original_size).numpy()
-            runners_up = [prediction.to("cpu") for prediction in predictions[1:]]
-            yield partial(self._finish, expression, positions, masks, runners_up, scores)
+        for expression, answer in self.answers(clip, layers):
+            masks = answer.masks_at(self.video.original_size)
+            drawn = masks if answer.is_found else answer.ranked[0].masks_at(self.video.original_size)
+            # the runners-up for a sentence that means nothing are equally wrong
+            others = [] if expression.is_absent else [prediction.to("cpu") for prediction in answer.ranked[1:]]
+            yield partial(self._finish, expression, positions, masks.numpy(), drawn.numpy(), others, answer.scores)
 
     def _finish(
         self,
         expression: Expression,
         positions: tuple[int, ...],
         masks: Bool[np.ndarray, "time height width"],
+        drawn: Bool[np.ndarray, "time height width"],
         runners_up: Sequence[ClipPrediction],
         scores: Sequence[float],
     ) -> _SentencePart:
-        """Writes and scores the masks of one sentence in one window."""
+        """Writes and scores the masks of one sentence in one window.
+
+        Args:
+            expression: the sentence.
+            positions: of the frames.
+            masks: the answer.
+            drawn: the same without rejection.
+            runners_up: the next best queries.
+            scores: of the best query and those next to it.
+        """
         record = self.record
         if self.folder is not None:
             target = self.folder / record.name / expression.name
@@ -168,11 +176,11 @@ class _SentenceRun(WholeVideoRun):
         annotation = self.video.load_masks(expression, positions)
         if annotation is None:
             return _SentencePart(expression.name, [], [], len(positions))
-        frames = score_frames(annotation, masks)
-        sums = [sum(frame.region for frame in frames)]
-        sums += [_sum_of_region(annotation, prediction) for prediction in runners_up]
-        ranking = [RankedQuery(score, total) for score, total in zip(scores, sums, strict=True)]
-        return _SentencePart(expression.name, frames, ranking, len(positions))
+        sums = [_sum_of_region(annotation, drawn)]
+        sums += [_sum_of_region(annotation, _frame_by_frame(each, annotation.shape[1:])) for each in runners_up]
+        ranking = [RankedQuery(score, total) for score, total in zip(scores[: len(sums)], sums, strict=True)]
+        presence_score = scores[0] if drawn.any() else None
+        return _SentencePart(expression.name, score_frames(annotation, masks), ranking, len(positions), presence_score)
 
     def scores(self, parts: Sequence[_SentencePart]) -> list[EntryScore]:
         """See `VideoRun`."""
@@ -198,17 +206,25 @@ class _SentenceRun(WholeVideoRun):
                     frames,
                     tuple(ranking),
                     len(self.record.object_ids),
+                    is_absent=expression.is_absent,
+                    presence_score=max((p.presence_score for p in own if p.presence_score is not None), default=None),
                 )
             )
         return scores
 
 
-def _sum_of_region(annotation: Bool[np.ndarray, "time height width"], prediction: ClipPrediction) -> float:
+def _frame_by_frame(prediction: ClipPrediction, size: tuple[int, int]) -> Iterator[Bool[np.ndarray, "height width"]]:
+    """The masks of a prediction, one after the other, so that only one is held."""
+    for frame in range(len(prediction.mask_logits)):
+        yield prediction.frames(frame, frame + 1).masks_at(size)[0].numpy()
+
+
+def _sum_of_region(
+    annotation: Bool[np.ndarray, "time height width"], masks: Iterable[Bool[np.ndarray, "height width"]]
+) -> float:
     """Sum of J over the frames; 1 where both masks are empty."""
-    height, width = annotation.shape[1:]
     total = 0.0
-    for frame, true in enumerate(annotation):
-        mask = prediction.frames(frame, frame + 1).masks_at((height, width))[0].numpy()
+    for true, mask in zip(annotation, masks, strict=True):
         union = np.count_nonzero(true | mask)
         total += float(np.count_nonzero(true & mask) / union) if union else 1.0
     return total
@@ -226,7 +242,7 @@ class MergedObjectsPerAnnotator(WholeVideos):
 
     def open(self, video: EvalVideo, *, folder: Path | None) -> VideoRun[EntryScore]:
         """See `Benchmark`."""
-        return _MergedRun(self.data, video, folder, num_ranked=1)
+        return _MergedRun(self.data, video, folder, min_score=self.min_score)
 
     def submission(self, video: EvalVideo) -> Iterator[ExpectedMask]:
         """See `Benchmark`: nobody runs a server, but the masks can be passed on."""
@@ -260,9 +276,9 @@ class _MergedRun(WholeVideoRun):
     def jobs(self, clip: EvalClip, layers: Iterable[LayerOutput], size: tuple[int, int]) -> Iterator[Job]:
         """See `VideoRun`: one job per annotator."""
         positions, original = self.new_positions(clip), self.video.original_size
-        best = {expression.name: predictions[0] for expression, predictions, _ in self.answers(clip, layers)}
+        answers = {expression.name: answer for expression, answer in self.answers(clip, layers)}
         for annotator, expressions in _by_annotator(self.record.expressions):
-            index_maps = merge_objects([best[e.name].logits_at(original) for e in expressions]).numpy()
+            index_maps = merge_objects([answers[e.name].logits_at(original) for e in expressions]).numpy()
             yield partial(self._finish, annotator, len(expressions), positions, index_maps)
 
     def _finish(

@@ -57,14 +57,17 @@ class EvalVideo:
     ) -> Bool[np.ndarray, "time height width"] | None:
         """The union of the masks of an expression's objects.
 
-        None where masks or objects are secret, and for a sentence that means nothing in its video: neither is scored.
+        Empty masks for a sentence that means nothing in its video; None where masks or objects are secret.
 
         Args:
             expression: of this video.
             positions: of the frames; None: of all. Their masks are of one size, see `size_of`.
         """
+        if expression.is_absent:
+            num_frames = len(self.record.frame_names) if positions is None else len(positions)
+            return np.zeros((num_frames, *self.original_size), dtype=bool)
         masks = self.record.masks
-        if masks is None or not expression.known_ids:
+        if masks is None or expression.is_secret:
             return None
         object_maps = self.load_object_maps(positions)
         if object_maps is not None:
@@ -114,7 +117,7 @@ class EvalDataset(Dataset[EvalVideo]):
         absent = sum(expression.is_absent for video in self.videos for expression in video.expressions)
         if absent:
             total = sum(len(video.expressions) for video in self.videos)
-            counted = f"{absent} of {total} sentences mean nothing in their video: segmented and written, not scored"
+            counted = f"{absent} of {total} sentences mean nothing in their video: they count for N-acc, not for J&F"
             self.note = "; ".join(filter(None, (note, counted)))
 
     def __len__(self) -> int:

@@ -1,4 +1,7 @@
-"""Overlays: every object tinted in its colour, its sentence below beside a square of that colour."""
+"""Overlays: every object tinted in its colour, its sentence below beside a square of that colour.
+
+A sentence of which nothing was found is grey, and says so.
+"""
 
 import colorsys
 import math
@@ -26,6 +29,9 @@ MIN_WIDTH = 480
 STRENGTH = 0.5
 BACKGROUND: Colour = (24, 24, 24)
 TEXT: Colour = (240, 240, 240)
+GREY: Colour = (130, 130, 130)
+NOT_FOUND = "not found: "
+"""Before a sentence that was rejected."""
 
 
 def object_colour(index: int) -> Colour:
@@ -71,36 +77,64 @@ class Overlay:
     def __init__(self, sentences: Sequence[str], *, height: int, width: int) -> None:
         self.scale = max(1, math.ceil(MIN_WIDTH / width))
         self.height, self.width = height, width
-        self._caption = render_caption(sentences, width=width * self.scale)
+        self._sentences = sentences
+        self._captions: dict[tuple[bool, ...], UInt8[np.ndarray, "caption_height caption_width 3"]] = {}
 
     def render(
-        self, frame: UInt8[np.ndarray, "height width 3"], masks: Sequence[Bool[np.ndarray, "height width"]]
+        self,
+        frame: UInt8[np.ndarray, "height width 3"],
+        masks: Sequence[Bool[np.ndarray, "height width"]],
+        found: Sequence[bool],
     ) -> UInt8[np.ndarray, "overlay_height overlay_width 3"]:
-        """The tinted frame above the sentences."""
+        """The tinted frame above the sentences.
+
+        Args:
+            frame: RGB.
+            masks: of the objects.
+            found: whether there are any, as the model says; of the others the sentences are grey.
+        """
         enlarged = [np.kron(mask, np.ones((self.scale, self.scale), dtype=bool)) for mask in masks]
         picture = frame
         if self.scale > 1:
             size = (self.width * self.scale, self.height * self.scale)
             picture = np.array(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-        return np.concatenate([blend_masks(picture, enlarged), self._caption])
+        which = tuple(found)
+        if which not in self._captions:
+            self._captions[which] = render_caption(self._sentences, width=self.width * self.scale, found=which)
+        return np.concatenate([blend_masks(picture, enlarged), self._captions[which]])
 
 
-def render_caption(sentences: Sequence[str], *, width: int) -> UInt8[np.ndarray, "caption_height width 3"]:
-    """A strip with one paragraph per sentence, each beside a square in the colour of its object."""
+def render_caption(
+    sentences: Sequence[str], *, width: int, found: Sequence[bool]
+) -> UInt8[np.ndarray, "caption_height width 3"]:
+    """A strip with one paragraph per sentence, each beside a square in the colour of its object.
+
+    Its height does not depend on what was found: the frames of a video have one size.
+
+    Args:
+        sentences: one per object.
+        width: of the strip, in pixels.
+        found: of which sentences something was found; the others are grey, beside an empty square.
+    """
     size = max(14, min(28, width // 32))
     font = ImageFont.load_default(size)
     margin, square, line_height = size // 2, size, round(1.4 * size)
     left = margin + square + margin
-    paragraphs = [wrap_text(sentence, width=width - left - margin, length_of=font.getlength) for sentence in sentences]
-    height = 2 * margin + line_height * sum(map(len, paragraphs))
+
+    def wrap(text: str) -> list[str]:
+        return wrap_text(text, width=width - left - margin, length_of=font.getlength)
+
+    paragraphs = [(wrap(sentence), wrap(NOT_FOUND + sentence)) for sentence in sentences]
+    height = 2 * margin + line_height * sum(max(map(len, versions)) for versions in paragraphs)
     strip = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(strip)
     y = margin
-    for index, lines in enumerate(paragraphs):
-        draw.rectangle((margin, y + 2, margin + square, y + 2 + square), fill=object_colour(index))
-        for line in lines:
-            draw.text((left, y), line, font=font, fill=TEXT)
-            y += line_height
+    for index, (versions, is_found) in enumerate(zip(paragraphs, found, strict=True)):
+        box = (margin, y + 2, margin + square, y + 2 + square)
+        draw.rectangle(box, fill=object_colour(index) if is_found else None, outline=None if is_found else GREY)
+        for number, line in enumerate(versions[0] if is_found else versions[1]):
+            draw.text((left, y + number * line_height), line, font=font, fill=TEXT if is_found else GREY)
+        y += line_height * max(map(len, versions))
     return np.array(strip)
 
 

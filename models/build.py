@@ -16,7 +16,7 @@ from models.resnet import ResNet50
 from models.soc import SOC
 from models.text_encoder import TextEncoder, load_text_encoder
 from models.video_swin import SIZES, VideoSwin, VideoSwinSize
-from structures.checkpoint_file import load_strictly, read_state_dict
+from structures.checkpoint_file import load_strictly, read_min_score, read_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,21 @@ def build_model_for_inference(config: Config) -> SOC:
     if config.model.weights is None:
         logger.warning("model.weights is not set: the model has random weights and its masks mean nothing")
     return build_model(config.model, data_root=config.data.root, for_inference=True)
+
+
+def resolve_min_score(config: Config) -> float:
+    """The score below which sentences are rejected: as configured, or as stored in the checkpoint, or else 0.
+
+    Raises:
+        ValueError: if the checkpoint is missing, unreadable, or stores no score there.
+    """
+    if config.predict.min_score is not None:
+        return config.predict.min_score
+    stored = None if config.model.weights is None else read_min_score(config.model.weights)
+    if stored is None:
+        return 0.0
+    logger.info("sentences with a score below %.4f are rejected, as %s says", stored, config.model.weights)
+    return stored
 
 
 def build_text_encoder(config: ModelConfig, *, data_root: Path | None) -> TextEncoder:
@@ -154,9 +169,7 @@ def load_weights(model: SOC, path: Path, *, class_head: Literal["load", "new", "
     Raises:
         ValueError: if the file is missing, unreadable or of another architecture.
     """
-    state = {name: tensor for name, tensor in read_state_dict(path).items() if not NOT_WEIGHTS.fullmatch(name)}
-    if is_published_soc(state):
-        state = soc_from_published(state)
+    state = read_weights(path)
     own_head, head = _class_head(model.state_dict()), _class_head(state)
     sizes = f"{_size(head)} in the file, {_size(own_head)} in the model"
     hint = ""
@@ -196,6 +209,16 @@ def _with_new_trajectory(
     if any(name.startswith(TRAJECTORY) for name in state):
         names = ()  # a part of it is damage, which strict loading reports
     return {**state, **{name: own[name] for name in names}}, names
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint of ours, or of one with the published names, in our names.
+
+    Raises:
+        ValueError: if the file is missing or unreadable.
+    """
+    state = {name: tensor for name, tensor in read_state_dict(path).items() if not NOT_WEIGHTS.fullmatch(name)}
+    return soc_from_published(state) if is_published_soc(state) else state
 
 
 def _encoder_hint(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

@@ -6,6 +6,7 @@ what people make of these (`safetensors`, half precision, names with the prefixe
 
 import logging
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ logger = logging.getLogger(__name__)
 STATE_DICT_KEYS = ("model", "model_state_dict", "state_dict")
 """Keys of the state dict in checkpoints of this code, of the published SOC, and of Kinetics Video-Swin files."""
 
+MIN_SCORE = "min_score"
+"""Key of what `tools.calibrate` stores beside the state dict: `value`, the score below which sentences are rejected,
+and where it comes from."""
+
 WRAPPER_PREFIX = re.compile(r"(?:module\.|_orig_mod\.)+")
 """What DistributedDataParallel and `torch.compile` put before the names of parameters."""
 
@@ -35,8 +40,12 @@ NUMPY_NUMBERS: tuple[Callable[..., Any] | tuple[Callable[..., Any], str], ...] =
 """What the pickle of a NumPy number names: the published A2D trainer stores its best score as one."""
 
 
-def read_checkpoint_file(path: Path) -> Any:
+def read_checkpoint_file(path: Path, *, in_place: bool = False) -> Any:
     """The content of a file that `torch.save` or safetensors wrote, on the CPU, without running code from it.
+
+    Args:
+        path: the file.
+        in_place: leave tensors in the file until they are looked at, for who does not need them.
 
     Raises:
         ValueError: if the file is missing, unreadable, or holds objects other than tensors, plain values and NumPy
@@ -51,7 +60,8 @@ def read_checkpoint_file(path: Path) -> Any:
             raise ValueError(f"checkpoint {path} cannot be read as safetensors: {error}") from error
     try:
         with torch.serialization.safe_globals(list(NUMPY_NUMBERS)):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            mapped = in_place and zipfile.is_zipfile(path)  # files from before PyTorch 1.6 cannot be mapped
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises many types for a damaged file
         raise ValueError(f"checkpoint {path} cannot be read: {_reason(error, path)}") from error
 
@@ -80,6 +90,31 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if num_half:
         logger.info("%s: %d tensors are in half precision and are converted to float32", path, num_half)
     return named
+
+
+def read_min_score(path: Path) -> float | None:
+    """The score below which sentences are rejected, as `tools.calibrate` has stored it; None where it has not.
+
+    Raises:
+        ValueError: as `read_checkpoint_file`, and if what is stored is no score.
+    """
+    content = read_checkpoint_file(path, in_place=True)
+    stored = content.get(MIN_SCORE) if isinstance(content, Mapping) else None
+    if stored is None:
+        return None
+    value = stored.get("value") if isinstance(stored, Mapping) else None
+    if not isinstance(value, float) or not 0 <= value <= 1:
+        raise ValueError(
+            f"checkpoint {path}: {MIN_SCORE}={stored!r} is no score between 0 and 1 as tools.calibrate stores it; "
+            "predict.min_score=0 does without"
+        )
+    return value
+
+
+def with_min_score(content: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a checkpoint file with a threshold stored in it; a bare state dict comes below `model`."""
+    wrapped = content if _unwrapped(content) is not content else {STATE_DICT_KEYS[0]: content}
+    return {**wrapped, MIN_SCORE: dict(stored)}
 
 
 def _unwrapped(content: Any) -> Any:

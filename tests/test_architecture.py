@@ -47,7 +47,7 @@ FLOORS = (
     {"fusion", "deformable_transformer", "object_cluster", "spatial_decoder", "dynamic_mask_head"},
     {"soc", "matcher", "postprocess"},
     {"criterion", "identity"},
-    {"inference"},
+    {"inference", "answers"},
     {"build"},
 )
 

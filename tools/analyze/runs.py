@@ -29,7 +29,7 @@ class RunSet:
         name: of the data set and its split.
         folder: of its masks and scores.
         settings: its entry of the configuration.
-        samples: its scored sentences, or objects.
+        samples: its scored sentences, or objects; without sentences that mean nothing in their video.
         ranked: in single frames, the masks of all queries by (video, frame, expression).
     """
 
@@ -163,7 +163,7 @@ def _read_set(folder: Path, settings: DatasetSettings, videos: dict[str, EvalVid
     samples = []
     for video, entries in read_videos(folder, EntryScore).items():
         size = videos[video].original_size if video in videos else _size_of_masks(empty, video, entries)
-        samples += [sample_of_video(entry, size) for entry in entries]
+        samples += [sample_of_video(entry, size) for entry in entries if not entry.is_absent]
     return replace(empty, samples=tuple(samples))
 
 

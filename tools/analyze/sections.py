@@ -1,6 +1,7 @@
 """The parts of the page that show scores: overall, by group, over the course of the videos, and two runs compared."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from tools.analyze.bootstrap import DRAWS, Estimate
 from tools.analyze.charts import Line, bars, difference_bar, line_chart
 from tools.analyze.comparison import CHANGE, count_changes
 from tools.analyze.grouping import Group, by_position
-from tools.analyze.markup import note, percent, section, table, text, with_interval
+from tools.analyze.markup import UNKNOWN, note, percent, section, table, text, with_interval
 from tools.analyze.study import Study
 
 MIN_LIMIT, MARGIN = 0.05, 1.5
@@ -40,7 +41,24 @@ def overall(study: Study) -> str:
             ["reported by the evaluation", *study.labels],
             [[text(name), *(percent(own.get(name)) for own in figures)] for name in figures[0]],
         )
-    return section("Scores", body, name=study.anchor("scores"))
+    return section("Scores", body + _rejections(study), name=study.anchor("scores"))
+
+
+def _rejections(study: Study) -> str:
+    """How many sentences were refused and invented, where some could be."""
+    found: list[dict[str, Any]] = [run.results["sets"][study.name].get("rejection") or {} for run in study.runs]
+    if not any(found):
+        return ""
+    wanted = {
+        "refused: sentences with a target that were not found": ("present", "found"),
+        "invented: sentences without a target that got a mask": ("absent", "rejected"),
+    }
+    rows = []
+    for name, (total, right) in wanted.items():
+        counts = [(own[total] - own[right], own[total]) if own else (0, 0) for own in found]
+        shares = [f"{n} of {of} ({percent(n / of if of else None)} %)" if of else UNKNOWN for n, of in counts]
+        rows.append([name, *map(text, shares)])
+    return table(["", *study.labels], rows)
 
 
 def compared(study: Study) -> str:

@@ -1,0 +1,75 @@
+"""The answer to a sentence in a window of a video: the masks of its best query, or none where the sentence is rejected.
+
+The only place where sentences are rejected; evaluation, validation and prediction all come here. The decision is made
+window by window, by the score that the query is chosen by (`models.identity`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from models.identity import QueryChoice
+from models.outputs import LayerOutput
+from models.postprocess import ClipPrediction, Size, predictions_of
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model says about one sentence in one window.
+
+    Attributes:
+        ranked: the best queries, best first, with the masks that they draw, whether the sentence is rejected or not.
+        scores: by which they were chosen: the mean over the window, or with identity over all frames so far.
+        is_found: whether the best score reaches the threshold; the answer is an empty mask where it does not.
+    """
+
+    ranked: tuple[ClipPrediction, ...]
+    scores: tuple[float, ...]
+    is_found: bool
+
+    def masks_at(self, size: Size, *, logit_threshold: float = 0.0) -> Bool[Tensor, "time height width"]:
+        """Masks at (height, width), on the CPU; see `ClipPrediction.masks_at`."""
+        if self.is_found:
+            return self.ranked[0].masks_at(size, logit_threshold=logit_threshold)
+        return torch.zeros(len(self.ranked[0].mask_logits), *size, dtype=torch.bool)
+
+    def logits_at(self, size: Size) -> Float[Tensor, "time height width"]:
+        """Mask logits at (height, width), on the device of the model; minus infinity where the sentence is rejected."""
+        if self.is_found:
+            return self.ranked[0].logits_at(size)
+        logits = self.ranked[0].mask_logits
+        return logits.new_full((len(logits), *size), -torch.inf)
+
+    def frames(self, start: int, stop: int | None = None) -> "Answer":
+        """The same for frames [start, stop) alone."""
+        return replace(self, ranked=tuple(prediction.frames(start, stop) for prediction in self.ranked))
+
+
+class Answers:
+    """The answers to the sentences about a video, window by window.
+
+    Args:
+        overlap: frames that neighbouring windows share; 0: windows are independent of each other, as published.
+        min_score: a sentence whose best query has a lower score is rejected; 0 rejects none, as published.
+        num_ranked: queries per sentence that are looked at, the best one included.
+    """
+
+    def __init__(self, *, overlap: int, min_score: float, num_ranked: int = 1) -> None:
+        self._choice = QueryChoice(overlap=overlap)
+        self._min_score, self._num_ranked = min_score, num_ranked
+
+    def of(self, layer: LayerOutput, *, first_sentence: int = 0) -> Iterator[Answer]:
+        """One answer for each sentence of `layer`.
+
+        Args:
+            layer: predictions for some of the sentences about the next window.
+            first_sentence: index of the first of them.
+        """
+        queries, scores = self._choice.rank(layer, first_sentence=first_sentence)
+        by_rank = [predictions_of(layer, of_rank) for of_rank in queries[:, : self._num_ranked].unbind(dim=1)]
+        for ranked, own in zip(zip(*by_rank, strict=True), scores[:, : self._num_ranked].tolist(), strict=True):
+            # `not <`, so that 0 rejects nothing, not even a score that is no number
+            yield Answer(ranked, tuple(own), is_found=not own[0] < self._min_score)
