@@ -144,7 +144,7 @@ class RejectionScore:
         measures = {"N-acc": self.n_acc, "T-acc": self.t_acc, "AUC": self.auc}
         return {name: value for name, value in measures.items() if value is not None}
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float | int]:
         """Everything, for JSON."""
         counts = {"present": self.present, "found": self.found, "absent": self.absent, "rejected": self.rejected}
         return counts | self.named()

@@ -7,7 +7,9 @@ import pytest
 
 from datasets.readers import ImageFrames, PngMasks
 from datasets.records import Expression, VideoRecord
-from loading.videos import EvalDataset
+from loading.videos import EvalDataset, EvalVideo
+from tests.data_settings import data_config, read
+from tests.tiny_ref_youtube_vos import HEIGHT, WIDTH, write_tiny_data
 
 
 def make_video(name: str, *, has_masks: bool = True, objects: tuple[int, ...] | None = (1,)) -> VideoRecord:
@@ -57,14 +59,17 @@ def test_a_video_of_which_some_expressions_have_no_object_is_refused():
         EvalDataset([make_video("b"), mixed])
 
 
-def test_sentences_that_mean_nothing_are_evaluated_beside_others_and_have_no_mask_to_score_against(tmp_path):
-    video = make_video("a")
-    absent = Expression("1", "a circle", ())
-    (item, alone) = EvalDataset(
-        [replace(video, expressions=(video.expressions[0], absent)), make_video("b", objects=())]
-    )
-    assert item.load_masks(absent) is None
-    assert [alone.load_masks(expression) for expression in alone.record.expressions] == [None, None]
+def test_sentences_that_mean_nothing_have_empty_masks_and_secret_ones_have_none(tmp_path):
+    absent, hidden = Expression("1", "a circle", ()), Expression("2", "a circle")
+    root = write_tiny_data(tmp_path)
+    record = next(video for video in read(data_config(root=root), "valid").videos if video.name == "v_a")
+    for masks in (record.masks, None):
+        video = EvalVideo(replace(record, masks=masks))
+        assert video.load_masks(hidden) is None
+        assert video.load_masks(absent).shape == (5, HEIGHT, WIDTH)
+        assert not video.load_masks(absent, (0, 2)).any()
+        assert len(video.load_masks(absent, (0, 2))) == 2
+    assert EvalVideo(record).load_masks(record.expressions[0]).any()
 
 
 def test_sentences_that_mean_nothing_may_stand_beside_secret_ones():

@@ -98,8 +98,17 @@ def other_size(config, tmp_path):
     return config.model_copy(update={"data": config.data.model_copy(update={"short_side": 20})})
 
 
+def other_threshold(config, tmp_path):
+    return config.model_copy(update={"predict": config.predict.model_copy(update={"min_score": 0.3})})
+
+
 @pytest.mark.parametrize(
-    ("change", "named"), [(other_weights, "weights: "), (other_size, "data.short_side: 24 before, 20 now")]
+    ("change", "named"),
+    [
+        (other_weights, "weights: "),
+        (other_size, "data.short_side: 24 before, 20 now"),
+        (other_threshold, "min_score: 0.0 before, 0.3 now"),
+    ],
 )
 def test_nothing_is_kept_of_another_model_or_setting(config, root, tmp_path, caplog, change, named):
     interrupt(config, root)

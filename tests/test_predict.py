@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from media.mask_png import read_index_png
-from media.overlay import Overlay, blend_masks, object_colour, render_caption, wrap_text
+from media.overlay import GREY, TEXT, Overlay, blend_masks, object_colour, render_caption, wrap_text
 from media.video import open_video, write_video
 from predict import in_windows, predict
-from tests.tiny_run import tiny_config, write_tiny_root
+from tests.tiny_run import tiny_config, with_busy_weights, write_tiny_root
 
 SENTENCES = ("a square", "the upper  Square")
 
@@ -226,13 +226,37 @@ def test_each_object_has_its_colour_and_the_rest_is_untouched():
 
 
 def test_captions_are_wrapped_and_small_frames_enlarged():
-    caption = render_caption(["short", "many words " * 30], width=480)
+    caption = render_caption(["short", "many words " * 30], width=480, found=[True, True])
     assert caption.shape[1] == 480
     assert caption.shape[0] > 5 * 14
     overlay = Overlay(["a square"], height=64, width=96)
-    rendered = overlay.render(np.zeros((64, 96, 3), dtype=np.uint8), [np.ones((64, 96), dtype=bool)])
+    rendered = overlay.render(np.zeros((64, 96, 3), dtype=np.uint8), [np.ones((64, 96), dtype=bool)], [True])
     assert rendered.shape[1] == 480
     assert rendered.shape[0] > 320
+
+
+def test_what_was_not_found_is_grey_and_says_so():
+    """The square is that of the object's colour where it was found; the strip keeps its height."""
+    sentences = ["a square", "word " * 12]  # with "not found: " before it, the second one needs another line
+    strips = {
+        found: render_caption(sentences, width=480, found=found)
+        for found in ((True, True), (True, False), (False, False))
+    }
+    assert len({strip.shape for strip in strips.values()}) == 1
+
+    def has(strip, colour):
+        return (strip == colour).all(axis=-1).any()
+
+    for found, strip in strips.items():
+        assert [has(strip, object_colour(index)) for index in (0, 1)] == list(found)
+        assert has(strip, GREY) == (not all(found))
+        assert has(strip, TEXT) == any(found)
+    overlay = Overlay(["a square"], height=64, width=96)
+    frame, nothing = np.zeros((64, 96, 3), dtype=np.uint8), [np.zeros((64, 96), dtype=bool)]
+    before, missing, after = (overlay.render(frame, nothing, [found]) for found in (True, False, True))
+    assert before.shape == missing.shape
+    assert (before != missing).any(), "the caption is that of each frame"
+    np.testing.assert_array_equal(before, after)
 
 
 def test_a_word_longer_than_the_line_is_broken():
@@ -247,3 +271,35 @@ def test_a_real_video_is_segmented(root, shared_dir, tmp_path):
     assert summary["frame_indices"] == [0, 40, 80, 120, 160]
     assert read_index_png(tmp_path / "out" / "masks" / "00" / "00160.png").shape == (540, 960)
     assert torch.tensor(summary["objects"][1]["boxes_xyxy_px"]).shape == (5, 4)
+
+
+def test_a_sentence_that_is_rejected_is_reported_and_has_no_pixel(root, frame_folder, tmp_path, caplog):
+    """Windows of three and two frames; the threshold lies between the scores of the sentences in each."""
+    config = with_busy_weights(prediction_config(root, tmp_path / "all", frame_folder))
+    predict(config)
+    everything = read_summary(tmp_path / "all")
+    assert everything["min_score"] == 0
+    assert all(entry["found"] and all(entry["found_in_windows"]) for entry in everything["objects"])
+    assert all(everything["objects"][1]["areas_px"])
+    scores = [score for entry in everything["objects"] for score in entry["window_scores"]]
+    highest = sorted(scores)[-1]
+    threshold = (highest + sorted(scores)[-2]) / 2
+    settings = config.predict.model_copy(update={"min_score": threshold})
+    with caplog.at_level("INFO"):
+        predict(config.model_copy(update={"predict": settings, "output_dir": tmp_path / "some"}))
+    some = read_summary(tmp_path / "some")
+    assert some["min_score"] == threshold
+    messages = [message for message in caplog.messages if message.startswith("not found: ")]
+    expected = []
+    for before, entry in zip(everything["objects"], some["objects"], strict=True):
+        found = [score >= threshold for score in before["window_scores"]]
+        assert (entry["found"], entry["found_in_windows"]) == (any(found), found)
+        assert entry["window_scores"] == before["window_scores"], "scores are those before rejection"
+        kept = [found[0]] * 3 + [found[1]] * 2
+        areas = [area if keep else 0 for area, keep in zip(before["areas_px"], kept, strict=True)]
+        assert entry["areas_px"] == areas
+        written = [read_index_png(path) for path in sorted((tmp_path / "some" / entry["masks"]).iterdir())]
+        assert [int((mask > 0).sum()) for mask in written] == areas
+        expected.append("not found: " + entry["sentence"] + (" (in 1 of 2 windows)" if any(found) else ""))
+    assert messages == expected
+    assert len({message.endswith("windows)") for message in messages}) == 2

@@ -50,7 +50,7 @@ class Calibration:
 
 def calibrate(samples: Sequence[Sample]) -> Calibration | None:
     """The calibration of the chosen queries; None where no scores are known."""
-    pairs = np.array([(s.ranking[0].score, s.region) for s in samples if s.ranking], dtype=np.float64)
+    pairs = np.array([(s.ranking[0].score, s.ranking[0].region) for s in samples if s.ranking], dtype=np.float64)
     if not len(pairs):
         return None
     scores, regions = pairs.T

@@ -1,7 +1,6 @@
 """The parts of the page that show scores: overall, by group, over the course of the videos, and two runs compared."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -46,19 +45,24 @@ def overall(study: Study) -> str:
 
 def _rejections(study: Study) -> str:
     """How many sentences were refused and invented, where some could be."""
-    found: list[dict[str, Any]] = [run.results["sets"][study.name].get("rejection") or {} for run in study.runs]
-    if not any(found):
+    reported = [run.results["sets"][study.name].get("rejection") for run in study.runs]
+    if not any(reported):
         return ""
-    wanted = {
-        "refused: sentences with a target that were not found": ("present", "found"),
-        "invented: sentences without a target that got a mask": ("absent", "rejected"),
-    }
-    rows = []
-    for name, (total, right) in wanted.items():
-        counts = [(own[total] - own[right], own[total]) if own else (0, 0) for own in found]
-        shares = [f"{n} of {of} ({percent(n / of if of else None)} %)" if of else UNKNOWN for n, of in counts]
-        rows.append([name, *map(text, shares)])
+    rows = [
+        [name, *(_share_wrong(counts, total, right) for counts in reported)]
+        for name, total, right in (
+            ("refused: sentences with a target that were not found", "present", "found"),
+            ("invented: sentences without a target that got a mask", "absent", "rejected"),
+        )
+    ]
     return table(["", *study.labels], rows)
+
+
+def _share_wrong(counts: Mapping[str, int] | None, total: str, right: str) -> str:
+    if counts is None or not counts[total]:
+        return UNKNOWN
+    wrong = counts[total] - counts[right]
+    return f"{wrong} of {counts[total]} ({percent(wrong / counts[total])} %)"
 
 
 def compared(study: Study) -> str:
