@@ -10,7 +10,7 @@ object of this project is an `anno_id`. A sentence's target is the union of its 
 the model predicts one mask per sentence, and that is what the benchmark scores.
 
 The second release has the same videos and more sentences, some of which mean nothing in their video: their `anno_id` is
-empty. They are scored by N-acc instead of J and F, and not trained on.
+empty. They are trained on as sentences that no query answers (`data.absent`), and scored by N-acc instead of J and F.
 
 Sources: https://github.com/henghuiding/MeViS (README), https://huggingface.co/datasets/FudanCVL/MeViSv2 (names of the
 files of the second release; that of `valid` from scripts of its users only: not confirmed).

@@ -16,6 +16,7 @@ WITHOUT_EFFECT = {
     "data": {
         *("cache", "num_workers", "prefetch", "pin_memory"),
         *("batch_size", "flip_probability", "frame_sampling", "supervised_frames", "sentences_per_clip", "kinds"),
+        "absent",  # an evaluation has them all
         *("on_error", "max_skipped_share"),
         *("sets", "eval_sets", "max_eval_videos"),  # the entry that is evaluated and its videos count
     },

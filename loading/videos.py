@@ -155,9 +155,10 @@ def _require_uniform(videos: Sequence[VideoRecord]) -> None:
             f"video {without_objects[0]}: its expressions do not name their objects, although those of others do "
             f"({len(without_objects)} of {len(videos)} videos name none); a score must be over all videos or none"
         )
-    without_masks = [video.name for video in videos if video.masks is None]
-    if not without_objects and 0 < len(without_masks) < len(videos):
+    with_objects = [video for video in videos if video.object_ids]  # the others need no masks
+    without_masks = [video.name for video in with_objects if video.masks is None]
+    if 0 < len(without_masks) < len(with_objects):
         raise ValueError(
-            f"video {without_masks[0]}: no masks, although others have some ({len(without_masks)} of {len(videos)} "
-            "videos have none); a score must be over all videos or none"
+            f"video {without_masks[0]}: no masks, although others have some ({len(without_masks)} of "
+            f"{len(with_objects)} videos have none); a score must be over all videos or none"
         )

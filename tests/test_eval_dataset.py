@@ -72,6 +72,15 @@ def test_sentences_that_mean_nothing_have_empty_masks_and_secret_ones_have_none(
     assert EvalVideo(record).load_masks(record.expressions[0]).any()
 
 
+def test_a_video_about_which_no_sentence_is_true_needs_no_masks():
+    alone = make_video("b", has_masks=False, objects=())
+    dataset = EvalDataset([make_video("a"), alone])
+    assert len(dataset) == 2
+    assert dataset.can_be_scored
+    with pytest.raises(ValueError, match=r"^video c: no masks, although others have some \(1 of 2 videos"):
+        EvalDataset([make_video("a"), alone, make_video("c", has_masks=False)])
+
+
 def test_sentences_that_mean_nothing_may_stand_beside_secret_ones():
     absent = Expression("1", "a circle", ())
     video = secret("a")
