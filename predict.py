@@ -114,7 +114,7 @@ def predict(config: Config) -> None:
             pixels = as_clip(np.stack([frame.pixels for frame in window]))
             resized = resize_frames(pixels, short_side=config.data.short_side, long_side=config.data.long_side)
             answers: list[Answer] = []
-            for layer in segment_clip(model, resized, texts, device=device):
+            for layer in segment_clip(model, resized, texts, device=device, choice=answering.choice):
                 answers += [each.frames(num_old) for each in answering.of(layer, first_sentence=len(answers))]
             new = window[num_old:]
             masks = [each.masks_at((height, width), logit_threshold=logit(settings.threshold)) for each in answers]

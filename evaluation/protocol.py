@@ -11,6 +11,7 @@ from datasets.records import Expression
 from evaluation.report import Report
 from evaluation.submission import ExpectedMask
 from loading.videos import EvalVideo
+from models.identity import QueryChoice
 from models.outputs import LayerOutput
 
 Score = TypeVar("Score")
@@ -39,6 +40,11 @@ class EvalClip:
 
 class VideoRun(ABC, Generic[Score]):
     """The evaluation of one video, clip by clip."""
+
+    @property
+    def choice(self) -> QueryChoice | None:
+        """What follows the queries from clip to clip; None where clips have nothing to do with each other."""
+        return None
 
     @abstractmethod
     def clips(self) -> Sequence[EvalClip]:

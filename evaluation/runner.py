@@ -223,7 +223,14 @@ class _Segmenter:
                 group = self._data.eval_sentences
                 self._texts = encode_sentences(self._model, sentences, group=group, device=device)
                 self._sentences = sentences
-            layers = segment_clip(self._model, frames, self._texts, device=device, annotated_frame=clip.annotated_frame)
+            layers = segment_clip(
+                self._model,
+                frames,
+                self._texts,
+                device=device,
+                annotated_frame=clip.annotated_frame,
+                choice=visit.run.choice,
+            )
             new = visit.run.jobs(clip, layers, (frames.shape[-2], frames.shape[-1]))
             job = next(new, None)
         while job is not None:

@@ -18,6 +18,7 @@ from loading.videos import EvalVideo
 from media.mask_png import write_binary_png, write_index_png
 from metrics.region_boundary import SequenceMasks, assign_proposals, compare_all_pairs, count_objects
 from models.answers import Answer, Answers
+from models.identity import QueryChoice
 from models.inference import windows
 from models.outputs import LayerOutput
 from models.postprocess import ClipPrediction, merge_objects
@@ -65,6 +66,11 @@ class WholeVideoRun(VideoRun[EntryScore]):
         self.overlap = data.window_overlap
         self.windows = list(windows(len(self.record.frame_names), data.eval_num_frames, overlap=self.overlap))
         self._answers = Answers(overlap=self.overlap, min_score=min_score, num_ranked=num_ranked)
+
+    @property
+    def choice(self) -> QueryChoice:
+        """See `VideoRun`."""
+        return self._answers.choice
 
     def clips(self) -> Sequence[EvalClip]:
         """See `VideoRun`: consecutive windows."""

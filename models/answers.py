@@ -55,10 +55,13 @@ class Answers:
         overlap: frames that neighbouring windows share; 0: windows are independent of each other, as published.
         min_score: a sentence whose best query has a lower score is rejected; 0 rejects none, as published.
         num_ranked: queries per sentence that are looked at, the best one included.
+
+    Attributes:
+        choice: follows the queries; `models.inference.segment_clip` takes it.
     """
 
     def __init__(self, *, overlap: int, min_score: float, num_ranked: int = 1) -> None:
-        self._choice = QueryChoice(overlap=overlap)
+        self.choice = QueryChoice(overlap=overlap)
         self._min_score, self._num_ranked = min_score, num_ranked
 
     def of(self, layer: LayerOutput, *, first_sentence: int = 0) -> Iterator[Answer]:
@@ -68,7 +71,7 @@ class Answers:
             layer: predictions for some of the sentences about the next window.
             first_sentence: index of the first of them.
         """
-        queries, scores = self._choice.rank(layer, first_sentence=first_sentence)
+        queries, scores = self.choice.rank(layer, first_sentence=first_sentence)
         by_rank = [predictions_of(layer, of_rank) for of_rank in queries[:, : self._num_ranked].unbind(dim=1)]
         for ranked, own in zip(zip(*by_rank, strict=True), scores[:, : self._num_ranked].tolist(), strict=True):
             # `not <`, so that 0 rejects nothing, not even a score that is no number

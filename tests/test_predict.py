@@ -303,3 +303,25 @@ def test_a_sentence_that_is_rejected_is_reported_and_has_no_pixel(root, frame_fo
         expected.append("not found: " + entry["sentence"] + (" (in 1 of 2 windows)" if any(found) else ""))
     assert messages == expected
     assert len({message.endswith("windows)") for message in messages}) == 2
+
+
+@pytest.mark.parametrize("trajectory", [True, False])
+def test_a_window_knows_what_its_objects_did_before_only_with_trajectories(root, tmp_path, trajectory):
+    seen = []
+    for start in (0, 200):
+        frames = np.full((9, 24, 40, 3), 60, dtype=np.uint8)
+        frames[3:, 4:14, 5:20] = 250
+        frames[:3] = start  # only the first window sees these
+        folder = tmp_path / f"frames{start}"
+        folder.mkdir()
+        for i, pixels in enumerate(frames):
+            Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+        out = tmp_path / f"out{start}"
+        data = {"eval_num_frames": 6, "eval_overlap": 2, "eval_identity": "matched"}
+        predicted = {"video": folder, "sentences": SENTENCES}
+        config = tiny_config(
+            root, out, data=data, model={"trajectory": trajectory, "num_queries": 1}, predict=predicted
+        )
+        predict(with_busy_weights(config))
+        seen.append([entry["scores"][6:] for entry in read_summary(out)["objects"]])
+    assert (seen[0] != seen[1]) == trajectory
