@@ -172,7 +172,10 @@ def _of_relations(facts: Facts, nouns: list[Noun]) -> Iterator[tuple[str, _Candi
     """Nouns that fit something, of which a relation to something that is there is false."""
     plain = [noun for noun in nouns if noun.words.split()[0] not in SIZES]
     every = range(len(facts.shapes))
+    num_frames = facts.is_visible.shape[1]
     for number, relation in enumerate(RELATIONS):
+        if relation.kind == "passing" and num_frames < predicates.FRAMES_TO_PASS:
+            continue  # no sentence with a target says so
         for other in every:
             landmarks = [n for n in plain if n.possible_referents() == [other] and "shape" not in n.words]
             if not landmarks or not facts.can_be_referred_to(other):
