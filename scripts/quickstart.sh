@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# From nothing to a trained, evaluated model and a video of what it sees, on generated clips:
+# From nothing to a trained, evaluated model that also says "not found", and a video of what it sees, on generated clips:
 #
-#   bash scripts/quickstart.sh            some 12 minutes on 2 CPU cores, after the install
+#   bash scripts/quickstart.sh            some 10 minutes on 2 CPU cores, after the install
 #   bash scripts/quickstart.sh --short    the same steps in a minute or two; the model learns next to nothing
 #   bash scripts/quickstart.sh [--short] key=value ...     with other settings, see configs/schema.py
 #
@@ -11,16 +11,21 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 config=configs/shapes.yaml
 folder=${SOC_QUICKSTART_DIR:-runs/quickstart}
-data_options=(--train 4000 --frames 6)
+data_options=(--train 4000 --frames 6 --absent 0.2)
+min_t_acc=0.93 # how often a sentence with a target must still be found
+held_out_share=0.03 # of the training clips: to choose the score below which a sentence is rejected
 if [[ ${1:-} == --short ]]; then
     shift
     config=configs/shapes_ci.yaml
     folder=${SOC_QUICKSTART_DIR:-runs/quickstart_short}
-    data_options=(--train 40 --valid 8 --frames 6)
+    data_options=(--train 60 --valid 8 --frames 6 --absent 0.2)
+    held_out_share=0.2
+    min_t_acc=0 # of a model that has learned next to nothing
 fi
 data=$folder/data
 model=$folder/model
 weights=$model/checkpoints/last.pt
+held_out=$folder/derived/ref_youtube_vos_train_held_out.txt
 
 install_requirements requirements.txt
 mkdir -p "$folder"
@@ -33,6 +38,11 @@ if [[ ! -d $data ]]; then
 fi
 
 begin=$SECONDS
+settings=(--config "$config" data.root="$data" data.sets.0.held_out="$held_out" "$@")
+if [[ ! -f $held_out ]]; then
+    "$python" -m tools.prepare_data --config "$config" --cache "$folder/derived" --held-out "$held_out_share" \
+        data.root="$data" >/dev/null
+fi
 if [[ ! -f $folder/trained ]]; then
     resume=()
     if [[ -f $weights ]]; then
@@ -45,19 +55,23 @@ if [[ ! -f $folder/trained ]]; then
     # Two processes: see configs/shapes.yaml.
     OMP_NUM_THREADS=$(($(nproc) > 3 ? $(nproc) / 2 : 1)) \
         "$python" -m torch.distributed.run --standalone --nproc-per-node 2 \
-        main.py train --config "$config" data.root="$data" output_dir="$model" device=cpu "${resume[@]}" "$@"
+        main.py train "${settings[@]}" output_dir="$model" device=cpu "${resume[@]}"
     touch "$folder/trained"
 fi
 
+say "choosing the score below which sentences are rejected, on clips that were held out"
+"$python" main.py eval "${settings[@]}" data.sets.0.eval_split=held_out eval.write_masks=false \
+    model.weights="$weights" output_dir="$folder/calibration" overwrite=true >/dev/null
+"$python" -m tools.calibrate "$folder/calibration" --weights "$weights" --min-t-acc "$min_t_acc"
+
 say "evaluating"
-"$python" main.py eval --config "$config" data.root="$data" model.weights="$weights" output_dir="$folder/eval" \
-    overwrite=true "$@"
+"$python" main.py eval "${settings[@]}" model.weights="$weights" output_dir="$folder/eval" overwrite=true
 seconds=$((SECONDS - begin))
 
 say "analysing"
 "$python" -m tools.analyze "$folder/eval" --output "$folder/analysis.html" >/dev/null
 
-# A clip of the valid split, with one sentence for each of its objects, and one about nothing if there is any.
+# A clip of the valid split in which look-alikes move differently, with a sentence for each, and one about nothing.
 mapfile -t query < <("$python" - "$data" <<'PYTHON'
 import json
 import sys
@@ -65,11 +79,18 @@ from pathlib import Path
 
 root = Path(sys.argv[1])
 videos = json.loads((root / "meta_expressions/valid/meta_expressions.json").read_text(encoding="utf-8"))["videos"]
-name, video = next(iter(sorted(videos.items())))
-sentences = {}
-for expression in video["expressions"].values():
-    sentences.setdefault(str(expression.get("obj_id")), expression["exp"])
-print(root / "valid/JPEGImages" / name, *sentences.values(), sep="\n")
+
+
+def shown(video):
+    """A sentence for each object that one is about, of motion where there is one; then one about nothing."""
+    expressions = sorted(video["expressions"].values(), key=lambda expression: expression["kind"] != "motion")
+    present = {str(e["obj_id"]): e for e in reversed(expressions) if e["obj_id"]}
+    absent = [e for e in expressions if not e["obj_id"] and e["kind"] == "appearance"]
+    return sum(e["kind"] == "motion" for e in present.values()), [*present.values(), *absent[:1]], bool(absent)
+
+
+name, video = max(sorted(videos.items()), key=lambda item: (shown(item[1])[2], shown(item[1])[0]))
+print(root / "valid/JPEGImages" / name, *(e["exp"] for e in shown(video)[1]), sep="\n")
 PYTHON
 )
 sentences=()
