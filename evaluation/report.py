@@ -308,7 +308,7 @@ class EvalReport:
             header += ["absent", "N-acc", "T-acc", "AUC"]
         rows = [header, ["---", *["---:"] * (len(header) - 1)]]
         scores, rejections = {"all": self.overall, **self.groups}, {"all": self.rejection, **self.rejection_by_group}
-        for name in dict.fromkeys([*scores, *rejections]):
+        for name in ["all", *sorted((scores.keys() | rejections.keys()) - {"all"})]:
             row = [name, *_cells(scores.get(name)), *map(_percent, map(self.baselines.get(name, {}).get, guesses))]
             rejection = rejections.get(name)
             if rejection is not None:

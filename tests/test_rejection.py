@@ -27,6 +27,7 @@ from tests.tiny_absent import (
 )
 from tests.tiny_davis import write_tiny_davis
 from tests.tiny_run import tiny_config, with_busy_weights, write_tiny_root
+from tools.analyze.__main__ import main as analyze
 from tools.shapes.text import write_text_encoder
 from train import prepare_run
 
@@ -192,3 +193,18 @@ def test_validation_during_training_rejects_only_by_a_configured_threshold(accep
         (one,) = prepare_run(config, World(), torch.device("cpu")).validation
         assert one.benchmark.min_score == expected
         assert resolve_min_score(config) == (0.7 if min_score is None else min_score)
+
+
+def test_the_analysis_counts_what_is_refused_and_invented(accepting, tmp_path):
+    out = tmp_path / "some"
+    threshold = middle_threshold(accepting)
+    evaluate(with_threshold(accepting, threshold, out))
+    known = entries_of(accepting.output_dir)
+    refused = sum(known[name].presence_score < threshold for name in "012")
+    invented = sum(known[name].presence_score >= threshold for name in ABSENT)
+    assert analyze([str(accepting.output_dir), str(out)]) == 0
+    page = (out / "analysis.html").read_text()
+    for words, before, after, total in (("not found", 0, refused, 3), ("got a mask", 4, invented, 4)):
+        cells = "".join(f"<td>{n} of {total} ({100 * n / total:.1f} %)</td>" for n in (before, after))
+        assert f"{words}</th>{cells}" in page
+    assert "1 videos, 3 expressions" in page, "everything else is about sentences with a target"
