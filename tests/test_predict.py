@@ -251,6 +251,11 @@ def test_what_was_not_found_is_grey_and_says_so():
         assert [has(strip, object_colour(index)) for index in (0, 1)] == list(found)
         assert has(strip, GREY) == (not all(found))
         assert has(strip, TEXT) == any(found)
+    ends = [
+        np.flatnonzero((strip[:20] > 100).any(axis=(0, 2))).max()
+        for strip in (strips[True, True], strips[False, False])
+    ]
+    assert ends[1] > ends[0] + 50, "'not found: ' stands before the first sentence"
     overlay = Overlay(["a square"], height=64, width=96)
     frame, nothing = np.zeros((64, 96, 3), dtype=np.uint8), [np.zeros((64, 96), dtype=bool)]
     before, missing, after = (overlay.render(frame, nothing, [found]) for found in (True, False, True))
@@ -275,7 +280,8 @@ def test_a_real_video_is_segmented(root, shared_dir, tmp_path):
 
 def test_a_sentence_that_is_rejected_is_reported_and_has_no_pixel(root, frame_folder, tmp_path, caplog):
     """Windows of three and two frames; the threshold lies between the scores of the sentences in each."""
-    config = with_busy_weights(prediction_config(root, tmp_path / "all", frame_folder))
+    sentences = ("a square", "a square moving right")  # the second one is found in the first window alone
+    config = with_busy_weights(prediction_config(root, tmp_path / "all", frame_folder, sentences=sentences))
     predict(config)
     everything = read_summary(tmp_path / "all")
     assert everything["min_score"] == 0
@@ -302,6 +308,7 @@ def test_a_sentence_that_is_rejected_is_reported_and_has_no_pixel(root, frame_fo
         assert [int((mask > 0).sum()) for mask in written] == areas
         expected.append("not found: " + entry["sentence"] + (" (in 1 of 2 windows)" if any(found) else ""))
     assert messages == expected
+    assert [entry["found_in_windows"] for entry in some["objects"]] == [[False, False], [True, False]]
     assert len({message.endswith("windows)") for message in messages}) == 2
 
 
