@@ -75,22 +75,22 @@ def _direction(direction: str) -> Claim:
     words = _DIRECTIONS[direction]
     templates = (f"{{}} moving {words}", f"{{}} that moves {words}", f"{{}} that is moving {words}")
     opposite = predicates.moves_towards(OPPOSITE[direction])
-    return Claim("motion", predicates.moves_towards(direction), templates, opposite, absent_weight=1.5)
+    return Claim("motion", predicates.moves_towards(direction), templates, opposite, absent_weight=1.4)
 
 
 def _entry(side: str) -> Claim:
     templates = (f"{{}} that enters from the {side}", f"{{}} coming in from the {side}")
-    return Claim("relation", predicates.enters_from(side), templates, predicates.enters_from(None), absent_weight=0.2)
+    return Claim("relation", predicates.enters_from(side), templates, predicates.enters_from(None), absent_weight=0.8)
 
 
 def _exit(side: str) -> Claim:
     templates = (f"{{}} that leaves {SIDES[side][0]}",)
-    return Claim("relation", predicates.leaves_at(side), templates, predicates.leaves_at(None), absent_weight=0.2)
+    return Claim("relation", predicates.leaves_at(side), templates, predicates.leaves_at(None), absent_weight=0.8)
 
 
 def _beside(side: str, words: str) -> Relation:
     opposite = predicates.is_beside(_OPPOSITE_SIDE[side])
-    return Relation("relation", predicates.is_beside(side), (f"{{}} {words} {{}}",), opposite, 2.0, is_lasting=True)
+    return Relation("relation", predicates.is_beside(side), (f"{{}} {words} {{}}",), opposite, 1.5, is_lasting=True)
 
 
 POSITIONS = (*(_position(side) for side in SIDES), *(_start(side) for side in SIDES))
@@ -100,7 +100,7 @@ MOTIONS = (
     Claim("motion", predicates.moves, ("{} that moves", "{} that is moving"), predicates.stays_still),
     Claim("motion", predicates.stops, ("{} that stops", "{} that stops moving"), predicates.keeps_moving, 0.25),
     Claim("motion", predicates.keeps_moving, ("{} that keeps moving", "{} that does not stop"), predicates.stops, 2.5),
-    Claim("motion", predicates.is_fast, ("{} that moves fast", "{} moving fast"), predicates.is_slow, 3.0),
+    Claim("motion", predicates.is_fast, ("{} that moves fast", "{} moving fast"), predicates.is_slow, 6.0),
     Claim("motion", predicates.is_slow, ("{} that moves slowly", "{} moving slowly"), predicates.is_fast, 2.0),
 )
 CHANGES = (
@@ -114,7 +114,9 @@ CHANGES = (
         predicates.changes_its_size,
         absent_weight=4.0,
     ),
-    Claim("spin", predicates.does_not_spin, ("{} that does not spin", "{} that does not rotate"), predicates.spins),
+    Claim(
+        "spin", predicates.does_not_spin, ("{} that does not spin", "{} that does not rotate"), predicates.spins, 4.0
+    ),
 )
 BORDER = (
     *(_entry(side) for side in SIDES),
@@ -124,12 +126,14 @@ BORDER = (
         predicates.enters_from(None),
         ("{} that enters the picture", "{} that comes into the picture"),
         predicates.leaves_at(None),
+        absent_weight=4.0,
     ),
     Claim(
         "relation",
         predicates.leaves_at(None),
         ("{} that leaves the picture", "{} that goes out of the picture"),
         predicates.enters_from(None),
+        absent_weight=4.0,
     ),
 )
 RELATIONS = (

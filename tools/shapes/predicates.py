@@ -251,10 +251,6 @@ def leaves_at(side: str | None) -> Callable[[Facts, int], Verdict]:
     return verdict
 
 
-FRAMES_TO_PASS = 8
-"""In a shorter clip hardly anything gets past another object: it moves at the same pace, and so not far enough."""
-
-
 def passes_behind(facts: Facts, index: int, other: int) -> Verdict:
     """Moves, and on its way is partly hidden by the other, but not at the beginning and the end."""
     return _passes(facts, index, facts.covered[index, other])
