@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import train
+from engine.checkpoint import CHECKPOINT_FOLDER
 from engine.logging import METRICS_FILE
 from eval import evaluate
 from models.criterion import Losses
@@ -212,3 +213,32 @@ def test_a_mistake_in_the_data_of_a_later_stage_shows_before_the_first_is_traine
     with pytest.raises(ValueError, match="nowhere"):
         fit(tiny_config(root, tmp_path / "run", stages=stages))
     assert read_metrics(tmp_path / "run" / METRICS_FILE) == []
+
+
+def test_a_stage_trains_the_parts_that_it_names_and_no_others(root, tmp_path):
+    stages = (
+        {"name": "all", "epochs": 1, "max_steps": 1},
+        {"name": "some", "epochs": 1, "max_steps": 2, "trainable": ("object_cluster", "class_heads")},
+        {"name": "all_again", "epochs": 1, "max_steps": 1},
+    )
+    fit(tiny_config(root, tmp_path / "run", stages=stages, model={"trajectory": True}, train={"log_every": 1}))
+    checkpoints = sorted((tmp_path / "run" / CHECKPOINT_FOLDER).glob("step_*.pt"))
+    first, second, third = (torch.load(path, weights_only=True)["model"] for path in checkpoints)
+    changed = {name.split(".")[0] for name in first if not torch.equal(first[name], second[name])}
+    assert changed == {"object_cluster", "class_heads"}
+    again = {name.split(".")[0] for name in first if not torch.equal(second[name], third[name])}
+    assert {"visual_encoder", "text_encoder", "transformer", "mask_head"} <= again
+    rates = [line["lr"] for line in read_metrics(tmp_path / "run" / METRICS_FILE) if line["event"] == "train"]
+    assert [set(rate) for rate in rates] == [
+        {"rest", "visual_encoder", "text_encoder"},
+        {"rest"},
+        {"rest"},
+        {"rest", "visual_encoder", "text_encoder"},
+    ]
+
+
+def test_a_stage_with_losses_of_its_own_is_trained_by_them(root, tmp_path):
+    stages = ({"epochs": 1, "max_steps": 1}, {"epochs": 1, "max_steps": 1, "loss": {"dice_weight": 500.0}})
+    fit(tiny_config(root, tmp_path / "run", stages=stages, train={"log_every": 1}))
+    lines = [line for line in read_metrics(tmp_path / "run" / METRICS_FILE) if line["event"] == "train"]
+    assert lines[1]["total"] > 20 * lines[0]["total"]

@@ -99,3 +99,21 @@ def test_two_processes_train_the_weights_of_one_although_sentences_are_absent(tm
     for one, other in zip(*lines, strict=True):
         for term in ("total", "contrastive/final", "classification/final", "dice/final", "grad_norm"):
             assert other[term] == pytest.approx(one[term], rel=1e-6), term
+
+
+@pytest.mark.distributed
+def test_two_processes_train_parts_of_a_model_and_single_frames_of_one_with_trajectories(tmp_path, repository):
+    """A parameter that waits for a gradient that never comes would end the run: nothing looks for unused ones."""
+    root = write_tiny_root(tmp_path / "data")
+    stages = (
+        {"name": "images", "epochs": 1, "max_steps": 2, "data": {"num_frames": 1}},
+        {"name": "time", "epochs": 1, "max_steps": 2, "trainable": ("object_cluster", "class_heads")},
+    )
+    plain = tiny_config(root, tmp_path / "run")
+    model = {**plain.model.model_dump(), "trajectory": True}
+    config = tiny_config(root, tmp_path / "run", model=model, stages=stages, train={"log_every": 1})
+    run_two_processes(config, tmp_path, repository)
+    folder = tmp_path / "run" / "checkpoints"
+    first, last = (torch.load(path, weights_only=True)["model"] for path in sorted(folder.glob("step_*.pt")))
+    changed = {name.split(".")[0] for name in first if not torch.equal(first[name], last[name])}
+    assert changed == {"object_cluster", "class_heads"}
