@@ -105,7 +105,9 @@ def test_no_sentence_without_a_target_is_true_or_doubtful_by_the_predicates(exam
                 assert sentence.kind == "appearance"
                 assert not objects, sentence.text
                 continue
-            assert example.described(*noun), f"{sentence.text}: its noun fits nothing"
+            if not example.described(*noun):
+                assert not objects, f"{sentence.text}: a ring may be taken for it"
+                continue
             if landmark is None:
                 claim = CLAIMS[template]
                 assert claim.kind == sentence.kind
@@ -189,13 +191,15 @@ def test_pixels_and_trajectories_speak_against_every_sentence_without_a_target(e
                 for i in objects
                 if i != other
             }
+            if index is None and not objects:
+                continue  # the noun fits nothing
             assert verdicts == {index is not None}, text
             counts[index is None] += 1
-    assert min(counts.values()) > 500
+    assert min(counts.values()) > 300
 
 
-def test_most_sentences_without_a_target_are_nearly_true(examples: list[Example]):
-    """Of a look, what it names occurs apart; of a claim, its opposite is true of something that the noun describes.
+def test_half_of_the_sentences_without_a_target_are_nearly_true(examples: list[Example]):
+    """Of a look, a part of what it names occurs; of a claim, its opposite is true of something that the noun describes.
 
     Of something in the clip it or its opposite is true always.
     """
@@ -226,9 +230,9 @@ def test_most_sentences_without_a_target_are_nearly_true(examples: list[Example]
                 ]
             near["claim"].append(True in opposite)
             assert True in somewhere, sentence.text
-    assert np.mean(near["appearance"]) > 0.6
-    assert np.mean(near["claim"]) > 0.75
-    assert apart > 0.2 * len(near["appearance"])
+    assert 0.4 < np.mean(near["appearance"]) < 0.6
+    assert 0.35 < np.mean(near["claim"]) < 0.55
+    assert apart > 0.15 * len(near["appearance"])
 
 
 def test_neither_kind_nor_claim_tells_a_sentence_without_a_target(examples: list[Example]):

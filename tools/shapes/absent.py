@@ -26,11 +26,14 @@ _KIND_WEIGHTS = {
 }
 """Relative probability of a kind where a clip has such a sentence; fewer clips have one of change or passing."""
 
-_NOUN_WEIGHTS = {"both": 2.0, "one": 0.33, "neither": 0.02, "shape": 0.12, "colour": 0.09, "size": 0.20}
+_NOUN_WEIGHTS = {"both": 1.0, "one": 0.30, "neither": 0.20, "shape": 0.15, "colour": 0.15, "size": 0.10}
 """Relative probability of each noun that fits nothing, where a clip has one. Of colour and shape both, one or neither
 occur in the clip (the red star where there is a red circle and a blue star: both); only a shape; only a colour; or a
-size that nothing of this look has, but something else does. A shape or a colour alone is easy to refuse; but without
-such sentences short nouns would always have a target."""
+size that nothing of this look has, but something else does."""
+
+_SHARE_FITTING_NOTHING = 0.5
+"""Of the claims, how many are made of a noun that fits nothing, whose colour or shape or both do not occur. The others
+are near misses: the noun fits, the claim is false."""
 
 _NEARNESS = 4.0
 """How much more probable a claim is whose opposite is true."""
@@ -80,6 +83,7 @@ def write_absent_sentences(rng: np.random.Generator, facts: Facts, count: int) -
     by_kind: dict[str, list[_Candidate]] = {kind: [] for kind in _KIND_WEIGHTS}
     for kind, candidate in (*_of_appearance(facts, nouns), *_of_claims(facts, nouns), *_of_relations(facts, nouns)):
         by_kind[kind].append(candidate)
+    strangers = [c for c in by_kind["appearance"] if c.claim[0] in ("one", "neither", "shape", "colour")]
     chosen: dict[str, AbsentSentence] = {}
     while len(chosen) < count and any(by_kind.values()):
         kind = _draw(rng, {kind: weight for kind, weight in _KIND_WEIGHTS.items() if by_kind[kind]})
@@ -89,8 +93,12 @@ def write_absent_sentences(rng: np.random.Generator, facts: Facts, count: int) -
         if kind == "appearance":
             text = describe(rng, candidate.words)
         else:
+            words = candidate.words
+            if rng.random() < _SHARE_FITTING_NOTHING:
+                missing = _draw(rng, {noun.claim: 1.0 for noun in strangers})
+                words = _draw(rng, {noun.words: 1.0 for noun in strangers if noun.claim == missing})
             template = candidate.templates[int(rng.integers(len(candidate.templates)))]
-            text = template.format(f"the {candidate.words}")
+            text = template.format(f"the {words}")
         chosen.setdefault(text, AbsentSentence(text, kind))
     return list(chosen.values())
 
