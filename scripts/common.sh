@@ -6,9 +6,10 @@
 #             not pinned. Default: .venv, made on first use with the versions of constraints.txt.
 #   PYTHON    the interpreter that makes .venv; default python3 (3.11 or newer).
 #
-# The scripts that run a published recipe read these as well:
+# The scripts that run a recipe read these as well:
 #
 #   BACKBONE  t: Video-Swin-T (default), b: Video-Swin-B
+#   RELEASE   of MeViS: v1 (default) or v2
 #   CONFIG    a YAML file of your own that takes the place of the recipe
 #   GPUS      processes on this machine; default: its number of GPUs, 1 where there is none
 #   NODES, NODE_RANK, MASTER   several machines, see scripts/train.sh
@@ -99,6 +100,16 @@ choose_recipe() {
     config=${CONFIG:-configs/$1$suffix.yaml}
     [[ -f $config ]] || fail "no such recipe: $config (there are recipes for the rows of docs/recipes.md; CONFIG=FILE" \
         "takes one of yours)"
+}
+
+# choose_mevis: chooses the recipe of the release, which $release names.
+choose_mevis() {
+    release=${RELEASE:-v1}
+    case $release in
+        v1) choose_recipe mevis ;;
+        v2) choose_recipe mevis_v2 ;;
+        *) fail "RELEASE=$release must be v1 or v2" ;;
+    esac
 }
 
 # launch MODE [argument ...]: main.py in one process for each GPU; does not return.

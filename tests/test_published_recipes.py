@@ -1,4 +1,4 @@
-"""The recipes against the table of published runs, as docs/recipes.md has it."""
+"""The recipes against the table of published runs, as docs/recipes.md has it, and those of MeViS, which are ours."""
 
 from dataclasses import dataclass
 
@@ -62,6 +62,8 @@ EVALUATED = {
         "refcocog/val",
         "refcocog/test",
     ],
+    "mevis": ["mevis/valid_u"],
+    "mevis_v2": ["mevis/valid_u"],
 }
 LARGE = sorted(path.stem for path in (REPOSITORY / "configs").glob("*_swin_b.yaml"))
 
@@ -125,3 +127,25 @@ def test_a_recipe_of_the_larger_encoder_differs_in_nothing_else(name):
     encoder = small.model.visual_encoder.model_copy(update={"name": "video-swin-b"})
     model = small.model.model_copy(update={"visual_encoder": encoder})
     assert large == small.model_copy(update={"model": model, "output_dir": large.output_dir})
+
+
+@pytest.mark.parametrize("name", ["mevis", "mevis_v2"])
+def test_the_recipes_of_mevis_see_motion_and_follow_it_through_windows(name):
+    config = recipe(name)
+    assert config.model.trajectory
+    assert config.model.text_encoder.frozen
+    assert (config.model.output_layer, config.data.eval_identity, config.data.window_overlap) == ("last", "matched", 4)
+    clips, time = config.training_stages()
+    assert (clips.trainable, time.trainable) == ((), ("object_cluster", "class_heads"))
+    assert (clips.optim.lr, clips.optim.lr_visual_encoder) == (5e-5, 5e-6)
+    assert (clips.epochs, clips.optim.milestones) == (2, (1,))
+    assert time.data.num_frames > clips.data.num_frames
+    for stage in (clips, time):
+        assert stage.data.absent == "train"
+        assert [settings.release for settings in stage.data.sets] == ["v2" if name == "mevis_v2" else "v1"]
+
+
+def test_the_recipes_of_mevis_differ_in_the_release_alone():
+    first, second = recipe("mevis"), recipe("mevis_v2")
+    text = second.model_dump_json().replace('"release":"v2"', '"release":"v1"').replace("runs/mevis_v2", "runs/mevis")
+    assert text == first.model_dump_json()

@@ -1,4 +1,7 @@
-"""For every recipe: a sample is the same in training, without flips, as in evaluation, or the recipe says why not."""
+"""For every recipe: a sample is the same in training, without flips, as in evaluation, or the recipe says why not.
+
+And the recipe that needs a GPU, with small frames on a CPU.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +11,13 @@ import torch
 
 from configs.loader import load_config
 from datasets.table import DATASETS
+from engine.logging import METRICS_FILE
 from loading import loaders
 from loading.transforms import resize_frames
 from tests.conftest import REPOSITORY
+from tests.tiny_run import read_metrics
 from tools.shapes.writer import make_shapes
+from train import fit
 
 LAYOUTS = {
     "ref_youtube_vos": "ref_youtube_vos",
@@ -31,17 +37,21 @@ def roots(tmp_path_factory):
     """The generated set in a layout, made once."""
     made = {}
 
-    def make(dataset):
-        if dataset not in made:
-            root = tmp_path_factory.mktemp(dataset) / "set"
+    def make(layout):
+        if layout not in made:
+            root = tmp_path_factory.mktemp(layout) / "set"
             make_shapes(
-                root, layout=LAYOUTS[dataset], seed=5, num_train=2, num_valid=2, num_frames=4, size=(64, 96),
+                root, layout=layout, seed=5, num_train=2, num_valid=2, num_frames=4, size=(64, 96),
                 num_workers=1,
             )  # fmt: skip
-            made[dataset] = root
-        return made[dataset]
+            made[layout] = root
+        return made[layout]
 
     return make
+
+
+def layout_of(settings):
+    return "mevis_v2" if getattr(settings, "release", "") == "v2" else LAYOUTS[settings.dataset]
 
 
 def test_every_data_set_has_a_generated_layout():
@@ -76,7 +86,7 @@ def test_training_and_evaluation_show_the_model_the_same(recipe, roots, tmp_path
     data = config.training_stages()[-1].data.model_copy(
         update={
             "sets": (settings.model_copy(update=known),),
-            "root": roots(settings.dataset),
+            "root": roots(layout_of(settings)),
             "cache": tmp_path,
             "kinds": (),
             "num_frames": 1,
@@ -111,3 +121,27 @@ def lines_with_bases(recipe):
     lines = (REPOSITORY / "configs" / recipe).read_text(encoding="utf-8").splitlines()
     bases = [line.partition(":")[2].strip() for line in lines if line.startswith("base:")]
     return lines + [line for base in bases for line in lines_with_bases(base)]
+
+
+def test_the_recipe_for_a_gpu_trains_every_stage(tmp_path):
+    """Smaller frames and batches, a step each; the model and the length of the clips are those of the recipe."""
+    make_shapes(
+        tmp_path / "data", seed=1, num_train=3, num_valid=1, num_frames=24, size=(64, 96), absent_share=0.2,
+        num_workers=1,
+    )  # fmt: skip
+    names = ("images", "clips", "time")
+    steps = [f"stages.{i}.{key}" for i in range(len(names)) for key in ("max_steps=1", "data.batch_size=1")]
+    small = ["data.short_side=32", "data.long_side=48", "data.num_workers=0", "train.log_every=1", "device=cpu"]
+    where = [f"data.root={tmp_path / 'data'}", f"data.cache={tmp_path}", f"output_dir={tmp_path / 'out'}"]
+    fit(load_config(REPOSITORY / "configs" / "shapes_gpu.yaml", [*steps, *small, *where]))
+    lines = [line for line in read_metrics(tmp_path / "out" / METRICS_FILE) if line["event"] == "train"]
+    assert [line["stage"] for line in lines] == list(names)
+    images, clips, time = (
+        torch.load(tmp_path / "out" / "checkpoints" / name, weights_only=True)["model"]
+        for name in sorted(path.name for path in (tmp_path / "out" / "checkpoints").glob("step*.pt"))
+    )
+    trained = {name for name in clips if not torch.equal(clips[name], time[name])}
+    assert {name.split(".")[0] for name in trained} == {"object_cluster", "class_heads"}
+    assert not torch.equal(
+        images["visual_encoder.patch_embed.proj.weight"], clips["visual_encoder.patch_embed.proj.weight"]
+    )

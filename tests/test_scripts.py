@@ -56,9 +56,13 @@ EVALUATION = {
 """Script -> folder of its data, and a measure of its report."""
 
 ARGUMENTS = {
-    **dict.fromkeys((*TRAINING, *EVALUATION, "eval_coco"), ("DATA", "WEIGHTS")),
+    **dict.fromkeys((*TRAINING, *EVALUATION, "eval_coco", "train_mevis", "infer_mevis"), ("DATA", "WEIGHTS")),
     "demo_video": ("CHECKPOINT", "VIDEO", "the star"),
 }
+
+
+VARIABLES = ("BACKBONE", "CONFIG", "MIN_T_ACC", "NODES", "RELEASE")
+"""What the scripts read, beside what every test sets."""
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,8 @@ def folder(tmp_path_factory):
         "jhmdb": "jhmdb",
         "davis": "davis",
         "images": "refcoco",
+        "mevis-v1": "mevis",
+        "mevis-v2": "mevis_v2",
     }.items():
         make_shapes(
             folder / name, layout=layout, seed=3, num_train=2, num_valid=1, num_frames=4, size=(64, 96), num_workers=1
@@ -123,7 +129,7 @@ def environment(tmp_path_factory):
 def run_script(environment):
     def run(name, *arguments, **variables):
         """Runs a script from the root of the repository, in one process unless GPUS says otherwise."""
-        kept = {key: value for key, value in os.environ.items() if key not in ("BACKBONE", "CONFIG", "NODES")}
+        kept = {key: value for key, value in os.environ.items() if key not in VARIABLES}
         return subprocess.run(
             ["bash", f"scripts/{name}.sh", *(str(argument) for argument in arguments)],
             cwd=REPOSITORY,
@@ -139,12 +145,12 @@ def run_script(environment):
 
 @pytest.fixture
 def run_small(run_script, folder, tmp_path):
-    def run(name, *arguments, **variables):
-        """Runs a script with the small model; its results are in `tmp_path / "out"`."""
+    def run(name, *arguments, out="out", **variables):
+        """Runs a script with the small model; its results are in `tmp_path / out`."""
         own = [f"model.text_encoder.path={folder / 'ref-youtube-vos' / 'text_encoder'}", f"data.cache={tmp_path}"]
-        done = run_script(name, *arguments, *SMALL, *own, f"output_dir={tmp_path / 'out'}", **variables)
+        done = run_script(name, *arguments, *SMALL, *own, f"output_dir={tmp_path / out}", **variables)
         assert done.returncode == 0, done.stderr[-3000:]
-        return tmp_path / "out"
+        return tmp_path / out
 
     return run
 
@@ -225,6 +231,46 @@ def test_the_demo_segments_every_fifth_frame_as_one_clip(run_small, folder):
     assert (out / "overlay.mp4").stat().st_size > 0
 
 
+@pytest.mark.parametrize("release", ["v1", "v2"])
+def test_mevis_is_trained_on_scored_and_packed(release, run_small, folder):
+    data = folder / f"mevis-{release}"
+    steps = ["stages.1.max_steps=1", "stages.1.data.num_frames=4"]
+    trained = run_small("train_mevis", data, folder / "checkpoint", *ONE_STEP, *steps, RELEASE=release)
+    lines = [line for line in read_metrics(trained / METRICS_FILE) if line["event"] == "train"]
+    assert [(line["stage"], line["step"]) for line in lines] == [("clips", 1), ("time", 2)]
+    checkpoint = trained / "checkpoints" / "last.pt"
+    before = checkpoint.read_bytes()
+    assert torch.load(checkpoint, weights_only=True)["model"]["object_cluster.trajectory.output.weight"].any()
+
+    windows = ["data.eval_num_frames=3", "data.eval_overlap=1"]  # two for the four frames of each video
+    out = run_small("infer_mevis", data, checkpoint, *windows, out="eval", RELEASE=release, MIN_T_ACC="0")
+    results = json.loads((out / "valid_u" / "results.json").read_text(encoding="utf-8"))
+    (report,) = results["sets"].values()
+    assert f"mevis {release}" in json.dumps(results)
+    assert 0 <= results["scores"]["J&F"] <= 1
+    file = "meta_expressions.json" if release == "v1" else "meta_expressions_v2_release.json"
+    videos = json.loads((data / "valid" / file).read_text(encoding="utf-8"))["videos"]
+    wanted = {
+        f"{name}/{expression}/{frame}.png"
+        for name, video in videos.items()
+        for expression in video["expressions"]
+        for frame in video["frames"]
+    }
+    with zipfile.ZipFile(out / "valid" / "submission.zip") as archive:
+        assert set(archive.namelist()) == wanted
+    assert checkpoint.read_bytes() == before
+    if release == "v1":
+        assert report["min_score"] == 0
+        assert {path.name for path in out.iterdir()} == {"valid_u", "valid"}
+    else:
+        stored = torch.load(out / "calibrated.pt", weights_only=True)["min_score"]
+        assert (stored["set"], stored["data.eval_identity"]) == ("mevis/valid_u", "matched")
+        assert report["min_score"] == stored["value"]
+        secret = json.loads((out / "valid" / "results.json").read_text(encoding="utf-8"))
+        assert [entry["min_score"] for entry in secret["sets"].values()] == [stored["value"]]
+        assert (results["scores"]["N-acc"], results["scores"]["T-acc"]) == (stored["n_acc"], stored["t_acc"])
+
+
 @pytest.mark.parametrize("script", ARGUMENTS)
 def test_a_script_without_its_arguments_shows_its_usage(script, run_script):
     arguments = ARGUMENTS[script]
@@ -239,8 +285,8 @@ def test_a_script_without_its_arguments_shows_its_usage(script, run_script):
 
 
 @pytest.fixture
-def command_of(run_script, tmp_path):
-    """The command that a script would run, from an interpreter that only prints its arguments."""
+def commands_of(run_script, tmp_path):
+    """What a script prints, with the commands that it would run, from an interpreter that only prints its arguments."""
     (tmp_path / "bin").mkdir()
     python = tmp_path / "bin" / "python"
     python.write_text('#!/bin/sh\n[ "$2" = pip ] || echo "$@"\n')
@@ -249,9 +295,15 @@ def command_of(run_script, tmp_path):
     def run(script, **variables):
         done = run_script(script, *ARGUMENTS[script], "optim.lr=1", SOC_VENV=str(tmp_path), **variables)
         assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()[-1]
+        return done.stdout.splitlines()
 
     return run
+
+
+@pytest.fixture
+def command_of(commands_of):
+    """The last command that a script would run."""
+    return lambda script, **variables: commands_of(script, **variables)[-1]
 
 
 @pytest.mark.parametrize("script", ARGUMENTS)
@@ -293,6 +345,33 @@ def test_a_yaml_of_ones_own_takes_the_place_of_the_recipe(command_of, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("base: nothing.yaml\n")
     assert f"--config {own} " in command_of("eval_a2d", CONFIG=str(own))
+
+
+def test_the_second_release_of_mevis_is_calibrated_on_valid_u_before_valid_is_packed(commands_of):
+    commands = commands_of("infer_mevis", RELEASE="v2", BACKBONE="b", MIN_T_ACC="0.9")
+    commands = [command for command in commands if command.startswith(("main.py", "-m"))]
+    folder = "runs/mevis_v2_swin_b_eval"
+    stored = f"{folder}/calibrated.pt"
+    run = "main.py eval --config configs/mevis_v2_swin_b.yaml data.root=DATA data.sets.0.eval_split"
+    assert commands == [
+        f"{run}=valid_u model.weights=WEIGHTS output_dir={folder}/calibration predict.min_score=0 "
+        "eval.write_masks=false optim.lr=1",
+        f"-m tools.calibrate {folder}/calibration --weights WEIGHTS --output {stored} --min-t-acc 0.9",
+        f"{run}=valid_u model.weights={stored} output_dir={folder}/valid_u optim.lr=1",
+        f"{run}=valid model.weights={stored} output_dir={folder}/valid eval.zip_submission=true optim.lr=1",
+    ]
+    first = [command for command in commands_of("infer_mevis") if command.startswith(("main.py", "-m"))]
+    assert ["configs/mevis.yaml" in command for command in first] == [True, True], "nothing to calibrate on in v1"
+
+
+def test_a_release_of_mevis_that_is_none_is_an_error(run_script):
+    for script in ("train_mevis", "infer_mevis"):
+        done = run_script(script, "DATA", "WEIGHTS", RELEASE="2")
+        assert done.returncode == 2
+        assert "RELEASE=2 must be v1 or v2" in done.stderr
+    done = run_script("infer_mevis", "DATA", "WEIGHTS", NODES="2")
+    assert done.returncode == 2
+    assert "NODES=2 must be 1" in done.stderr
 
 
 def test_several_processes_run_under_torchrun(command_of):
