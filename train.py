@@ -105,7 +105,7 @@ def train_stages(run: Run) -> None:
         require_same_steps(run, stage, progress, steps_per_epoch=steps_per_epoch)
         num_steps = stage_length(stage, steps_per_epoch)
         criterion = build_criterion(stage.loss)
-        model.train_only(stage.trainable)
+        model.train_only(stage.trainable, layers=stage.supervised_layers)
         # A wrapper per stage: it waits for the gradients of what is trained when it is made, and of nothing else.
         parallel = DistributedDataParallel(model) if run.world.size > 1 else model
         state = build_state(run, stage, num_steps=num_steps, steps_per_epoch=steps_per_epoch, progress=progress)

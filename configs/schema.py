@@ -368,6 +368,10 @@ class StageConfig(ConfigNode):
     (without dropout), and take no memory for gradients where no trained part comes before them. What is frozen by
     `model.text_encoder.frozen` stays frozen."""
 
+    supervised_layers: Literal["all", "last"] = "all"
+    """Decoder layers whose predictions the stage trains. `all`, as published, helps the decoder to learn; `last` saves
+    time where only what comes behind the decoder is trained, and needs `model.output_layer: last`."""
+
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
@@ -470,6 +474,17 @@ class Config(ConfigNode):
 
     num_threads: NonNegativeInt = 0
     """CPU threads of PyTorch; 0: its own choice."""
+
+    @model_validator(mode="after")
+    def evaluates_what_is_trained(self) -> "Config":
+        """Raises ValueError if a stage trains a layer that is not evaluated."""
+        for index, stage in enumerate(self.stages):
+            if stage.supervised_layers == "last" and self.model.output_layer != "last":
+                raise ValueError(
+                    f"stages.{index}.supervised_layers=last trains another layer than model.output_layer="
+                    f"{self.model.output_layer} evaluates; set model.output_layer=last"
+                )
+        return self
 
     def training_stages(self) -> tuple[StageConfig, ...]:
         """The stages to run; a single one where the file names none."""

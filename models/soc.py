@@ -121,22 +121,28 @@ class SOC(nn.Module):
         self.class_heads, self.box_heads = _prediction_heads(dim, num_classes, num_decoder_layers)
         self._trainable = frozenset(name for name, parameter in self.named_parameters() if parameter.requires_grad)
         self._frozen: frozenset[str] = frozenset()
+        self._trains_all_layers = True
 
     @property
     def sees_trajectories(self) -> bool:
         """Whether the answer depends on the order of the frames' boxes."""
         return self.object_cluster.trajectory is not None
 
-    def train_only(self, parts: Collection[str]) -> None:
+    def train_only(self, parts: Collection[str], *, layers: Literal["all", "last"] = "all") -> None:
         """Freezes all but some parts: no gradients, and evaluation mode from the next call of `train` on.
 
         Args:
             parts: names of the model's own modules, such as "object_cluster"; empty: everything is trained, except what
                 was frozen when the model was built, which always stays so.
+            layers: of the decoder, whose predictions are trained; with "last" the heads of the others are frozen.
         """
         self._frozen = frozenset(name for name, _ in self.named_children() if parts and name not in parts)
+        self._trains_all_layers = layers == "all"
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in self._trainable and name.split(".")[0] not in self._frozen)
+        if not self._trains_all_layers:
+            for head in (*self.class_heads[:-1], *self.box_heads[:-1]):
+                head.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "SOC":
         """As usual, except that frozen parts (see `train_only`) stay in evaluation mode."""
@@ -242,11 +248,11 @@ class SOC(nn.Module):
             trajectory: of the same queries, where more is known than these frames; None: that of `objects`.
         """
         decoded = objects.decoded
+        last = len(self.class_heads) - 1
         if self.training:
-            output_layers = cluster_layers = list(range(len(self.class_heads)))
+            output_layers = cluster_layers = list(range(last + 1)) if self._trains_all_layers else [last]
         else:
             # The published evaluation takes the first layer and adds the cluster of the last one to it.
-            last = len(self.class_heads) - 1
             output_layers = [0 if self.output_layer == "first" else last]
             cluster_layers = [last]
         cluster = self.object_cluster(decoded.objects[cluster_layers], text, trajectory or objects.trajectory)

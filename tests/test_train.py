@@ -242,3 +242,26 @@ def test_a_stage_with_losses_of_its_own_is_trained_by_them(root, tmp_path):
     fit(tiny_config(root, tmp_path / "run", stages=stages, train={"log_every": 1}))
     lines = [line for line in read_metrics(tmp_path / "run" / METRICS_FILE) if line["event"] == "train"]
     assert lines[1]["total"] > 20 * lines[0]["total"]
+
+
+def test_a_stage_may_train_the_last_decoder_layer_alone(root, tmp_path):
+    stages = (
+        {"name": "all", "epochs": 1, "max_steps": 1},
+        {"name": "last", "epochs": 1, "max_steps": 2, "supervised_layers": "last"},
+    )
+    model = {"trajectory": True, "output_layer": "last"}
+    fit(tiny_config(root, tmp_path / "run", stages=stages, model=model, train={"log_every": 1}))
+    lines = [line for line in read_metrics(tmp_path / "run" / METRICS_FILE) if line["event"] == "train"]
+    assert ["dice/0" in line for line in lines] == [True, False, False]
+    first, last = (
+        torch.load(path, weights_only=True)["model"]
+        for path in sorted((tmp_path / "run" / CHECKPOINT_FOLDER).glob("step_*.pt"))
+    )
+    changed = {name for name in first if not torch.equal(first[name], last[name])}
+    assert {"class_heads.1.weight", "box_heads.1.layers.0.weight"} <= changed
+    assert not any(name.startswith(("class_heads.0", "box_heads.0")) for name in changed)
+
+
+def test_a_layer_that_is_not_evaluated_is_not_trained_alone(root, tmp_path):
+    with pytest.raises(ValueError, match=r"stages\.0\.supervised_layers=last .*set model\.output_layer=last"):
+        tiny_config(root, tmp_path, stages=({"epochs": 1, "supervised_layers": "last"},))

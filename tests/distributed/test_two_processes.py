@@ -107,10 +107,16 @@ def test_two_processes_train_parts_of_a_model_and_single_frames_of_one_with_traj
     root = write_tiny_root(tmp_path / "data")
     stages = (
         {"name": "images", "epochs": 1, "max_steps": 2, "data": {"num_frames": 1}},
-        {"name": "time", "epochs": 1, "max_steps": 2, "trainable": ("object_cluster", "class_heads")},
+        {
+            "name": "time",
+            "epochs": 1,
+            "max_steps": 2,
+            "trainable": ("object_cluster", "class_heads"),
+            "supervised_layers": "last",
+        },
     )
     plain = tiny_config(root, tmp_path / "run")
-    model = {**plain.model.model_dump(), "trajectory": True}
+    model = {**plain.model.model_dump(), "trajectory": True, "output_layer": "last"}
     config = tiny_config(root, tmp_path / "run", model=model, stages=stages, train={"log_every": 1})
     run_two_processes(config, tmp_path, repository)
     folder = tmp_path / "run" / "checkpoints"
