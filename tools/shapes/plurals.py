@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from tools.shapes import predicates
 from tools.shapes.predicates import Facts, Verdict
-from tools.shapes.sentences import Noun, both_true, noun_phrases
+from tools.shapes.sentences import both_true, noun_phrases
 
-_PREDICATES: tuple[tuple[str, Callable[[Facts, int], Verdict], str], ...] = (
+PREDICATES: tuple[tuple[str, Callable[[Facts, int], Verdict], str], ...] = (
     ("motion", predicates.moves_towards("left"), "moving to the left"),
     ("motion", predicates.moves_towards("right"), "moving to the right"),
     ("motion", predicates.moves_towards("up"), "moving up"),
@@ -46,12 +46,12 @@ def plural_sentences(facts: Facts) -> Iterator[PluralSentence]:
     for noun in nouns:
         indices = _referred_objects(facts, noun.fits)
         if indices:
-            yield PluralSentence(f"the {_plural(noun)}", "appearance", indices)
-        for kind, predicate, words in _PREDICATES:
+            yield PluralSentence(f"the {plural_of(noun.words)}", "appearance", indices)
+        for kind, predicate, words in PREDICATES:
             verdicts = tuple(both_true(fits, predicate(facts, i)) for i, fits in enumerate(noun.fits))
             indices = _referred_objects(facts, verdicts)
             if indices:
-                yield PluralSentence(f"the {_plural(noun)} {words}", kind, indices)
+                yield PluralSentence(f"the {plural_of(noun.words)} {words}", kind, indices)
 
 
 def _referred_objects(facts: Facts, verdicts: tuple[Verdict, ...]) -> tuple[int, ...]:
@@ -61,5 +61,6 @@ def _referred_objects(facts: Facts, verdicts: tuple[Verdict, ...]) -> tuple[int,
     return referred if is_clear and len(referred) > 1 else ()
 
 
-def _plural(noun: Noun) -> str:
-    return f"{noun.words}es" if noun.words.endswith("s") else f"{noun.words}s"
+def plural_of(noun: str) -> str:
+    """Of a noun phrase without article."""
+    return f"{noun}es" if noun.endswith("s") else f"{noun}s"

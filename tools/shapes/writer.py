@@ -19,6 +19,7 @@ from tools.shapes.layouts import LAYOUTS
 from tools.shapes.scene import Canvas, make_canvas
 from tools.shapes.sentences import KINDS
 from tools.shapes.text import write_text_encoder
+from tools.shapes.vocabulary import example_sentences
 from tools.shapes.writers.base import GUESSES, ClipRecord, write_json, write_truth_index
 
 DEFAULT_LAYOUT = "ref_youtube_vos"
@@ -94,9 +95,7 @@ def make_shapes(  # noqa: PLR0913  # each is an option of the command line
         writer.write_index(folder, records)
         if writer.has_truth:
             write_truth_index(folder, records)
-        training_records = records.get("train", records["valid"])
-        sentences = [e["text"] for record in training_records for e in record.truth["expressions"]]
-        write_text_encoder(folder / "text_encoder", sentences)
+        write_text_encoder(folder / "text_encoder", list(example_sentences()))
         counts = {name: writer.counts(records[split]).as_dict() for split, name in writer.loader_splits.items()}
         own = _statistics(records, writer.scored_split)
         statistics = {"dataset": DATASET_NAME, "options": options, "counts": counts, **own}
