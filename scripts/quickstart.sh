@@ -11,14 +11,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 config=configs/shapes.yaml
 folder=${SOC_QUICKSTART_DIR:-runs/quickstart}
-data_options=(--train 4000 --frames 6 --absent 0.25)
-min_t_acc=0.93 # how often a sentence with a target must still be found
+data_options=(--train 4000 --frames 6 --absent 0.3)
+min_t_acc=0.91 # how often a sentence with a target must still be found
 held_out_share=0.03 # of the training clips: to choose the score below which a sentence is rejected
 if [[ ${1:-} == --short ]]; then
     shift
     config=configs/shapes_ci.yaml
     folder=${SOC_QUICKSTART_DIR:-runs/quickstart_short}
-    data_options=(--train 60 --valid 8 --frames 6 --absent 0.25)
+    data_options=(--train 60 --valid 8 --frames 6 --absent 0.3)
     held_out_share=0.2
     min_t_acc=0 # of a model that has learned next to nothing
 fi
