@@ -12,7 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 config=configs/shapes.yaml
 folder=${SOC_QUICKSTART_DIR:-runs/quickstart}
 data_options=(--train 4000 --frames 6 --absent 0.3)
-min_t_acc=0.91 # how often a sentence with a target must still be found
+min_t_acc=0.92 # how often a sentence with a target must still be found
 held_out_share=0.03 # of the training clips: to choose the score below which a sentence is rejected
 if [[ ${1:-} == --short ]]; then
     shift
