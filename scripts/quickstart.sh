@@ -37,12 +37,12 @@ if [[ ! -d $data ]]; then
     mv "$data.partial" "$data"
 fi
 
-begin=$SECONDS
 settings=(--config "$config" data.root="$data" data.sets.0.held_out="$held_out" "$@")
 if [[ ! -f $held_out ]]; then
     "$python" -m tools.prepare_data --config "$config" --cache "$folder/derived" --held-out "$held_out_share" \
         data.root="$data" >/dev/null
 fi
+begin=$SECONDS
 if [[ ! -f $folder/trained ]]; then
     resume=()
     if [[ -f $weights ]]; then

@@ -265,3 +265,17 @@ def test_a_stage_may_train_the_last_decoder_layer_alone(root, tmp_path):
 def test_a_layer_that_is_not_evaluated_is_not_trained_alone(root, tmp_path):
     with pytest.raises(ValueError, match=r"stages\.0\.supervised_layers=last .*set model\.output_layer=last"):
         tiny_config(root, tmp_path, stages=({"epochs": 1, "supervised_layers": "last"},))
+
+
+@pytest.mark.parametrize("stop_at", [4, 12])
+def test_a_run_that_stopped_before_or_in_a_stage_that_freezes_goes_on(root, tmp_path, monkeypatch, stop_at):
+    """An epoch has 9 steps: the second stop is in the second epoch of the stage that freezes."""
+    stages = (
+        {"name": "all", "epochs": 1, "max_steps": 2},
+        {"name": "some", "epochs": 2, "trainable": ("object_cluster", "class_heads")},
+    )
+    model = {"trajectory": True, "dropout": 0.1}
+    whole, stopped = (tiny_config(root, tmp_path / name, stages=stages, model=model) for name in ("whole", "stopped"))
+    fit(whole)
+    stop_and_resume(stopped, monkeypatch, stop_at=stop_at)
+    assert_same_state(load_last(stopped.output_dir), load_last(whole.output_dir))
