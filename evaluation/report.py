@@ -121,6 +121,8 @@ class RejectionScore:
         rejected: how many of these are rejected.
         auc: how often a present sentence has a higher presence score than an absent one, whatever the threshold; None
             where one of the two kinds is missing.
+        region_without: mean J of the present sentences if none were rejected; what rejection costs is the difference to
+            their J. None without a present sentence.
     """
 
     present: int
@@ -128,6 +130,7 @@ class RejectionScore:
     absent: int
     rejected: int
     auc: float | None
+    region_without: float | None
 
     @property
     def n_acc(self) -> float | None:
@@ -147,7 +150,8 @@ class RejectionScore:
     def as_dict(self) -> dict[str, float | int]:
         """Everything, for JSON."""
         counts = {"present": self.present, "found": self.found, "absent": self.absent, "rejected": self.rejected}
-        return counts | self.named()
+        without = {} if self.region_without is None else {"J without rejection": self.region_without}
+        return counts | self.named() | without
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,14 +309,15 @@ class EvalReport:
         guesses = list(dict.fromkeys(name for names in self.baselines.values() for name in names))
         header = ["", "entries", "J&F", "J", "F", *(f"J of guessing: {name}" for name in guesses)]
         if self.rejection is not None:
-            header += ["absent", "N-acc", "T-acc", "AUC"]
+            header += ["absent", "N-acc", "T-acc", "AUC", "J without rejection"]
         rows = [header, ["---", *["---:"] * (len(header) - 1)]]
         scores, rejections = {"all": self.overall, **self.groups}, {"all": self.rejection, **self.rejection_by_group}
         for name in ["all", *sorted((scores.keys() | rejections.keys()) - {"all"})]:
             row = [name, *_cells(scores.get(name)), *map(_percent, map(self.baselines.get(name, {}).get, guesses))]
             rejection = rejections.get(name)
             if rejection is not None:
-                row += [str(rejection.absent), *map(_percent, (rejection.n_acc, rejection.t_acc, rejection.auc))]
+                measures = rejection.n_acc, rejection.t_acc, rejection.auc, rejection.region_without
+                row += [str(rejection.absent), *map(_percent, measures)]
             rows.append(row)
         return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -345,12 +350,14 @@ def presence_scores(entries: Sequence[EntryScore], *, absent: bool) -> Float[np.
 
 def _count_rejections(entries: Sequence[EntryScore]) -> RejectionScore:
     present, absent = (presence_scores(entries, absent=is_absent) for is_absent in (False, True))
+    regions = [entry.ranking[0].region for entry in entries if not entry.is_absent]
     return RejectionScore(
         present=len(present),
         found=sum(bool(entry.is_found) for entry in entries if not entry.is_absent),
         absent=len(absent),
         rejected=sum(not entry.is_found for entry in entries if entry.is_absent),
         auc=auc(present, absent) if len(present) and len(absent) else None,
+        region_without=float(np.mean(regions)) if regions else None,
     )
 
 

@@ -62,18 +62,18 @@ def test_a_report_averages_over_entries_and_within_groups():
     assert table[4] == "| place | 1 | 60.0 | 90.0 | 30.0 |"
 
 
-def absent(group, predicted_px, presence_score, *, is_absent=True):
-    """Two frames; the second one always without a pixel."""
+def absent(group, predicted_px, presence_score, *, is_absent=True, drawn=0.0):
+    """Two frames; the second one always without a pixel. `drawn` is J of the masks if they were not rejected."""
     frames = tuple(FrameScore(float(not px), float(not px), 0, px) for px in (predicted_px, 0))
-    ranking = (RankedQuery(0.5, 0.0),)
+    ranking = (RankedQuery(0.5, drawn),)
     return EntryScore("v", "0", "s", group, frames, ranking, is_absent=is_absent, presence_score=presence_score)
 
 
 def test_sentences_without_a_target_count_for_rejection_alone():
     """Found is what has a pixel in some frame; AUC compares 0.9 and none with 0.2, 0.95 and none."""
     entries = (
-        absent("motion", 5, 0.9, is_absent=False),
-        absent("motion", 0, None, is_absent=False),
+        absent("motion", 5, 0.9, is_absent=False, drawn=0.5),
+        absent("motion", 0, None, is_absent=False, drawn=0.9),
         absent("motion", 0, 0.2),
         absent("motion", 3, 0.95),
         absent("place", 0, None),
@@ -87,12 +87,14 @@ def test_sentences_without_a_target_count_for_rejection_alone():
         {"J&F/motion": 0.75, "N-acc/motion": 0.5, "T-acc/motion": 0.5, "AUC/motion": 1 / 4, "N-acc/place": 1.0}
     )
     written = report.as_dict()
-    assert written["rejection"] == pytest.approx({"present": 2, "found": 1, "absent": 3, "rejected": 2, **expected})
-    assert report.as_table().splitlines()[0] == "|  | entries | J&F | J | F | absent | N-acc | T-acc | AUC |"
+    counts = {"present": 2, "found": 1, "absent": 3, "rejected": 2, "J without rejection": 0.7}
+    assert written["rejection"] == pytest.approx({**counts, **expected})
+    head = "|  | entries | J&F | J | F | absent | N-acc | T-acc | AUC | J without rejection |"
+    assert report.as_table().splitlines()[0] == head
     assert report.as_table().splitlines()[2:] == [
-        "| all | 2 | 75.0 | 75.0 | 75.0 | 3 | 66.7 | 50.0 | 41.7 |",
-        "| motion | 2 | 75.0 | 75.0 | 75.0 | 2 | 50.0 | 50.0 | 25.0 |",
-        "| place | 0 |  |  |  | 1 | 100.0 |  |  |",
+        "| all | 2 | 75.0 | 75.0 | 75.0 | 3 | 66.7 | 50.0 | 41.7 | 70.0 |",
+        "| motion | 2 | 75.0 | 75.0 | 75.0 | 2 | 50.0 | 50.0 | 25.0 | 70.0 |",
+        "| place | 0 |  |  |  | 1 | 100.0 |  |  |  |",
     ]
     assert [(row["absent"], row["found"], row["J"]) for row in report.rows()] == [
         (False, True, 0.5), (False, False, 1.0), (True, False, ""), (True, True, ""), (True, False, ""),
@@ -109,7 +111,7 @@ def test_nothing_is_said_of_rejection_where_nothing_could_be_rejected():
     present = absent("", 5, 0.9, is_absent=False)
     assert EvalReport(1, 1, (present,)).rejection is None
     assert EvalReport(1, 1, (present,), min_score=0.1).rejection.as_dict() == {
-        "present": 1, "found": 1, "absent": 0, "rejected": 0, "T-acc": 1.0,
+        "present": 1, "found": 1, "absent": 0, "rejected": 0, "T-acc": 1.0, "J without rejection": 0.0,
     }  # fmt: skip
     assert EvalReport(1, 1, (entry("anno_0", 0.2, 0.4),), min_score=0.1).rejection is None, "sentences were merged"
     assert EvalReport(0, 0, (), min_score=0.1).rejection is None
