@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to a trained, evaluated model that also says "not found", and a video of what it sees, on generated clips:
 #
-#   bash scripts/quickstart.sh            some 10 minutes on 2 CPU cores, after the install
+#   bash scripts/quickstart.sh            some 11 minutes on 2 CPU cores, after the install
 #   bash scripts/quickstart.sh --short    the same steps in a minute or two; the model learns next to nothing
 #   bash scripts/quickstart.sh [--short] key=value ...     with other settings, see configs/schema.py
 #
