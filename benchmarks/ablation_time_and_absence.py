@@ -89,12 +89,16 @@ def scores(entries: Sequence[EntryScore], *, threshold: float) -> dict[str, floa
     return numbers
 
 
+def read_stages(share: float) -> list[dict[str, Any]]:
+    """The stages of the recipe with a share of their steps."""
+    with RECIPE.open(encoding="utf-8") as file:
+        stages: list[dict[str, Any]] = YAML(typ="safe").load(file)["stages"]
+    return [{**stage, "max_steps": max(1, round(share * stage["max_steps"]))} for stage in stages]
+
+
 def run_seed(data: Path, folder: Path, seed: int, share: float) -> dict[str, dict[str, float]]:
     """The numbers of the three arms."""
-    with RECIPE.open(encoding="utf-8") as file:
-        stages = YAML(typ="safe").load(file)["stages"]
-    for stage in stages:
-        stage["max_steps"] = max(1, round(share * stage["max_steps"]))
+    stages = read_stages(share)
     folder.mkdir(parents=True, exist_ok=True)
     held_out = folder.parent / "ref_youtube_vos_train_held_out.txt"
     if not held_out.exists():
@@ -148,10 +152,8 @@ def main() -> int:
             numbers = run_seed(options.data.resolve(), options.out.resolve() / f"seed{seed}", seed, options.share)
             result.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
         by_seed[str(seed)] = json.loads(result.read_text(encoding="utf-8"))
-    text = (
-        f"Seeds {', '.join(by_seed)}, {options.share:g} of the steps of configs/shapes.yaml, PyTorch "
-        f"{torch.__version__}, {date.today()}.\n\n{as_table(by_seed)}"
-    )
+    steps = ", ".join(f"{stage['name']} {stage['max_steps']}" for stage in read_stages(options.share))
+    text = f"Seeds {', '.join(by_seed)}; steps: {steps}; PyTorch {torch.__version__}, {date.today()}.\n\n{as_table(by_seed)}"
     (options.out / "ablation.json").write_text(json.dumps(by_seed, indent=1), encoding="utf-8")
     (options.out / "ablation.md").write_text(text, encoding="utf-8")
     sys.stdout.write(text)
