@@ -153,7 +153,8 @@ def main() -> int:
             result.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
         by_seed[str(seed)] = json.loads(result.read_text(encoding="utf-8"))
     steps = ", ".join(f"{stage['name']} {stage['max_steps']}" for stage in read_stages(options.share))
-    text = f"Seeds {', '.join(by_seed)}; steps: {steps}; PyTorch {torch.__version__}, {date.today()}.\n\n{as_table(by_seed)}"
+    heading = f"Seeds {', '.join(by_seed)}; steps: {steps}; PyTorch {torch.__version__}, {date.today()}."
+    text = f"{heading}\n\n{as_table(by_seed)}"
     (options.out / "ablation.json").write_text(json.dumps(by_seed, indent=1), encoding="utf-8")
     (options.out / "ablation.md").write_text(text, encoding="utf-8")
     sys.stdout.write(text)
