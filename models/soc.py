@@ -131,6 +131,8 @@ class SOC(nn.Module):
     def train_only(self, parts: Collection[str], *, layers: Literal["all", "last"] = "all") -> None:
         """Freezes all but some parts: no gradients, and evaluation mode from the next call of `train` on.
 
+        Gradients of before are dropped: those of frozen parts would count in the norm that gradients are clipped to.
+
         Args:
             parts: names of the model's own modules, such as "object_cluster"; empty: everything is trained, except what
                 was frozen when the model was built, which always stays so.
@@ -138,6 +140,7 @@ class SOC(nn.Module):
         """
         self._frozen = frozenset(name for name, _ in self.named_children() if parts and name not in parts)
         self._trains_all_layers = layers == "all"
+        self.zero_grad()
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in self._trainable and name.split(".")[0] not in self._frozen)
         if not self._trains_all_layers:
