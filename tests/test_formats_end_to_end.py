@@ -69,7 +69,7 @@ def test_the_split_of_mevis_without_masks_gives_a_submission(config_of):
 
 
 @pytest.mark.parametrize("config_of", ["mevis v2"], indirect=True)
-def test_sentences_that_mean_nothing_are_segmented_and_written_but_not_scored(config_of):
+def test_sentences_that_mean_nothing_are_written_and_scored_by_their_rejection(config_of):
     config = config_of("absent")
     run("eval", config)
     (report,) = json.loads((config.output_dir / "results.json").read_text())["sets"].values()
@@ -83,7 +83,12 @@ def test_sentences_that_mean_nothing_are_segmented_and_written_but_not_scored(co
     }
     everything = {(video, name) for video, content in described.items() for name in content["expressions"]}
     assert with_target < everything
-    assert {(entry["video"], entry["expression"]) for entry in report["entries"]} == with_target
+    scored = {
+        is_absent: {(e["video"], e["expression"]) for e in report["entries"] if e["absent"] == is_absent}
+        for is_absent in (False, True)
+    }
+    assert scored == {False: with_target, True: everything - with_target}
+    assert report["rejection"]["absent"] == len(everything - with_target)
     assert "mevis v2" in (config.output_dir / "results.json").read_text(), "the results say which release they are of"
     written = {path.parent.parts[-2:] for path in (config.output_dir / "Annotations").rglob("*.png")}
     assert written == everything
