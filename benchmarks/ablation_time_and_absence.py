@@ -30,8 +30,8 @@ import torch
 from ruamel.yaml import YAML
 
 from evaluation.journal import read_videos
-from evaluation.report import EntryScore, presence_scores
-from metrics.rejection import auc, best_point, operating_points
+from evaluation.report import EntryScore, EvalReport, presence_scores
+from metrics.rejection import best_point, operating_points
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECIPE = REPOSITORY / "configs" / "shapes.yaml"
@@ -76,16 +76,14 @@ def evaluate(output: Path, *settings: str) -> list[EntryScore]:
 
 def scores(entries: Sequence[EntryScore], *, threshold: float) -> dict[str, float]:
     """J&F of present sentences, overall and by kind, and what the threshold rejects."""
-    present = [entry for entry in entries if not entry.is_absent]
-    means = {id(entry): (entry.region.mean + entry.boundary.mean) / 2 for entry in present}
-    numbers = {"J&F": statistics.fmean(means.values())}
-    for kind in sorted({entry.group for entry in present}):
-        numbers[kind] = statistics.fmean(means[id(entry)] for entry in present if entry.group == kind)
+    report = EvalReport(0, 0, tuple(entries))
+    measured = report.scores()
+    numbers = {"J&F": measured["J&F"], **{kind: measured[f"J&F/{kind}"] for kind in report.groups}}
     found, refused = presence_scores(entries, absent=False), presence_scores(entries, absent=True)
-    numbers["AUC"] = auc(found, refused)
+    numbers["AUC"] = measured["AUC"]
     numbers["N-acc"], numbers["T-acc"] = float((refused < threshold).mean()), float((found >= threshold).mean())
-    kept = np.array([means[id(entry)] for entry in present]) * (found >= threshold)
-    numbers["J&F with rejection"] = float(kept.mean())
+    means = np.array([(entry.region.mean + entry.boundary.mean) / 2 for entry in report.present])
+    numbers["J&F with rejection"] = float((means * (found >= threshold)).mean())
     return numbers
 
 

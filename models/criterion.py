@@ -243,10 +243,10 @@ def _mask_losses(
     matched = torch.stack(
         [layer.mask_logits[pairs.sample, :, query] for layer, query in zip(layers, pairs.query, strict=True)]
     )
-    if (
-        not matched.numel()
-    ):  # interpolation refuses it; this sum is 0 with a graph, so that all parameters get gradients
-        return matched.flatten(1).sum(dim=1), matched.flatten(1).sum(dim=1)
+    if not matched.numel():
+        # Interpolation refuses it. This sum is 0 with a graph, so that all parameters get gradients.
+        nothing = matched.flatten(1).sum(dim=1)
+        return nothing, nothing
     size = (targets.masks.shape[-2], targets.masks.shape[-1])
     upsampled = upsample_logits(rearrange(matched, "l p t h w -> l (p t) h w"), size)
     logits = rearrange(upsampled, "l n h w -> l n (h w)")

@@ -109,13 +109,16 @@ def test_random_windows_with_an_absent_sentence_start_anywhere(root, sentences_p
         assert all(target.is_absent or target.is_visible.any() for target in sample.targets)
 
 
-def test_random_windows_need_not_show_an_object_if_a_sentence_is_absent(root):
-    videos = [
-        dataclasses.replace(video, expressions=(Expression("nothing", "x", ()), video.expressions[1]))
-        for video in training_videos(make_config(root))[:1]
-    ]
+def clips_of_nothing_and_object_2(root, **settings):
+    """Clips of one video with two sentences: about nothing, and about object 2."""
+    video = training_videos(make_config(root))[0]
+    video = dataclasses.replace(video, expressions=(Expression("nothing", "x", ()), video.expressions[1]))
     fields = {"num_frames": 4, "sentences_per_clip": 2, "short_side": HEIGHT, "long_side": WIDTH}
-    clips = ClipDataset(videos, frame_sampling="random", **fields, flip_probability=0.0, seed=0)
+    return ClipDataset([video], **fields, **settings, flip_probability=0.0, seed=0)
+
+
+def test_random_windows_need_not_show_an_object_if_a_sentence_is_absent(root):
+    clips = clips_of_nothing_and_object_2(root, frame_sampling="random")
     samples = samples_of(clips, epochs=30)
     assert set(starts_of(samples)) == set(range(7))
     assert set(starts_of(samples, expression="1")) == {5, 6}, "object 2 shows in frames 8 and 9 alone"
@@ -131,12 +134,7 @@ def test_one_supervised_frame_of_an_absent_sentence_is_any_frame(root):
 
 
 def test_one_supervised_frame_shows_an_object_wherever_the_window_does(root):
-    videos = [
-        dataclasses.replace(video, expressions=(Expression("nothing", "x", ()), video.expressions[1]))
-        for video in training_videos(make_config(root))[:1]
-    ]
-    fields = {"num_frames": 4, "sentences_per_clip": 2, "short_side": HEIGHT, "long_side": WIDTH}
-    clips = ClipDataset(videos, supervised_frames="one", **fields, flip_probability=0.0, seed=0)
+    clips = clips_of_nothing_and_object_2(root, supervised_frames="one")
     found = {}
     for sample in samples_of(clips, epochs=20):
         start = int(sample.meta[0].frame_names[0]) // 5

@@ -1,4 +1,4 @@
-"""Sentences about a clip of Referring Shapes that mean nothing in it: clearly false of every object, if only just."""
+"""Sentences about a clip of Referring Shapes that mean nothing in it: clearly false of every object, half only just."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
