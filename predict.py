@@ -1,18 +1,11 @@
 """Prediction: any video and any sentences to masks, an overlay video and a JSON file."""
 
 import logging
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-from jaxtyping import Bool
-from torch import Tensor
 
 from configs.schema import Config
 from engine.distributed import World
@@ -20,16 +13,13 @@ from engine.progress import progress_bar
 from engine.provenance import provenance
 from engine.seeding import seed_everything
 from engine.startup import start_process
-from loading.clips import as_clip
-from loading.text import clean_sentence
-from loading.transforms import resize_frames
 from media.files import claim_output, write_json
 from media.mask_png import write_binary_png
 from media.overlay import NOT_FOUND, Overlay, object_colour
-from media.video import Frame, VideoWriter, open_video, write_video
-from models.answers import Answer, Answers
-from models.build import build_model_for_inference, resolve_min_score
-from models.inference import encode_sentences, segment_clip
+from media.video import VideoWriter, write_video
+from models.build import build_model_for_inference
+from prediction.sources import FrameRange, open_source
+from prediction.stream import ObjectPrediction, PredictionSettings, VideoPredictor, WindowPrediction, clean_sentences
 
 logger = logging.getLogger(__name__)
 
@@ -60,26 +50,21 @@ class ObjectRecord:
     boxes_xyxy_px: list[list[float]] = field(default_factory=list)
     areas_px: list[int] = field(default_factory=list)
 
-    def add(self, answer: Answer, masks: Bool[Tensor, "time height width"]) -> None:
-        """Appends the answer in one window and its masks."""
-        prediction = answer.ranked[0]
-        height, width = masks.shape[-2:]
-        limit = torch.tensor([width, height, width, height], dtype=torch.float32)
-        boxes = torch.minimum((prediction.boxes_xyxy_norm * limit).clamp(min=0), limit)
-        self.found |= answer.is_found
-        self.found_in_windows.append(answer.is_found)
-        self.window_scores.append(round(answer.scores[0], 5))
+    def add(self, prediction: ObjectPrediction) -> None:
+        """Appends the answer in one window; areas come with the masks."""
+        self.found |= prediction.is_found
+        self.found_in_windows.append(prediction.is_found)
+        self.window_scores.append(round(prediction.window_score, 5))
         self.queries.append(prediction.query)
         self.scores += [round(score, 5) for score in prediction.frame_scores.tolist()]
-        self.boxes_xyxy_px += [[round(side, 2) for side in box] for box in boxes.tolist()]
-        self.areas_px += masks.flatten(1).sum(dim=1).tolist()
+        self.boxes_xyxy_px += [[round(side, 2) for side in box] for box in prediction.boxes_xyxy_px.tolist()]
 
 
 def predict(config: Config) -> None:
     """Segments `predict.video`; writes `masks/`, `overlay.mp4` and `prediction.json` to `output_dir`.
 
-    The video is read once, from start to end, `data.eval_num_frames` frames at a time, so that memory does not grow
-    with its length. `prediction.json` is written last: where it exists, the output is complete.
+    The video is read once, from start to end, window by window, so that memory does not grow with its length.
+    `prediction.json` is written last: where it exists, the output is complete.
 
     Raises:
         ValueError: if video, sentences, weights or output folder are not usable.
@@ -87,44 +72,37 @@ def predict(config: Config) -> None:
     device = start_process(config, World())
     seed_everything(config.train.seed)
     settings, folder = config.predict, config.output_dir
-    sentences = clean_sentences(config)
+    if not settings.sentences:
+        raise ValueError('predict.sentences is empty: give --sentence "what to look for", once per object')
     if settings.video is None:
         raise ValueError("predict.video is not set: give --video FILE, or predict.video=FILE")
-    source = open_video(settings.video)
-    frames = source.frames(settings.frame_step)
-    first = next(frames)  # an unreadable video is reported before the model is built
-    height, width = first.pixels.shape[:2]
+    source = open_source(settings.video)
+    # an unreadable video is reported before the model is built
+    frames = FrameRange(step=settings.frame_step).of(source, name=str(settings.video))
 
-    min_score = resolve_min_score(config)
-    model = build_model_for_inference(config).to(device).eval()
+    how = PredictionSettings.of_config(config)
+    sentences = clean_sentences(settings.sentences, lower_case=how.lower_case)
+    predictor = VideoPredictor(build_model_for_inference(config), settings=how, device=device)
     claim_output(folder, markers=(MASKS, OVERLAY, SUMMARY), overwrite=config.overwrite)
     (folder / SUMMARY).unlink(missing_ok=True)  # with overwrite: an interrupted run must not look complete
     fps = settings.fps or max(1.0, source.fps / settings.frame_step)
-    overlay = Overlay(sentences, height=height, width=width)
     records = [ObjectRecord(sentence) for sentence in sentences]
-    overlap = config.data.window_overlap
-    answering = Answers(overlap=overlap, min_score=min_score)
+    overlay: Overlay | None = None
     names: list[str] = []
     indices: list[int] = []
-    with torch.no_grad(), ExitStack() as stack:
-        texts = encode_sentences(model, sentences, group=config.data.eval_sentences, device=device)
+    with ExitStack() as stack:
         writer = stack.enter_context(write_video(folder / OVERLAY, fps=fps))
         bar = stack.enter_context(progress_bar(total=None, title="predict", world=World(), unit="frame"))
-        for window, num_old in in_windows(chain([first], frames), config.data.eval_num_frames, overlap=overlap):
-            pixels = as_clip(np.stack([frame.pixels for frame in window]))
-            resized = resize_frames(pixels, short_side=config.data.short_side, long_side=config.data.long_side)
-            answers: list[Answer] = []
-            for layer in segment_clip(model, resized, texts, device=device, choice=answering.choice):
-                answers += [each.frames(num_old) for each in answering.of(layer, first_sentence=len(answers))]
-            new = window[num_old:]
-            masks = [each.masks_at((height, width), logit_threshold=logit(settings.threshold)) for each in answers]
-            for record, answer, mask in zip(records, answers, masks, strict=True):
-                record.add(answer, mask)
-            found = [each.is_found for each in answers]
-            write_window(folder, new, [mask.numpy() for mask in masks], found, overlay, writer)
-            names += [frame.name for frame in new]
-            indices += [frame.index for frame in new]
-            bar.update(len(new))
+        for window in predictor.stream(frames, sentences):
+            if overlay is None:
+                height, width = window.frames[0].pixels.shape[:2]
+                overlay = Overlay(sentences, height=height, width=width)
+            for record, prediction in zip(records, window.objects, strict=True):
+                record.add(prediction)
+            write_window(folder, window, records, overlay, writer)
+            names += [frame.name for frame in window.frames]
+            indices += [frame.index for frame in window.frames]
+            bar.update(len(window.frames))
     remove_stale_masks(folder / MASKS, num_objects=len(sentences), names=names)
     summary = {
         "video": str(settings.video),
@@ -134,8 +112,9 @@ def predict(config: Config) -> None:
         "overlay_fps": fps,
         "frame_indices": indices,
         "frame_names": names,
-        "window_frames": config.data.eval_num_frames,
-        "min_score": min_score,
+        "window_frames": how.window_frames,
+        "identity": how.identity,
+        "min_score": how.min_score,
         "objects": [describe_object(i, record) for i, record in enumerate(records)],
     } | provenance(config)
     write_json(folder / SUMMARY, summary)
@@ -145,41 +124,6 @@ def predict(config: Config) -> None:
     logger.info("%d frames, %d sentences: see %s", len(names), len(sentences), folder / OVERLAY)
 
 
-def clean_sentences(config: Config) -> list[str]:
-    """The sentences as the model reads them.
-
-    Raises:
-        ValueError: if there is none, or one is empty.
-    """
-    if not config.predict.sentences:
-        raise ValueError('predict.sentences is empty: give --sentence "what to look for", once per object')
-    lower_case = config.data.sets[0].lower_case
-    sentences = [clean_sentence(text, lower_case=lower_case) for text in config.predict.sentences]
-    if "" in sentences:
-        raise ValueError(f"predict.sentences: sentence {sentences.index('') + 1} of {len(sentences)} is empty")
-    return sentences
-
-
-def in_windows(frames: Iterable[Frame], longest: int, *, overlap: int = 0) -> Iterator[tuple[list[Frame], int]]:
-    """Consecutive windows, and how many of their frames the one before has shown already.
-
-    Args:
-        frames: of the video.
-        longest: frames of a window at most; 0: all in one.
-        overlap: frames that neighbouring windows share, fewer than `longest`.
-    """
-    remaining = iter(frames)
-    shared: list[Frame] = []
-    while new := list(islice(remaining, longest - len(shared) if longest else None)):
-        yield [*shared, *new], len(shared)
-        shared = [*shared, *new][-overlap:] if overlap else []
-
-
-def logit(probability: float) -> float:
-    """The number whose sigmoid is `probability`."""
-    return math.log(probability / (1 - probability))
-
-
 def where_missing(record: ObjectRecord) -> str:
     """A sentence that was not found, and in how many windows where it was found in others."""
     missing, windows = record.found_in_windows.count(False), len(record.found_in_windows)
@@ -187,30 +131,24 @@ def where_missing(record: ObjectRecord) -> str:
 
 
 def write_window(
-    folder: Path,
-    window: Sequence[Frame],
-    masks: Sequence[Bool[np.ndarray, "time height width"]],
-    found: Sequence[bool],
-    overlay: Overlay,
-    writer: VideoWriter,
+    folder: Path, window: WindowPrediction, records: Sequence[ObjectRecord], overlay: Overlay, writer: VideoWriter
 ) -> None:
-    """Mask files and overlay frames of one window.
+    """Mask files and overlay frames of one window, frame by frame, and the areas of the masks.
 
     Args:
         folder: of the output.
-        window: its frames.
-        masks: of each object.
-        found: which of the sentences were not rejected.
+        window: its frames and objects.
+        records: of the objects; they get the areas.
         overlay: renders the frames.
         writer: of the overlay video.
     """
-    for index, masks_of_object in enumerate(masks):
-        target = folder / MASKS / f"{index:02d}"
-        target.mkdir(parents=True, exist_ok=True)
-        for frame, mask in zip(window, masks_of_object, strict=True):
-            write_binary_png(target / f"{frame.name}.png", mask)
-    for position, frame in enumerate(window):
-        writer.add(overlay.render(frame.pixels, [mask[position] for mask in masks], found))
+    found = [prediction.is_found for prediction in window.objects]
+    for position, frame in enumerate(window.frames):
+        masks = [prediction.mask(position) for prediction in window.objects]
+        for index, (record, mask) in enumerate(zip(records, masks, strict=True)):
+            write_binary_png(folder / MASKS / f"{index:02d}" / f"{frame.name}.png", mask)
+            record.areas_px.append(int(mask.sum()))
+        writer.add(overlay.render(frame.pixels, masks, found))
 
 
 def remove_stale_masks(folder: Path, *, num_objects: int, names: Sequence[str]) -> None:

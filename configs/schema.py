@@ -437,6 +437,10 @@ class PredictConfig(ConfigNode):
     frame_step: PositiveInt = 1
     """Use every so many frames."""
 
+    identity: Literal["matched", "independent"] = "matched"
+    """How the windows of a long video belong together, see `data.eval_identity`. Here objects are followed, so that
+    none jumps where a window ends; benchmarks have the published `independent`."""
+
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Probability above which a pixel belongs to an object; 0 and 1 would select all pixels and none."""
 

@@ -13,7 +13,18 @@ from torch import Tensor
 from configs.schema import Config
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE_FOLDERS = ("configs", "datasets", "engine", "evaluation", "loading", "media", "metrics", "models", "structures")
+SOURCE_FOLDERS = (
+    "configs",
+    "datasets",
+    "engine",
+    "evaluation",
+    "loading",
+    "media",
+    "metrics",
+    "models",
+    "prediction",
+    "structures",
+)
 SOURCE_SUFFIXES = (".py", ".cpp", ".cu", ".cuh", ".h")
 
 

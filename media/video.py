@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +14,7 @@ import av.container
 import av.error
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from media.files import atomic_path
 from media.video_stream import open_video_stream, rgb_pixels
@@ -51,19 +51,24 @@ class FrameSource(Protocol):
     def fps(self) -> float:
         """Frames per second."""
 
-    def frames(self, step: int = 1) -> Iterator[Frame]:
-        """Every `step`-th frame, one at a time."""
+    def frames(self, step: int = 1, *, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        """Every `step`-th frame from number `start` on, before number `stop`, one at a time; none where it is over."""
 
 
 def open_video(path: Path) -> FrameSource:
-    """A video file or a folder of frames.
+    """A video file, a folder of frames, or a single image.
 
     Raises:
         ValueError: if there is nothing at `path`, it is no video, or holds no frame.
     """
     source: FrameSource
     if path.is_dir():
-        source = FrameFolder(path)
+        images = [file for file in path.iterdir() if is_image(file)]
+        if not images:
+            raise ValueError(f"video {path}: the folder holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        source = FrameFiles(images, name=str(path))
+    elif path.is_file() and is_image(path):
+        source = FrameFiles([path], name=str(path))
     elif path.is_file():
         source = VideoFile(path)
     else:
@@ -71,38 +76,50 @@ def open_video(path: Path) -> FrameSource:
     return source
 
 
-class FrameFolder:
-    """The images of a folder, in the order of their names; numbers in names count as numbers.
+def is_image(path: Path) -> bool:
+    """Whether the name is that of an image; hidden files are none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+class FrameFiles:
+    """Images as frames of a video, in the order of their names; numbers in names count as numbers.
+
+    Args:
+        paths: of the images, one or more.
+        name: of the video, for messages.
 
     Raises:
-        ValueError: if the folder holds no image, or two of the same stem.
+        ValueError: if two of them have the same stem.
     """
 
     fps = FOLDER_FPS
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._paths = sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
-        if not self._paths:
-            raise ValueError(f"video {folder}: the folder holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    def __init__(self, paths: Sequence[Path], *, name: str) -> None:
+        self._paths = sorted(paths, key=natural_order)
         stems = [path.stem for path in self._paths]
         double = sorted({stem for stem in stems if stems.count(stem) > 1})
         if double:
-            raise ValueError(f"video {folder}: several images are called {', '.join(double[:3])}")
+            raise ValueError(f"video {name}: several images are called {', '.join(double[:3])}")
 
-    def frames(self, step: int = 1) -> Iterator[Frame]:
-        """See `FrameSource`; raises ValueError for an unreadable image or one of another size than the first."""
+    def frames(self, step: int = 1, *, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        """See `FrameSource`; raises ValueError for an unreadable image or one of another size than the first.
+
+        A photograph is turned as its camera was held, as viewers do.
+        """
         shape = None
-        for index in range(0, len(self._paths), step):
+        for index in range(len(self._paths))[start:stop:step]:
             path = self._paths[index]
             try:
                 with Image.open(path) as image:
-                    pixels = np.array(image.convert("RGB"))
-            except (UnidentifiedImageError, OSError, SyntaxError) as error:
+                    pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
                 raise ValueError(f"{path}: not a readable image ({error})") from None
             shape = shape or pixels.shape
             if pixels.shape != shape:
-                raise ValueError(f"{path}: (height, width) {pixels.shape[:2]}, but the frames before have {shape[:2]}")
+                raise ValueError(
+                    f"{path}: (height, width) {pixels.shape[:2]}, but the frames before have {shape[:2]}; "
+                    "images that do not belong to one video are given one by one"
+                )
             yield Frame(index, path.stem, pixels)
 
 
@@ -119,7 +136,7 @@ class VideoFile:
             rate = stream.average_rate or stream.guessed_rate
             self.fps = float(rate) if rate else UNKNOWN_FPS
 
-    def frames(self, step: int = 1) -> Iterator[Frame]:
+    def frames(self, step: int = 1, *, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
         """See `FrameSource`.
 
         Frames are counted as they are decoded, because time stamps of real files have gaps and repeats. A truncated
@@ -130,7 +147,9 @@ class VideoFile:
             try:
                 for decoded in container.decode(stream):
                     size = size or (decoded.width, decoded.height)
-                    if index % step == 0:
+                    if stop is not None and index >= stop:
+                        return
+                    if index >= start and (index - start) % step == 0:
                         # a stream may change its size; all frames get that of the first
                         pixels = rgb_pixels(decoded, width=size[0], height=size[1])
                         yield Frame(index, f"{index:05d}", pixels)
@@ -181,7 +200,7 @@ def write_video(path: Path, *, fps: float) -> Iterator[VideoWriter]:
         writer.finish()
 
 
-def _natural_order(path: Path) -> tuple[tuple[int, int, str], ...]:
+def natural_order(path: Path) -> tuple[tuple[int, int, str], ...]:
     """`frame2` before `frame10`."""
     parts = re.findall(r"\d+|\D+", path.stem)
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)

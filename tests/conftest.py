@@ -7,7 +7,9 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-CHECKED_PACKAGES = ["structures", "media", "metrics", "datasets", "loading", "models", "engine", "evaluation"]
+CHECKED_PACKAGES = [
+    *("structures", "media", "metrics", "datasets", "loading", "models", "engine", "evaluation", "prediction"),
+]
 
 shape_checker = install_import_hook(CHECKED_PACKAGES, "beartype.beartype")
 

@@ -24,6 +24,7 @@ PACKAGES = (
     "media",
     "metrics",
     "models",
+    "prediction",
     "structures",
     "tools",
 )

@@ -14,14 +14,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 PACKAGES = (
-    "structures", "media", "metrics", "datasets", "configs", "loading", "models", "engine", "evaluation", "tools",
-    "tests", "benchmarks",
+    "structures", "media", "metrics", "datasets", "configs", "loading", "models", "engine", "evaluation", "prediction",
+    "tools", "tests", "benchmarks",
 )  # fmt: skip
 SCRIPTS = ("main", "train", "eval", "predict")
 PROJECT = (*PACKAGES, *SCRIPTS)
 
 FOUNDATION = {"structures", "media"}
 LIBRARY = FOUNDATION | {"metrics", "datasets", "configs", "loading", "models", "engine", "evaluation"}
+PREDICTION = LIBRARY | {"prediction"}
 ALLOWED = {
     "structures": set(),
     "media": set(),
@@ -32,11 +33,12 @@ ALLOWED = {
     "models": {"structures", "configs"},
     "engine": {"structures", "media", "configs"},
     "evaluation": LIBRARY,
-    "predict": LIBRARY,
+    "prediction": LIBRARY - {"evaluation"},
+    "predict": PREDICTION,
     "eval": LIBRARY,
-    "train": LIBRARY | {"eval", "predict"},
-    "main": LIBRARY | {"train", "eval", "predict"},
-    "tools": LIBRARY | {"eval", "predict", "train"},
+    "train": PREDICTION | {"eval", "predict"},
+    "main": PREDICTION | {"train", "eval", "predict"},
+    "tools": PREDICTION | {"eval", "predict", "train"},
 }
 
 # Inside models: a module imports only from floors below its own.

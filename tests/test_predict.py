@@ -11,7 +11,8 @@ from PIL import Image
 from media.mask_png import read_index_png
 from media.overlay import GREY, TEXT, Overlay, blend_masks, object_colour, render_caption, wrap_text
 from media.video import open_video, write_video
-from predict import in_windows, predict
+from predict import predict
+from prediction.stream import in_windows
 from tests.tiny_run import tiny_config, with_busy_weights, write_tiny_root
 
 SENTENCES = ("a square", "the upper  Square")
@@ -38,7 +39,9 @@ def video_file(tmp_path_factory):
 
 
 def prediction_config(root, output, video, *, data=None, **settings):
-    return tiny_config(root, output, data=data or {}, predict={"video": video, "sentences": SENTENCES, **settings})
+    """Windows of three frames that share none, unless the settings say otherwise."""
+    predicted = {"video": video, "sentences": SENTENCES, "identity": "independent", **settings}
+    return tiny_config(root, output, data=data or {}, predict=predicted)
 
 
 def read_summary(folder):
@@ -324,8 +327,8 @@ def test_a_window_knows_what_its_objects_did_before_only_with_trajectories(root,
         for i, pixels in enumerate(frames):
             Image.fromarray(pixels).save(folder / f"{i:02d}.png")
         out = tmp_path / f"out{start}"
-        data = {"eval_num_frames": 6, "eval_overlap": 2, "eval_identity": "matched"}
-        predicted = {"video": folder, "sentences": SENTENCES}
+        data = {"eval_num_frames": 6, "eval_overlap": 2}
+        predicted = {"video": folder, "sentences": SENTENCES, "identity": "matched"}
         config = tiny_config(
             root, out, data=data, model={"trajectory": trajectory, "num_queries": 1}, predict=predicted
         )

@@ -11,7 +11,8 @@ from tools.mutate.operators import Mutant
 from tools.mutate.tree import tracked_files
 
 DEFAULT_ROOTS = (
-    *("models", "metrics", "datasets", "loading", "evaluation", "media", "engine", "eval.py", "predict.py", "train.py"),
+    *("models", "metrics", "datasets", "loading", "evaluation", "prediction", "media", "engine"),
+    *("eval.py", "predict.py", "train.py"),
 )
 
 
