@@ -30,7 +30,7 @@ ALLOWED = {
     "datasets": FOUNDATION,
     "configs": {"structures", "datasets"},
     "loading": FOUNDATION | {"datasets", "configs"},
-    "models": {"structures", "configs"},
+    "models": FOUNDATION | {"configs"},
     "engine": {"structures", "media", "configs"},
     "evaluation": LIBRARY,
     "prediction": LIBRARY - {"evaluation"},
@@ -50,7 +50,8 @@ FLOORS = (
     {"soc", "matcher", "postprocess"},
     {"criterion", "identity"},
     {"inference", "answers"},
-    {"build"},
+    {"build", "model_card"},
+    {"saved_model"},
 )
 
 BANNED = {
