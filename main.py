@@ -1,4 +1,7 @@
-"""Command line: `python main.py {train,eval,predict,config} --config FILE [key=value ...]`."""
+"""Command line: `python main.py {train,eval,predict,config} --config FILE [key=value ...]`.
+
+`predict` takes `--model FOLDER`, a saved model, in place of the configuration.
+"""
 
 import argparse
 import json
@@ -17,9 +20,26 @@ EPILOG = """\
 examples:
   python main.py train --config configs/shapes.yaml data.root=DATA optim.lr=1e-4
   python main.py eval --config configs/shapes.yaml data.root=DATA model.weights=CHECKPOINT
+  python main.py predict --model FOLDER --video clip.mp4 --sentence "the brown dog" --sentence "a cat"
   python main.py predict --config configs/shapes.yaml --video clip.mp4 --sentence "the star" model.weights=CHECKPOINT
   python main.py config --config configs/shapes.yaml
 """
+
+
+SHORT_FORMS = {
+    "--video": ("predict.video", "PATH", "a video, image, folder or glob; may be repeated"),
+    "--sentence": ("predict.sentences", "TEXT", "what to look for, or NAME=TEXT; may be repeated"),
+    "--sentences": ("predict.sentences_file", "FILE", "sentences of a text or JSON file"),
+    "--start": ("predict.start", "TIME", "seconds, 00:01:02, or a frame such as 120f"),
+    "--end": ("predict.end", "TIME", "in the same forms"),
+    "--step": ("predict.frame_step", "N", "every so many frames"),
+    "--size": ("predict.size", "PIXELS", "shorter side of what the model sees"),
+    "--output": ("output_dir", "DIR", "where the results go"),
+}
+"""Option -> key, what stands for its value, and help."""
+
+REPEATED = ("predict.video", "predict.sentences")
+NUMBERS = ("predict.frame_step", "predict.size")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -28,27 +48,38 @@ def make_parser() -> argparse.ArgumentParser:
         description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("mode", choices=("train", "eval", "predict", "config"), help="config: print what is in force")
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML file, see configs/")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file, see configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key of configs/schema.py, dotted")
-    prediction = parser.add_argument_group("short forms for predict")
-    prediction.add_argument("--video", type=Path, metavar="FILE", help="predict.video: a video or a folder of frames")
-    prediction.add_argument(
-        "--sentence", action="append", metavar="TEXT", help="predict.sentences: what to look for; may be repeated"
-    )
-    prediction.add_argument("--output", type=Path, metavar="DIR", help="output_dir")
+    prediction = parser.add_argument_group("for predict (docs/predict.md)")
+    prediction.add_argument("--model", type=Path, metavar="FOLDER", help="a saved model, in place of --config")
+    for option, (key, metavar, text) in SHORT_FORMS.items():
+        action = "append" if key in REPEATED else "store"
+        prediction.add_argument(option, dest=key, action=action, metavar=metavar, help=f"{key}: {text}")
     return parser
 
 
 def prediction_overrides(arguments: argparse.Namespace) -> list[str]:
     """The short forms as overrides; JSON quotes are YAML quotes."""
-    overrides = []
-    if arguments.video is not None:
-        overrides.append(f"predict.video={json.dumps(str(arguments.video), ensure_ascii=False)}")
-    if arguments.sentence is not None:
-        overrides.append(f"predict.sentences={json.dumps(arguments.sentence, ensure_ascii=False)}")
-    if arguments.output is not None:
-        overrides.append(f"output_dir={json.dumps(str(arguments.output), ensure_ascii=False)}")
-    return overrides
+    given = {key: getattr(arguments, key) for key, _, _ in SHORT_FORMS.values()}
+    return [
+        # a number stays one
+        f"{key}={value if key in NUMBERS else json.dumps(value, ensure_ascii=False)}"
+        for key, value in given.items()
+        if value is not None
+    ]
+
+
+def load(arguments: argparse.Namespace, overrides: Sequence[str]) -> Config:
+    """The configuration of the file, or of the saved model.
+
+    Raises:
+        ValueError: it cannot be used.
+    """
+    if arguments.model is None:
+        return load_config(arguments.config, overrides)
+    from models.saved_model import read_saved_config  # needs torch, see `run`
+
+    return read_saved_config(arguments.model, overrides)
 
 
 def run(mode: str, config: Config) -> None:
@@ -78,10 +109,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_intermixed_args(argv)
     short_forms = prediction_overrides(arguments)
-    if short_forms and arguments.mode != "predict":
-        parser.error(f"--video, --sentence and --output belong to predict, not to {arguments.mode}")
+    if (short_forms or arguments.model is not None) and arguments.mode != "predict":
+        parser.error(f"--model, {', '.join(SHORT_FORMS)} belong to predict, not to {arguments.mode}")
+    if (arguments.config is None) == (arguments.model is None):
+        parser.error("--config FILE is needed, or for predict --model FOLDER, and not both")
     try:
-        run(arguments.mode, load_config(arguments.config, [*arguments.overrides, *short_forms]))
+        run(arguments.mode, load(arguments, [*arguments.overrides, *short_forms]))
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_BAD_INPUT

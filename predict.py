@@ -1,4 +1,4 @@
-"""Prediction: any video and any sentences to masks, an overlay video and a JSON file."""
+"""Prediction: any videos and any sentences to masks, an overlay video and a JSON file."""
 
 import logging
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Config
+from configs.schema import Config, PredictConfig
 from engine.distributed import World
 from engine.progress import progress_bar
 from engine.provenance import provenance
@@ -18,8 +18,10 @@ from media.mask_png import write_binary_png
 from media.overlay import NOT_FOUND, Overlay, object_colour
 from media.video import VideoWriter, write_video
 from models.build import build_model_for_inference
+from prediction.inputs import ObjectToFind, VideoToSegment, find_objects, find_videos
 from prediction.sources import FrameRange, open_source
-from prediction.stream import ObjectPrediction, PredictionSettings, VideoPredictor, WindowPrediction, clean_sentences
+from prediction.stream import ObjectPrediction, PredictionSettings, VideoPredictor, WindowPrediction
+from structures.moments import parse_moment
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ class ObjectRecord:
     """The entry of `prediction.json` about one sentence; grows window by window.
 
     Attributes:
+        name: given by the user; empty where none was.
         sentence: as given to the model.
         found: whether the sentence was found in some window.
         found_in_windows: whether it was found, per window; where it was not, it was rejected and has no pixel.
@@ -41,6 +44,7 @@ class ObjectRecord:
         areas_px: pixels of the mask, per frame.
     """
 
+    name: str
     sentence: str
     found: bool = False
     found_in_windows: list[bool] = field(default_factory=list)
@@ -61,83 +65,131 @@ class ObjectRecord:
 
 
 def predict(config: Config) -> None:
-    """Segments `predict.video`; writes `masks/`, `overlay.mp4` and `prediction.json` to `output_dir`.
+    """Segments the videos of `predict.video`; writes `masks/`, `overlay.mp4` and `prediction.json` for each.
 
-    The video is read once, from start to end, window by window, so that memory does not grow with its length.
-    `prediction.json` is written last: where it exists, the output is complete.
+    They go to `output_dir`, or with several videos to a folder of it for each. A video is read once, from start to
+    end, window by window, so that memory does not grow with its length. `prediction.json` is written last: where it
+    exists, the output is complete.
 
     Raises:
-        ValueError: if video, sentences, weights or output folder are not usable.
+        ValueError: if videos, sentences, weights or output folder are not usable. Of several videos the others are
+            segmented before one that breaks on the way is reported.
     """
     device = start_process(config, World())
     seed_everything(config.train.seed)
-    settings, folder = config.predict, config.output_dir
-    if not settings.sentences:
-        raise ValueError('predict.sentences is empty: give --sentence "what to look for", once per object')
-    if settings.video is None:
+    objects = find_objects(config.predict, lower_case=config.data.sets[0].lower_case)
+    if not config.predict.video:
         raise ValueError("predict.video is not set: give --video FILE, or predict.video=FILE")
-    source = open_source(settings.video)
-    # an unreadable video is reported before the model is built
-    frames = FrameRange(step=settings.frame_step).of(source, name=str(settings.video))
+    videos = find_videos(config.predict.video)
+    for video in videos:  # an unreadable video is reported before the model is built
+        frames = FrameRange().of(open_source(video.path), name=str(video.path))
+        frames.close()
+    settings = PredictionSettings.of_config(config)
+    predictor = VideoPredictor(build_model_for_inference(config), settings=settings, device=device)
+    several = len(videos) > 1
+    folders = [config.output_dir / video.name if several else config.output_dir for video in videos]
+    for folder in folders:
+        claim_output(folder, markers=(MASKS, OVERLAY, SUMMARY), overwrite=config.overwrite)
+    problems = []
+    for video, folder in zip(videos, folders, strict=True):
+        try:
+            predict_video(predictor, video, objects, folder, config)
+        except ValueError as error:
+            if not several:
+                raise
+            problems.append(str(error))
+            logger.error("%s", error)
+    if problems:
+        raise ValueError("\n".join([f"{len(problems)} of {len(videos)} videos could not be segmented:", *problems]))
 
-    how = PredictionSettings.of_config(config)
-    sentences = clean_sentences(settings.sentences, lower_case=how.lower_case)
-    predictor = VideoPredictor(build_model_for_inference(config), settings=how, device=device)
-    claim_output(folder, markers=(MASKS, OVERLAY, SUMMARY), overwrite=config.overwrite)
+
+def predict_video(
+    predictor: VideoPredictor, video: VideoToSegment, objects: Sequence[ObjectToFind], folder: Path, config: Config
+) -> None:
+    """Segments one video; see `predict`.
+
+    Args:
+        predictor: with the model.
+        video: to segment.
+        objects: to find.
+        folder: of the output.
+        config: of the run.
+
+    Raises:
+        ValueError: the video cannot be read, or ends before `predict.start`.
+    """
+    settings = config.predict
+    source = open_source(video.path)
+    frames = frame_range(settings).of(source, name=str(video.path))
     (folder / SUMMARY).unlink(missing_ok=True)  # with overwrite: an interrupted run must not look complete
     fps = settings.fps or max(1.0, source.fps / settings.frame_step)
-    records = [ObjectRecord(sentence) for sentence in sentences]
+    records = [ObjectRecord(each.name, each.sentence) for each in objects]
     overlay: Overlay | None = None
     names: list[str] = []
     indices: list[int] = []
     with ExitStack() as stack:
         writer = stack.enter_context(write_video(folder / OVERLAY, fps=fps))
-        bar = stack.enter_context(progress_bar(total=None, title="predict", world=World(), unit="frame"))
-        for window in predictor.stream(frames, sentences):
+        bar = stack.enter_context(progress_bar(total=None, title=video.name, world=World(), unit="frame"))
+        for window in predictor.stream(frames, [each.sentence for each in objects]):
             if overlay is None:
                 height, width = window.frames[0].pixels.shape[:2]
-                overlay = Overlay(sentences, height=height, width=width)
+                overlay = Overlay([each.label for each in objects], height=height, width=width)
             for record, prediction in zip(records, window.objects, strict=True):
                 record.add(prediction)
-            write_window(folder, window, records, overlay, writer)
+            write_window(folder, window, objects, records, overlay, writer)
             names += [frame.name for frame in window.frames]
             indices += [frame.index for frame in window.frames]
             bar.update(len(window.frames))
-    remove_stale_masks(folder / MASKS, num_objects=len(sentences), names=names)
+    remove_stale_masks(folder / MASKS, [each.folder(index) for index, each in enumerate(objects)], names)
     summary = {
-        "video": str(settings.video),
+        "video": str(video.path),
         "height": height,
         "width": width,
         "source_fps": source.fps,
         "overlay_fps": fps,
         "frame_indices": indices,
         "frame_names": names,
-        "window_frames": how.window_frames,
-        "identity": how.identity,
-        "min_score": how.min_score,
-        "objects": [describe_object(i, record) for i, record in enumerate(records)],
+        "window_frames": predictor.settings.window_frames,
+        "identity": predictor.settings.identity,
+        "min_score": predictor.settings.min_score,
+        "objects": [
+            describe_object(index, each, record)
+            for index, (each, record) in enumerate(zip(objects, records, strict=True))
+        ],
     } | provenance(config)
     write_json(folder / SUMMARY, summary)
     for record in records:
         if not all(record.found_in_windows):
             logger.info("%s%s", NOT_FOUND, where_missing(record))
-    logger.info("%d frames, %d sentences: see %s", len(names), len(sentences), folder / OVERLAY)
+    logger.info("%d frames, %d sentences: see %s", len(names), len(objects), folder / OVERLAY)
+
+
+def frame_range(settings: PredictConfig) -> FrameRange:
+    """The part of the video that is looked at."""
+    start, end = (None if text is None else parse_moment(text) for text in (settings.start, settings.end))
+    return FrameRange(start=start, end=end, step=settings.frame_step)
 
 
 def where_missing(record: ObjectRecord) -> str:
     """A sentence that was not found, and in how many windows where it was found in others."""
     missing, windows = record.found_in_windows.count(False), len(record.found_in_windows)
-    return record.sentence + (f" (in {missing} of {windows} windows)" if missing < windows else "")
+    return (record.name or record.sentence) + (f" (in {missing} of {windows} windows)" if missing < windows else "")
 
 
 def write_window(
-    folder: Path, window: WindowPrediction, records: Sequence[ObjectRecord], overlay: Overlay, writer: VideoWriter
+    folder: Path,
+    window: WindowPrediction,
+    objects: Sequence[ObjectToFind],
+    records: Sequence[ObjectRecord],
+    overlay: Overlay,
+    writer: VideoWriter,
 ) -> None:
     """Mask files and overlay frames of one window, frame by frame, and the areas of the masks.
 
     Args:
         folder: of the output.
         window: its frames and objects.
+        objects: their names are those of folders.
         records: of the objects; they get the areas.
         overlay: renders the frames.
         writer: of the overlay video.
@@ -145,20 +197,22 @@ def write_window(
     found = [prediction.is_found for prediction in window.objects]
     for position, frame in enumerate(window.frames):
         masks = [prediction.mask(position) for prediction in window.objects]
-        for index, (record, mask) in enumerate(zip(records, masks, strict=True)):
-            write_binary_png(folder / MASKS / f"{index:02d}" / f"{frame.name}.png", mask)
+        for index, (each, record, mask) in enumerate(zip(objects, records, masks, strict=True)):
+            write_binary_png(folder / MASKS / each.folder(index) / f"{frame.name}.png", mask)
             record.areas_px.append(int(mask.sum()))
         writer.add(overlay.render(frame.pixels, masks, found))
 
 
-def remove_stale_masks(folder: Path, *, num_objects: int, names: Sequence[str]) -> None:
-    """Deletes masks that an overwritten prediction of more frames or sentences left behind."""
-    written = {folder / f"{index:02d}" / f"{name}.png" for index in range(num_objects) for name in names}
-    for path in folder.glob("[0-9][0-9]*/*.png"):
+def remove_stale_masks(folder: Path, objects: Sequence[str], names: Sequence[str]) -> None:
+    """Deletes masks that an overwritten prediction of other frames or sentences left behind."""
+    written = {folder / each / f"{name}.png" for each in objects for name in names}
+    for path in folder.glob("*/*.png"):
         if path not in written:
             path.unlink()
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
 
 
-def describe_object(index: int, record: ObjectRecord) -> dict[str, Any]:
+def describe_object(index: int, each: ObjectToFind, record: ObjectRecord) -> dict[str, Any]:
     """One entry of `objects` in `prediction.json`."""
-    return {"masks": f"{MASKS}/{index:02d}", "colour_rgb": list(object_colour(index)), **vars(record)}
+    return {"masks": f"{MASKS}/{each.folder(index)}", "colour_rgb": list(object_colour(index)), **vars(record)}

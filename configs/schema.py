@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -22,6 +24,7 @@ from datasets.definition import DatasetSettings
 from datasets.ref_youtube_vos import RefYoutubeVosSettings
 from datasets.table import DATASETS
 from structures.config_node import ConfigNode
+from structures.moments import parse_moment
 
 if TYPE_CHECKING:
     AnyDatasetSettings = DatasetSettings
@@ -425,14 +428,51 @@ class EvalConfig(ConfigNode):
     """Threads that write and score masks while the model goes on; 0: it waits for them."""
 
 
-class PredictConfig(ConfigNode):
-    """Prediction on a video of one's own."""
+def _as_list(value: object) -> object:
+    """A single path stands for a list with this one."""
+    if value is None:
+        return ()
+    return (str(value),) if isinstance(value, str | Path) else value
 
-    video: Path | None = None
-    """A video file, or a folder of frames."""
+
+def _as_moment(value: object) -> object:
+    """A number is a moment in seconds."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return format(value, "f") if value >= 0 else str(value)
+    return value
+
+
+def _checked_moment(text: str) -> str:
+    parse_moment(text)
+    return text
+
+
+MomentText = Annotated[str, BeforeValidator(_as_moment), AfterValidator(_checked_moment)]
+
+
+class PredictConfig(ConfigNode):
+    """Prediction on videos of one's own."""
+
+    video: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    """One or several videos: a video file, a folder of frames, a single image, a folder of videos (each of them), or a
+    glob (images that it matches are the frames of one video). Several write to a folder each."""
 
     sentences: tuple[str, ...] = ()
-    """What to look for, one sentence per object."""
+    """What to look for, one sentence per object; `name = sentence` gives the object a name."""
+
+    sentences_file: Path | None = None
+    """A file with sentences in place of `sentences`: text with one on a line, or JSON: a list of sentences, or
+    `{"name": "sentence"}`."""
+
+    start: MomentText | None = None
+    """Where in the video to begin: in seconds (3.5, or 00:01:02), or the number of a frame (120f)."""
+
+    end: MomentText | None = None
+    """Where to end; the frame at this moment is not looked at."""
+
+    size: PositiveInt | None = None
+    """Pixels of the shorter side of what the model sees, in place of `data.short_side`; the limit of the longer side
+    changes by the same factor. Masks have the size of the video, whatever the model sees."""
 
     frame_step: PositiveInt = 1
     """Use every so many frames."""
@@ -451,6 +491,16 @@ class PredictConfig(ConfigNode):
 
     fps: NonNegativeFloat = 0.0
     """Frames per second of the overlay video; 0: as the source, or 10 for a folder."""
+
+    @model_validator(mode="after")
+    def looks_for_something_somewhere(self) -> "PredictConfig":
+        """Raises ValueError if sentences come from two places, or the video ends before it starts."""
+        if self.sentences and self.sentences_file is not None:
+            raise ValueError(f"sentences and sentences_file={self.sentences_file} are both given; give one of them")
+        start, end = (None if text is None else parse_moment(text) for text in (self.start, self.end))
+        if start is not None and end is not None and start.is_frame == end.is_frame and end.value <= start.value:
+            raise ValueError(f"end={self.end} must lie after start={self.start}")
+        return self
 
 
 class Config(ConfigNode):
@@ -473,8 +523,9 @@ class Config(ConfigNode):
     overwrite: bool = False
     """Allow an output folder that already holds a run; its files are replaced one by one."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto`: a GPU where there is one."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """`auto`: a GPU of NVIDIA or AMD (`cuda`) where PyTorch sees one, else the CPU. `mps`, the GPU of Apple, is for
+    prediction and has not been tested by us, so `auto` does not take it."""
 
     num_threads: NonNegativeInt = 0
     """CPU threads of PyTorch; 0: its own choice."""

@@ -45,12 +45,18 @@ def choose_device(name: str, world: World) -> torch.device:
     """The device of this process.
 
     Args:
-        name: `auto`, `cpu` or `cuda`.
+        name: `auto`, `cpu`, `cuda` or `mps`.
         world: decides the index of the GPU.
 
     Raises:
-        ValueError: if `cuda` is asked for and there is none, or not one for each process.
+        ValueError: if a GPU is asked for and there is none, or not one for each process.
     """
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise ValueError("device=mps, but PyTorch sees no GPU of Apple; use device=cpu or device=auto")
+        if world.size > 1:
+            raise ValueError(f"device=mps has one GPU for one process, and there are {world.size} processes")
+        return torch.device("mps")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():

@@ -65,7 +65,8 @@ class WholeVideoRun(VideoRun[EntryScore]):
         self.video, self.record, self.folder = video, video.record, folder
         self.overlap = data.window_overlap
         self.windows = list(windows(len(self.record.frame_names), data.eval_num_frames, overlap=self.overlap))
-        self._answers = Answers(overlap=self.overlap, min_score=min_score, num_ranked=num_ranked)
+        choice = QueryChoice(overlap=self.overlap)
+        self._answers = Answers(choice=choice, min_score=min_score, num_ranked=num_ranked)
 
     @property
     def choice(self) -> QueryChoice:

@@ -1,7 +1,8 @@
 """The answer to a sentence in a window of a video: the masks of its best query, or none where the sentence is rejected.
 
 The only place where sentences are rejected; evaluation, validation and prediction all come here. The decision is made
-window by window, by the score that the query is chosen by (`models.identity`).
+window by window, by the score that the query is chosen by (`models.identity`); for videos of one's own, which may be
+long, by the score of that query in the window alone.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ class Answer:
     Attributes:
         ranked: the best queries, best first, with the masks that they draw, whether the sentence is rejected or not.
         scores: by which they were chosen: the mean over the window, or with identity over all frames so far.
-        is_found: whether the best score reaches the threshold; the answer is an empty mask where it does not.
+        is_found: whether the score of the best query reaches the threshold; the answer is an empty mask where it does
+            not.
     """
 
     ranked: tuple[ClipPrediction, ...]
@@ -52,17 +54,27 @@ class Answers:
     """The answers to the sentences about a video, window by window.
 
     Args:
-        overlap: frames that neighbouring windows share; 0: windows are independent of each other, as published.
+        choice: how queries are followed from window to window, if they are.
         min_score: a sentence whose best query has a lower score is rejected; 0 rejects none, as published.
         num_ranked: queries per sentence that are looked at, the best one included.
+        by_window: the decision is by the score in the window alone, although objects are followed: so it is noticed at
+            once when one comes into view, or leaves.
 
     Attributes:
         choice: follows the queries; `models.inference.segment_clip` takes it.
     """
 
-    def __init__(self, *, overlap: int, min_score: float, num_ranked: int = 1) -> None:
-        self.choice = QueryChoice(overlap=overlap)
+    def __init__(
+        self,
+        *,
+        choice: QueryChoice,
+        min_score: float,
+        num_ranked: int = 1,
+        by_window: bool = False,
+    ) -> None:
+        self.choice = choice
         self._min_score, self._num_ranked = min_score, num_ranked
+        self._by_window = by_window
 
     def of(self, layer: LayerOutput, *, first_sentence: int = 0) -> Iterator[Answer]:
         """One answer for each sentence of `layer`.
@@ -74,5 +86,6 @@ class Answers:
         queries, scores = self.choice.rank(layer, first_sentence=first_sentence)
         by_rank = [predictions_of(layer, of_rank) for of_rank in queries[:, : self._num_ranked].unbind(dim=1)]
         for ranked, own in zip(zip(*by_rank, strict=True), scores[:, : self._num_ranked].tolist(), strict=True):
+            deciding = ranked[0].score if self._by_window else own[0]
             # `not <`, so that 0 rejects nothing, not even a score that is no number
-            yield Answer(ranked, tuple(own), is_found=not own[0] < self._min_score)
+            yield Answer(ranked, tuple(own), is_found=not deciding < self._min_score)

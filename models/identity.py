@@ -2,8 +2,9 @@
 
 The published inference cuts long videos into windows that know nothing of each other, so that the object of a sentence
 may change from one to the next. Here neighbouring windows share frames; their queries are assigned to each other so
-that masks agree there, and embeddings of the object cluster are similar. The best track of a sentence is the one with
-the highest mean score over all frames so far. What is kept are the shared frames, and a bounded number of boxes for
+that masks agree there, and embeddings of the object cluster are similar. Where windows are too short to share frames,
+the last frame of one is compared with the first of the next. The best track of a sentence is the one with the highest
+mean score over all frames so far. What is kept are the shared frames, and a bounded number of boxes for
 `models.trajectory`: memory does not grow.
 """
 
@@ -30,11 +31,17 @@ class QueryChoice:
     """Ranks the queries for each sentence about a video, window by window.
 
     Args:
-        overlap: frames that neighbouring windows share; 0: windows are independent of each other, as published.
+        overlap: frames that neighbouring windows share.
+        follow: whether queries are followed from window to window; None: where windows share frames. False: windows
+            are independent of each other, as published.
+        remembered_frames: the frames before a window count as so many at most in the mean scores, so that in a stream
+            without an end the choice can still change; 0: all count.
     """
 
-    def __init__(self, *, overlap: int) -> None:
-        self.overlap = overlap
+    def __init__(self, *, overlap: int, follow: bool | None = None, remembered_frames: int = 0) -> None:
+        self._overlap = overlap
+        self._follow = overlap > 0 if follow is None else follow
+        self._remembered_frames = remembered_frames
         self._tracks: dict[int, QueryTracks] = {}
 
     def continued(self, layer: LayerOutput, trajectory: Trajectory, *, first_sentence: int = 0) -> Trajectory | None:
@@ -50,7 +57,7 @@ class QueryChoice:
         Returns:
             None where there is no window before, or windows are independent.
         """
-        if not self.overlap:
+        if not self._follow:
             return None
         longer = [
             self._tracks_of(first_sentence + sample).continued(layer, trajectory, sample)
@@ -62,7 +69,7 @@ class QueryChoice:
         return Trajectory(boxes, times, torch.full_like(trajectory.num_frames, boxes.shape[1]))
 
     def _tracks_of(self, sentence: int) -> "QueryTracks":
-        return self._tracks.setdefault(sentence, QueryTracks(self.overlap))
+        return self._tracks.setdefault(sentence, QueryTracks(self._overlap, self._remembered_frames))
 
     def rank(
         self, layer: LayerOutput, *, first_sentence: int = 0
@@ -73,7 +80,7 @@ class QueryChoice:
             layer: predictions for some of the sentences about the next window.
             first_sentence: index of the first of them.
         """
-        if not self.overlap:
+        if not self._follow:
             # stable: of equal scores the first query, as argmax has it
             scores, queries = trajectory_scores(layer.class_logits).sort(dim=-1, descending=True, stable=True)
             return queries, scores
@@ -88,10 +95,13 @@ class QueryTracks:
 
     Args:
         overlap: frames that neighbouring windows share.
+        remembered_frames: see `QueryChoice`.
     """
 
-    def __init__(self, overlap: int) -> None:
-        self.overlap = overlap
+    def __init__(self, overlap: int, remembered_frames: int = 0) -> None:
+        self._overlap = overlap
+        self._num_compared = max(1, overlap)  # without shared frames: the last one with the first one
+        self._remembered_frames = remembered_frames
         self._last: tuple[Bool[Tensor, "time track height4 width4"], Float[Tensor, "track dim"]] | None = None
         self._score_sum: Float[Tensor, " track"] = torch.zeros(())
         self._num_frames = 0
@@ -117,9 +127,9 @@ class QueryTracks:
             past_boxes, past_times = self._history
             boxes = torch.cat([past_boxes, boxes])
             times = torch.cat([past_times, times + self._window_start])
-        # The next window starts with the last frames of this one.
-        num_past = max(0, len(boxes) - self.overlap)
-        self._window_start = times[num_past]
+        # The next window starts with the last frames of this one, or behind them.
+        num_past = max(0, len(boxes) - self._overlap)
+        self._window_start = times[num_past] if num_past < len(times) else times[-1] + 1
         step = 2 if num_past > LONGEST_HISTORY else 1
         self._history = boxes[:num_past:step], times[:num_past:step]
         return boxes[:, query_of_track.argsort()], times
@@ -128,7 +138,7 @@ class QueryTracks:
         """Takes the next window.
 
         Args:
-            layer: predictions for it; its first `overlap` frames are the last ones of the window before.
+            layer: predictions for it; its first `overlap` frames are the last ones of the window before, if any.
             sample: index of the sentence among those of `layer`.
 
         Returns:
@@ -139,9 +149,12 @@ class QueryTracks:
         self._query_of_track = None
         masks, embeddings = _masks_and_embeddings(layer, sample)
         scores = trajectory_scores(layer.class_logits[sample : sample + 1].float())[0]
+        if 0 < self._remembered_frames < self._num_frames:
+            self._score_sum = self._score_sum * (self._remembered_frames / self._num_frames)
+            self._num_frames = self._remembered_frames
         self._score_sum = self._score_sum.to(scores) + len(masks) * scores[query_of_track]
         self._num_frames += len(masks)
-        self._last = masks[-self.overlap :, query_of_track], embeddings[query_of_track]
+        self._last = masks[-self._num_compared :, query_of_track], embeddings[query_of_track]
         means = self._score_sum / self._num_frames
         ranking = means.argsort(descending=True, stable=True)
         return query_of_track[ranking], means[ranking]
@@ -151,7 +164,7 @@ class QueryTracks:
         masks, embeddings = _masks_and_embeddings(layer, sample)
         if self._last is None:
             return torch.arange(masks.shape[1], device=masks.device)
-        return match_queries(*self._last, masks[: self.overlap], embeddings)
+        return match_queries(*self._last, masks[: self._num_compared], embeddings)
 
 
 def _masks_and_embeddings(

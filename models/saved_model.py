@@ -165,7 +165,7 @@ def _without_places(config: Config) -> Config:
     values["model"] |= {"weights": WEIGHTS, "keep_class_head": True, "ms_deform_attn": "auto"}
     values["model"]["visual_encoder"]["weights"] = None
     values["model"]["text_encoder"]["path"] = TEXT_ENCODER
-    values["predict"] |= {"video": None, "sentences": ()}
+    values["predict"] |= {"video": (), "sentences": (), "sentences_file": None, "start": None, "end": None}
     values["train"]["resume"] = False
     for data in (values["data"], *(stage["data"] for stage in values["stages"])):
         data |= {"root": None, "cache": None}

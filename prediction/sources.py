@@ -1,7 +1,7 @@
 """Where frames come from: files, images, folders, globs, arrays, tensors, and iterators such as a camera."""
 
 import glob
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -35,7 +35,7 @@ class FrameRange:
     end: Moment | None = None
     step: int = 1
 
-    def of(self, source: FrameSource, *, name: str) -> Iterator[Frame]:
+    def of(self, source: FrameSource, *, name: str) -> Generator[Frame, None, None]:
         """The frames of the range, read as they are asked for; the first one is read at once.
 
         Args:
@@ -196,7 +196,7 @@ def _name(index: int) -> str:
     return f"{index:05d}"
 
 
-def _with_first(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
+def _with_first(first: Frame, rest: Iterator[Frame]) -> Generator[Frame, None, None]:
     yield first
     del first  # it is not kept while the others are read
     yield from rest

@@ -22,10 +22,14 @@ from loading.transforms import resize_frames
 from media.video import Frame
 from models.answers import Answer, Answers
 from models.build import resolve_min_score
+from models.identity import QueryChoice
 from models.inference import encode_sentences, segment_clip
 from models.outputs import TextFeatures
 from models.postprocess import resize_logits
 from models.soc import SOC
+
+REMEMBERED_FRAMES = 300
+"""With `matched`: frames of the past that the choice among objects goes by, ten seconds or so, see `QueryChoice`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class PredictionSettings:
             window, all of it in memory.
         identity: `matched`: objects are followed from window to window; `independent`: each window chooses anew, as
             published.
-        overlap: with `matched`: frames that a window shares with the one before; less where windows are as short.
+        overlap: with `matched`: frames that a window shares with the one before; less where windows are as short. With
+            windows of one frame, neighbouring frames are compared.
         threshold: probability above which a pixel belongs to an object, between 0 and 1.
         min_score: a sentence whose best query has a lower score in a window is rejected there; 0 rejects none.
         sentence_group: sentences that are segmented at a time (memory).
@@ -78,9 +83,10 @@ class PredictionSettings:
             ValueError: the checkpoint cannot be read.
         """
         predict, data = config.predict, config.data
+        short_side = predict.size or data.short_side
         return cls(
-            short_side=data.short_side,
-            long_side=data.long_side,
+            short_side=short_side,
+            long_side=round(data.long_side * short_side / data.short_side),
             window_frames=data.eval_num_frames,
             identity=predict.identity,
             overlap=data.eval_overlap,
@@ -105,7 +111,7 @@ class ObjectPrediction:
     Attributes:
         sentence: as the model reads it.
         is_found: whether the sentence was found; where not, it was rejected, and all masks are empty.
-        window_score: of the chosen query: what it was chosen, and found or rejected, by.
+        window_score: of the chosen query in this window alone: what it was found or rejected by.
         query: the index of this query.
         frame_scores: probability in each frame that the query shows the object.
         boxes_xyxy_px: left, top, right and bottom in each frame, as predicted, clipped to the frame.
@@ -191,7 +197,12 @@ class VideoPredictor:
 
     def _stream(self, frames: Iterable[Frame], sentences: Sequence[str]) -> Iterator[WindowPrediction]:
         texts = self._encode(sentences)
-        answering = Answers(overlap=self.settings.shared_frames, min_score=self.settings.min_score)
+        choice = QueryChoice(
+            overlap=self.settings.shared_frames,
+            follow=self.settings.identity == "matched",
+            remembered_frames=REMEMBERED_FRAMES,
+        )
+        answering = Answers(choice=choice, min_score=self.settings.min_score, by_window=True)
         for window, num_old in in_windows(frames, self.settings.window_frames, overlap=self.settings.shared_frames):
             yield self._predict(window, num_old, sentences, texts, answering)
             del window  # not kept while the frames of the next one are read
@@ -235,7 +246,7 @@ def object_prediction(
     return ObjectPrediction(
         sentence=sentence,
         is_found=answer.is_found,
-        window_score=answer.scores[0],
+        window_score=best.score,
         query=best.query,
         frame_scores=best.frame_scores.numpy(),
         boxes_xyxy_px=boxes.numpy(),

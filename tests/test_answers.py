@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.answers import Answers
+from models.identity import QueryChoice
 from models.outputs import LayerOutput
 from models.postprocess import merge_objects
 
@@ -27,7 +28,7 @@ def window(*scores, num_frames=6):
 
 
 def answer(layer, min_score, **settings):
-    (only,) = Answers(overlap=0, min_score=min_score, **settings).of(layer)
+    (only,) = Answers(choice=QueryChoice(overlap=0), min_score=min_score, **settings).of(layer)
     return only
 
 
@@ -70,14 +71,14 @@ def test_a_rejected_object_takes_part_in_a_merge_without_a_pixel():
 @pytest.mark.parametrize(("overlap", "found"), [(0, [True, False]), (2, [True, True])])
 def test_the_decision_is_by_the_score_that_the_query_is_chosen_by(overlap, found):
     """With identity over windows that is the mean over all frames so far: (6 * 0.9 + 6 * 0.4) / 12 = 0.65."""
-    answers = Answers(overlap=overlap, min_score=0.6)
+    answers = Answers(choice=QueryChoice(overlap=overlap), min_score=0.6)
     results = [next(iter(answers.of(window(score, 0.1)))) for score in (0.9, 0.4)]
     assert [result.is_found for result in results] == found
     assert results[1].scores == pytest.approx((0.65 if overlap else 0.4,))
 
 
 def test_sentences_of_later_groups_have_tracks_of_their_own():
-    answers = Answers(overlap=2, min_score=0.6)
+    answers = Answers(choice=QueryChoice(overlap=2), min_score=0.6)
     for score, first_sentence in ((0.9, 0), (0.2, 1)):
         list(answers.of(window(score, 0.1), first_sentence=first_sentence))
     decisions = [next(iter(answers.of(window(0.4, 0.1), first_sentence=k))).is_found for k in (0, 1)]

@@ -85,7 +85,7 @@ def test_overrides_are_read_as_yaml(write_yaml: WriteYaml):
     assert config.train.amp == "off"
     assert config.data.root is None
     assert config.predict.sentences == ("the girl: left", "the boy")
-    assert config.predict.video == Path("2024-01-01")
+    assert config.predict.video == ("2024-01-01",)
     assert (config.model.dim, config.model.mask_head.dim, config.model.num_queries) == (32, 4, 3)
 
 
@@ -162,7 +162,7 @@ def test_a_problem_in_a_shared_section_is_reported_once_however_many_stages_inhe
         ("train:\n  seed: true\n", "recipe.yaml:2: train.seed: expected a number, got true"),
         ("stages: 3\n", "recipe.yaml:1: stages: expected a list, got 3"),
         ("stages:\n  - 3\n", "recipe.yaml:2: stages.0: expected a section (key: value lines), got 3"),
-        ("device: gpu\n", "recipe.yaml:1: device: expected 'auto', 'cpu' or 'cuda', got 'gpu'"),
+        ("device: gpu\n", "recipe.yaml:1: device: expected 'auto', 'cpu', 'cuda' or 'mps', got 'gpu'"),
     ],
 )
 def test_a_broken_file_is_explained(write_yaml: WriteYaml, text: str, expected: str):

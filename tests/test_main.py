@@ -56,7 +56,7 @@ def test_the_short_forms_of_predict_are_overrides(received: dict[str, Config]):
     assert main.main(["predict", "--config", BASE, *arguments, "predict.threshold=0.4"]) == 0
     config = received["predict"]
     assert config.predict.sentences == tuple(sentences)
-    assert (str(config.predict.video), str(config.output_dir)) == ("a b.mp4", "out")
+    assert (config.predict.video, str(config.output_dir)) == (("a b.mp4",), "out")
     assert config.predict.threshold == 0.4
 
 
