@@ -195,6 +195,14 @@ class DataConfig(ConfigNode):
     """What becomes of sentences that are known to mean nothing in their video: `train` the model to find nothing, in
     every window of the video, or `leave_out`."""
 
+    absent_share: Probability | None = None
+    """With several `sentences_per_clip`: this share of them are absent ones, drawn from each kind alike; None: all
+    sentences are drawn alike. Where few sentences are about something, more of a clip may be absent."""
+
+    word_dropout: Probability = 0.0
+    """Probability of leaving each word out of a training sentence, so that other wordings are understood. A word that
+    says something always stays, and a sentence stays whole where the rest of it could be about another object."""
+
     kinds: tuple[str, ...] = ()
     """Train only on sentences with these tags (single frames cannot show motion); none: on all. Only for data whose
     expressions carry a `kind`."""
@@ -208,6 +216,14 @@ class DataConfig(ConfigNode):
     flip_probability: Probability = 0.3085
     """Probability of a left-right flip in training; words for the sides are swapped, too. As published for videos,
     which are flipped where a normal number exceeds 0.5; the published pretraining on images has 0.5."""
+
+    scale_jitter: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    """Smallest and greatest random zoom of training clips: above 1 a part of the frames fills the picture, and at least
+    half of every object is in it; below 1 the picture is smaller. As published there is none."""
+
+    colour_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Greatest random change of brightness, contrast and saturation of training clips, as a share; hue stays, because
+    sentences name colours. As published there is none."""
 
     batch_size: PositiveInt = 1
     """Training clips per process and step."""
@@ -246,6 +262,21 @@ class DataConfig(ConfigNode):
         if not sets:
             raise ValueError(f"must name at least one data set; there are {', '.join(DATASETS)}")
         return sets
+
+    @model_validator(mode="after")
+    def draws_absent_sentences_beside_others(self) -> "DataConfig":
+        """Raises ValueError if a share of one sentence is asked for."""
+        if self.absent_share is not None and self.sentences_per_clip == 1:
+            raise ValueError(f"absent_share={self.absent_share} needs sentences_per_clip of 2 or more")
+        return self
+
+    @field_validator("scale_jitter")
+    @classmethod
+    def zooms_between_two_factors(cls, factors: tuple[float, float]) -> tuple[float, float]:
+        """Raises ValueError if the smallest zoom is not the first."""
+        if factors[0] > factors[1]:
+            raise ValueError(f"{list(factors)}: the smallest zoom comes first")
+        return factors
 
     @model_validator(mode="after")
     def windows_move_on(self) -> "DataConfig":

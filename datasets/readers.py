@@ -4,7 +4,7 @@ A data set with other files brings readers of its own; everything else stays the
 worker processes by pickle: they hold paths, not pixels, and open files only when they are asked for pixels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -78,6 +78,31 @@ class ObjectMapReader(MaskReader, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFiles:
+    """Frames as image files of any names.
+
+    Attributes:
+        folder: of the files.
+        files: name of each, in order of time.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+
+    def path(self, position: int) -> Path:
+        """See `FrameReader`."""
+        return self.folder / self.files[position]
+
+    def read(self, positions: Sequence[int]) -> UInt8[np.ndarray, "time height width 3"]:
+        """See `FrameReader`."""
+        return _read_images(self.folder, positions, self.path)
+
+    def size(self) -> tuple[int, int]:
+        """See `FrameReader`."""
+        return image_size(self.path(0))
+
+
+@dataclass(frozen=True, slots=True)
 class ImageFrames:
     """Frames as image files: `<folder>/<name><suffix>`."""
 
@@ -91,11 +116,7 @@ class ImageFrames:
 
     def read(self, positions: Sequence[int]) -> UInt8[np.ndarray, "time height width 3"]:
         """See `FrameReader`."""
-        images = {position: read_rgb(self.path(position)) for position in dict.fromkeys(positions)}
-        sizes = {image.shape[:2] for image in images.values()}
-        if len(sizes) > 1:
-            raise ValueError(f"{self.folder}: frames of different sizes {sorted(sizes)}")
-        return np.stack([images[position] for position in positions])
+        return _read_images(self.folder, positions, self.path)
 
     def size(self) -> tuple[int, int]:
         """See `FrameReader`."""
@@ -127,6 +148,16 @@ class PngMasks:
             maps[position] = read_index_png(self.path(position))
             require_size(maps[position].shape, size, self.path(position))
         return np.stack([maps[position] for position in positions])
+
+
+def _read_images(
+    folder: Path, positions: Sequence[int], path_of: Callable[[int], Path]
+) -> UInt8[np.ndarray, "time height width 3"]:
+    images = {position: read_rgb(path_of(position)) for position in dict.fromkeys(positions)}
+    sizes = {image.shape[:2] for image in images.values()}
+    if len(sizes) > 1:
+        raise ValueError(f"{folder}: frames of different sizes {sorted(sizes)}")
+    return np.stack([images[position] for position in positions])
 
 
 def mask_size(masks: MaskReader, position: int, *, frame_size: tuple[int, int]) -> tuple[int, int]:

@@ -62,6 +62,7 @@ class VideoRecord:
             pseudo-clip. Elsewhere the boxes of targets are the extents of masks.
         listed_objects: objects that an index file lists beside the expressions. An object of an expression that is
             neither listed nor in a mask is damage; None where an object without a pixel never is.
+        synonyms: words or phrases that training may put in the place of another one (`loading.variation`).
     """
 
     name: str
@@ -74,6 +75,7 @@ class VideoRecord:
     is_pseudo_clip: bool = False
     boxes_xywh_px: Mapping[int, tuple[float, float, float, float]] = field(default_factory=dict)
     listed_objects: frozenset[int] | None = None
+    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def object_ids(self) -> tuple[int, ...]:

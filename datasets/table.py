@@ -5,6 +5,7 @@ from pathlib import Path
 from datasets.a2d_sentences import A2D_SENTENCES as A2D_SENTENCES
 from datasets.definition import DatasetDefinition, DatasetSettings, FoundDataset
 from datasets.jhmdb_sentences import JHMDB_SENTENCES as JHMDB_SENTENCES
+from datasets.labelled_videos import LABELLED_VIDEOS as LABELLED_VIDEOS
 from datasets.mevis import MEVIS as MEVIS
 from datasets.ref_davis17 import REF_DAVIS17 as REF_DAVIS17
 from datasets.ref_youtube_vos import REF_YOUTUBE_VOS as REF_YOUTUBE_VOS

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from configs.schema import DataConfig
-from datasets.records import Expression
+from datasets.records import Expression, VideoRecord
 from evaluation.protocol import Benchmark, EvalClip, Job, VideoRun
 from evaluation.report import EntryScore, EvalReport, FrameScore, RankedQuery, score_frames
 from evaluation.submission import ExpectedMask
@@ -64,7 +64,7 @@ class WholeVideoRun(VideoRun[EntryScore]):
     ) -> None:
         self.video, self.record, self.folder = video, video.record, folder
         self.overlap = data.window_overlap
-        self.windows = list(windows(len(self.record.frame_names), data.eval_num_frames, overlap=self.overlap))
+        self.windows = scored_windows(data, self.record)
         choice = QueryChoice(overlap=self.overlap)
         self._answers = Answers(choice=choice, min_score=min_score, num_ranked=num_ranked)
 
@@ -94,6 +94,17 @@ class WholeVideoRun(VideoRun[EntryScore]):
         return clip.positions[self.num_old_frames(clip) :]
 
 
+def scored_windows(data: DataConfig, record: VideoRecord) -> list[tuple[int, int]]:
+    """First frame and end of the windows that are run: all of them, or those with a frame that has masks.
+
+    Windows that follow the queries of the one before need it, whether something is scored in it or not.
+    """
+    found = list(windows(len(record.frame_names), data.eval_num_frames, overlap=data.window_overlap))
+    if record.annotated is None or data.window_overlap:
+        return found
+    return [(start, stop) for start, stop in found if not record.annotated.isdisjoint(range(start, stop))]
+
+
 # ---- a mask per sentence ----
 
 
@@ -117,8 +128,10 @@ class OneMaskPerSentence(WholeVideos):
     def submission(self, video: EvalVideo) -> Iterator[ExpectedMask]:
         """See `Benchmark`."""
         record = video.record
+        written = {p for start, stop in scored_windows(self.data, record) for p in range(start, stop)}
+        frames = [record.frame_names[position] for position in sorted(written)]
         for expression in record.expressions:
-            for frame in record.frame_names:
+            for frame in frames:
                 name = f"{record.name}/{expression.name}/{frame}.png"
                 path = f"{self.outputs[0]}/{name}"
                 yield ExpectedMask(path, f"{self.zip_folder}/{name}".lstrip("/"), video.original_size, {0, 255})
@@ -132,7 +145,7 @@ class _SentencePart:
         expression: its name.
         frames: scores; empty where the annotation is secret.
         ranking: score of each ranked query, and sum of its J over the frames.
-        num_frames: of the window.
+        num_frames: of the window that are scored.
         presence_score: see `EntryScore`.
     """
 
@@ -180,20 +193,24 @@ class _SentenceRun(WholeVideoRun):
             target = self.folder / record.name / expression.name
             for position, mask in zip(positions, masks, strict=True):
                 write_binary_png(target / f"{record.frame_names[position]}.png", mask)
-        annotation = self.video.load_masks(expression, positions)
+        # What means nothing in its video is nowhere; objects are known where they are labelled.
+        is_partial = record.annotated is not None and not expression.is_absent
+        scored = [i for i, p in enumerate(positions) if not is_partial or p in (record.annotated or ())]
+        annotation = self.video.load_masks(expression, [positions[i] for i in scored]) if scored else None
         if annotation is None:
-            return _SentencePart(expression.name, [], [], len(positions))
-        sums = [_sum_of_region(annotation, drawn)]
-        sums += [_sum_of_region(annotation, _frame_by_frame(each, annotation.shape[1:])) for each in runners_up]
+            return _SentencePart(expression.name, [], [], 0)
+        sums = [_sum_of_region(annotation, drawn[scored])]
+        sums += [_sum_of_region(annotation, _frame_by_frame(each, scored, annotation.shape[1:])) for each in runners_up]
         ranking = [RankedQuery(score, total) for score, total in zip(scores[: len(sums)], sums, strict=True)]
         presence_score = scores[0] if drawn.any() else None
-        return _SentencePart(expression.name, score_frames(annotation, masks), ranking, len(positions), presence_score)
+        frames = score_frames(annotation, masks[scored])
+        return _SentencePart(expression.name, frames, ranking, len(scored), presence_score)
 
     def scores(self, parts: Sequence[_SentencePart]) -> list[EntryScore]:
         """See `VideoRun`."""
         scores = []
         for expression in self.record.expressions:
-            own = [part for part in parts if part.expression == expression.name]
+            own = [part for part in parts if part.expression == expression.name and part.num_frames]
             frames = tuple(frame for part in own for frame in part.frames)
             if not frames:
                 continue
@@ -220,9 +237,11 @@ class _SentenceRun(WholeVideoRun):
         return scores
 
 
-def _frame_by_frame(prediction: ClipPrediction, size: tuple[int, int]) -> Iterator[Bool[np.ndarray, "height width"]]:
-    """The masks of a prediction, one after the other, so that only one is held."""
-    for frame in range(len(prediction.mask_logits)):
+def _frame_by_frame(
+    prediction: ClipPrediction, frames: Sequence[int], size: tuple[int, int]
+) -> Iterator[Bool[np.ndarray, "height width"]]:
+    """The masks of a prediction in some frames, one after the other, so that only one is held."""
+    for frame in frames:
         yield prediction.frames(frame, frame + 1).masks_at(size)[0].numpy()
 
 

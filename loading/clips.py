@@ -21,9 +21,9 @@ from loading.sampling import (
     random_index,
     random_window,
     sample_generator,
-    sample_without_replacement,
 )
-from loading.transforms import AnnotatedClip, annotate_clip, random_flip_left_right, resize
+from loading.transforms import AnnotatedClip, annotate_clip, random_flip_left_right
+from loading.variation import Variation, draw_sentences
 from structures.boxes import xywh_to_xyxy_inside, xyxy_to_cxcywh
 from structures.samples import ClipTarget, SentenceMeta, SkippedSample, VideoSample
 
@@ -73,6 +73,8 @@ class ClipDataset(Dataset[VideoSample]):
         seed: of everything random; combined with epoch and index of the sample.
         skips_errors: samples that cannot be read are left out of the batch and reported in it, instead of raising.
         pseudo_clips: makes moving clips of the images whose record has `is_pseudo_clip`.
+        absent_share: of the sentences of a clip, see `draw_sentences`; only where a clip has several.
+        variation: of sentences, scale and colours.
     """
 
     def __init__(  # noqa: PLR0913  # each is a knob of the configuration
@@ -90,6 +92,8 @@ class ClipDataset(Dataset[VideoSample]):
         seed: int,
         skips_errors: bool = False,
         pseudo_clips: PseudoClips = PseudoClips(),
+        absent_share: float | None = None,
+        variation: Variation = Variation(),
     ) -> None:
         self.num_frames = num_frames
         self.random_windows = frame_sampling == "random"
@@ -101,6 +105,8 @@ class ClipDataset(Dataset[VideoSample]):
         self.seed = seed
         self.skips_errors = skips_errors
         self.pseudo_clips = pseudo_clips
+        self.absent_share = absent_share
+        self.variation = variation
         self.samples = [sample for video in _trained_on(videos, absent=absent) for sample in self._samples_of(video)]
         if not self.samples:
             raise ValueError(f"none of the {len(videos)} videos shows an object that a sentence is about")
@@ -167,11 +173,15 @@ class ClipDataset(Dataset[VideoSample]):
         shown = window if supervised is None else (window[supervised],)
         expressions = _expressions_in(sample.expressions, video, shown)
         if self.sentences_per_clip > 1:
-            expressions = sample_without_replacement(expressions, self.sentences_per_clip, generator)
+            expressions = draw_sentences(
+                expressions, self.sentences_per_clip, absent_share=self.absent_share, generator=generator
+            )
         clip = self._read(video, window, supervised, expressions, generator)
+        clip = replace(clip, sentences=self.variation.sentences(expressions, video, generator))
         # In the published order: the nearest pixels of a mirrored mask are others than the mirrored nearest pixels.
         clip = random_flip_left_right(clip, probability=self.flip_probability, generator=generator)
-        clip = resize(clip, short_side=self.short_side, long_side=self.long_side)
+        clip = self.variation.resized(clip, short_side=self.short_side, long_side=self.long_side, generator=generator)
+        clip = self.variation.coloured(clip, generator)
         frame_names = tuple(video.frame_names[position] for position in window)
         return VideoSample(
             frames=clip.frames.as_subclass(Tensor),

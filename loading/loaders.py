@@ -23,6 +23,7 @@ from loading.clips import ClipDataset
 from loading.collate import collate
 from loading.sampling import EpochSampler
 from loading.text import clean_sentence
+from loading.variation import Variation
 from loading.videos import EvalDataset
 from structures.samples import VideoBatch
 
@@ -93,6 +94,12 @@ def clean_sentences(
                 replace(e, sentence=clean_sentence(e.sentence, lower_case=settings.lower_case))
                 for e in video.expressions
             ),
+            synonyms={
+                clean_sentence(word, lower_case=settings.lower_case): tuple(
+                    clean_sentence(other, lower_case=settings.lower_case) for other in others
+                )
+                for word, others in video.synonyms.items()
+            },
         )
         for video in videos
     )
@@ -138,6 +145,8 @@ def build_train_loader(data: DataConfig, *, seed: int, rank: int = 0, world_size
         flip_probability=data.flip_probability,
         seed=seed,
         skips_errors=data.on_error == "skip",
+        absent_share=data.absent_share,
+        variation=Variation(data.word_dropout, data.scale_jitter, data.colour_jitter),
     )
     # collate turns VideoSample into VideoBatch, which the type of DataLoader cannot express
     return DataLoader(

@@ -75,9 +75,14 @@ def resized_size(height: int, width: int, *, short_side: int, long_side: int) ->
 
 
 def resize(clip: AnnotatedClip, *, short_side: int, long_side: int) -> AnnotatedClip:
-    """The clip at the size of `resized_size` of its frames; itself if all of it has that size already."""
+    """The clip at the size of `resized_size` of its frames."""
     height, width = clip.frames.shape[-2:]
-    size = resized_size(height, width, short_side=short_side, long_side=long_side)
+    return resize_to(clip, resized_size(height, width, short_side=short_side, long_side=long_side))
+
+
+def resize_to(clip: AnnotatedClip, size: tuple[int, int]) -> AnnotatedClip:
+    """The clip with frames, masks and boxes of `size` (height, width); itself if all of it has that size already."""
+    height, width = clip.frames.shape[-2:]
     if size == (height, width) == clip.masks.shape[-2:]:
         return clip
     return replace(

@@ -1,0 +1,129 @@
+"""Labels of one's own: what they say about a video, and labels as PNG files of object ids.
+
+`datasets.coco_labels` reads those of labelling tools.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from datasets.frame_names import FrameNames
+from datasets.problems import Problem
+from datasets.readers import MaskReader, require_size
+from media.mask_png import read_index_png
+from structures.object_maps import VOID_INDEX
+
+MOST_IDS = 64
+"""More ids than that in one mask are soft edges, not objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoLabels:
+    """The labels of one video.
+
+    Attributes:
+        masks: of the labelled frames.
+        positions: of the labelled frames.
+        visible: positions of the frames that show each object, by its id.
+        keys: ids of the objects that a key of `sentences.json` means, such as a palette index or the name of a
+            category.
+        names: sentences that the labels themselves give, by key: names of categories. A key without an entry in
+            `sentences.json` is described by them.
+    """
+
+    masks: MaskReader
+    positions: frozenset[int]
+    visible: Mapping[int, frozenset[int]]
+    keys: Mapping[str, tuple[int, ...]]
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPngs:
+    """PNG files of object ids for some frames of a video; an `ObjectMapReader`.
+
+    Attributes:
+        folder: of the files.
+        names: file of each labelled position.
+    """
+
+    folder: Path
+    names: Mapping[int, str]
+
+    def path(self, position: int) -> Path:
+        """The file that holds the masks of this frame.
+
+        Raises:
+            ValueError: the frame is not labelled.
+        """
+        if position not in self.names:
+            raise ValueError(f"{self.folder}: frame {position} is not labelled")
+        return self.folder / self.names[position]
+
+    def read(
+        self, positions: Sequence[int], *, size: tuple[int, int], objects: Sequence[int]
+    ) -> Bool[np.ndarray, "object time height width"]:
+        """See `MaskReader`."""
+        object_map = self.read_map(positions, size=size)
+        return object_map[None] == np.array(objects, dtype=np.uint8)[:, None, None, None]
+
+    def read_map(self, positions: Sequence[int], *, size: tuple[int, int]) -> UInt8[np.ndarray, "time height width"]:
+        """See `ObjectMapReader`."""
+        maps = {}
+        for position in dict.fromkeys(positions):
+            maps[position] = read_index_png(self.path(position))
+            require_size(maps[position].shape, size, self.path(position))
+        return np.stack([maps[position] for position in positions])
+
+
+def read_label_pngs(folder: Path, *, frames: FrameNames, size: tuple[int, int], problems: list[Problem]) -> VideoLabels:
+    """The PNG files of a folder: each labels the frame that its name belongs to.
+
+    Args:
+        folder: of the files.
+        frames: of the video.
+        size: (height, width) of its frames.
+        problems: takes files that cannot be used; they are left out.
+    """
+    names: dict[int, str] = {}
+    shown: dict[int, list[int]] = {}
+    for path in sorted(folder.glob("*.png")):
+        try:
+            position = frames.position_of(path.name)
+        except ValueError as error:
+            problems.append(Problem("missing", str(path), str(error)))
+            continue
+        if position in names:
+            detail = f"a second label of frame {frames.stems[position]}, which {names[position]} is of already"
+            problems.append(Problem("expressions", str(path), detail))
+            continue
+        try:
+            object_map = read_index_png(path)
+        except ValueError as error:
+            hint = ""
+            if "mode RGB" in str(error):
+                hint = (
+                    "; this is a picture of colours, not of ids: save it with its palette, or export COCO JSON instead"
+                )
+            problems.append(Problem("unreadable", str(path), str(error).removeprefix(f"{path}: ") + hint))
+            continue
+        ids = [number for number in np.flatnonzero(np.bincount(object_map.ravel())).tolist() if number]
+        if object_map.shape != size:
+            detail = f"mask of (height, width) {object_map.shape}, but its frame has {size}"
+            problems.append(Problem("mismatched", str(path), detail))
+        elif len(ids) > MOST_IDS:
+            detail = f"{len(ids)} different ids, which looks like soft edges: save the mask without smoothing"
+            problems.append(Problem("unreadable", str(path), detail))
+        else:
+            names[position] = path.name
+            for number in ids:
+                shown.setdefault(number, []).append(position)
+    return VideoLabels(
+        masks=LabelPngs(folder, names),
+        positions=frozenset(names),
+        visible={number: frozenset(positions) for number, positions in sorted(shown.items())},
+        keys={str(number): (number,) for number in range(1, VOID_INDEX + 1)},
+    )
