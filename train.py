@@ -250,7 +250,7 @@ def add_gradients(
             batch = batch.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=run.config.train.amp == "bf16"):
                 output = parallel(
-                    batch.clips.normalised(),
+                    batch.clips.normalised(run.model.normalisation),
                     tokens,
                     clip_of_sentence=batch.clip_of_sentence,
                     annotated_frame=batch.annotated_frame,

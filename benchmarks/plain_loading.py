@@ -22,7 +22,7 @@ from datasets.readers import PngMasks
 from datasets.records import Expression, VideoRecord
 from loading.transforms import resized_size
 from media.video_seek import VideoFileFrames
-from structures.clips import IMAGENET_MEAN, IMAGENET_STD
+from structures.clips import IMAGENET
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def read_sample(
     frames = []
     for picture in pictures:
         numbers = functional.to_tensor(functional.resize(picture, list(size)))
-        frames.append(functional.normalize(numbers, list(IMAGENET_MEAN), list(IMAGENET_STD)))
+        frames.append(functional.normalize(numbers, list(IMAGENET.mean), list(IMAGENET.std)))
     masks, boxes = [], []
     for position in annotated:
         mask = _mask(video, expression, position, (height, width))

@@ -3,6 +3,7 @@
 The settings of a single data set are defined in its module, `datasets/<name>.py`.
 """
 
+import re
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -36,12 +37,16 @@ else:
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
+VISUAL_ENCODERS = ("video-swin-t", "video-swin-s", "video-swin-b", "video-swin", "resnet50")
+"""Names of visual encoders that are not timm's."""
+
 
 class VisualEncoderConfig(ConfigNode):
     """The network that turns frames into maps of stride 4, 8, 16 and 32."""
 
-    name: Literal["video-swin-t", "video-swin-s", "video-swin-b", "video-swin", "resnet50"] = "video-swin-t"
-    """A published size, or `video-swin` with the four fields below."""
+    name: str = "video-swin-t"
+    """A published encoder (`video-swin-t`, `video-swin-s`, `video-swin-b`, `resnet50`), `video-swin` with the four
+    fields below, or `timm/NAME`: an image encoder of timm, see docs/encoders.md."""
 
     embed_dim: PositiveInt = 96
     """Channels of the first stage; only read for `video-swin`."""
@@ -56,18 +61,38 @@ class VisualEncoderConfig(ConfigNode):
     """Frames, rows and columns of an attention window; only read for `video-swin`."""
 
     drop_path_rate: Probability = 0.2
-    """Probability of skipping the last block in training; earlier ones grow linearly from 0."""
+    """Probability of skipping the last block in training; earlier ones grow linearly from 0. Encoders of timm that have
+    no such thing do without."""
 
-    weights: Path | None = None
-    """File with pretrained weights (a Kinetics Video-Swin or a torchvision ResNet-50); None starts at random."""
+    weights: Literal["hub"] | Path | None = None
+    """Pretrained weights: a file, or a folder with a single one (a Kinetics Video-Swin, a torchvision ResNet-50, or a
+    file of the model of timm); `hub`: those that timm names for its model; None starts at random. `{encoders}` stands
+    for the folder of `tools.get_encoders`."""
+
+    frozen: bool = False
+    """Keep the pretrained weights as they are: no gradients, and evaluation mode in training, too, so that batch norms
+    keep their statistics."""
+
+    @field_validator("name")
+    @classmethod
+    def names_an_encoder(cls, name: str) -> str:
+        """Raises ValueError for a name that is neither published nor of the form of one of timm."""
+        if name not in VISUAL_ENCODERS and not re.fullmatch(r"timm/\w+(\.\w+)?", name):
+            known = ", ".join(VISUAL_ENCODERS)
+            raise ValueError(f"no visual encoder {name!r}; there are {known}, and timm/NAME for a model of timm")
+        return name
 
 
 class TextEncoderConfig(ConfigNode):
-    """RoBERTa and its tokenizer."""
+    """The encoder of sentences and its tokenizer: RoBERTa as published, or any other that `AutoModel` loads."""
 
     path: str = "roberta-base"
     """Local folder or hub id in the Hugging Face layout. A folder without weights starts at random.
-    `{data.root}` stands for the root of the data."""
+    `{data.root}` stands for the root of the data, `{encoders}` for the folder of `tools.get_encoders`."""
+
+    pooling: Literal["pooler", "mean"] = "pooler"
+    """The feature of a whole sentence: the encoder's `pooler`, as published, or the `mean` over its tokens, which
+    sentence encoders such as MiniLM were trained with, and which needs no pooler."""
 
     frozen: bool = True
     """Keep the encoder as it is loaded. Needs a folder with weights: random embeddings carry no meaning."""

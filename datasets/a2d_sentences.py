@@ -36,7 +36,7 @@ from datasets.a2d_files import (
     read_rows,
     read_videoset,
 )
-from datasets.cache import cached, fingerprint, user_cache_folder
+from datasets.cache import cached, fingerprint
 from datasets.counts import Counts
 from datasets.definition import (
     AnnotatedFrames,
@@ -49,6 +49,7 @@ from datasets.definition import (
 from datasets.listing import FolderListing, has_windows_line_ends
 from datasets.problems import Problem
 from datasets.records import Expression, VideoRecord
+from structures.user_cache import user_cache_folder
 
 logger = logging.getLogger(__name__)
 

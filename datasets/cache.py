@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,9 +75,3 @@ def read_cached(path: Path, key: str) -> Any | None:
 def write_cached(path: Path, key: str, content: Any) -> None:
     """Writes a derived file, whole or not at all; several processes may do so at once."""
     write_json(path, {"key": key, "content": content}, indent=None)
-
-
-def user_cache_folder() -> Path:
-    """Where derived files go unless the user chose a folder."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "soc"

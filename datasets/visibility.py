@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.cache import cached, fingerprint, user_cache_folder
+from datasets.cache import cached, fingerprint
 from datasets.problems import Problem
 from datasets.records import VideoRecord
 from media.mask_png import read_index_png
+from structures.user_cache import user_cache_folder
 
 logger = logging.getLogger(__name__)
 

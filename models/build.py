@@ -10,15 +10,21 @@ from torch import Tensor
 from configs.schema import Config, LossConfig, ModelConfig, VisualEncoderConfig
 from models.checkpoint_names import NOT_WEIGHTS, is_published_soc, soc_from_published
 from models.criterion import Criterion, LossWeights
+from models.encoder_files import ENCODERS, encoders_folder, hub_weights
 from models.matcher import Matcher
 from models.ops.ms_deform_attn.backends import set_backend
 from models.resnet import ResNet50
 from models.soc import SOC
 from models.text_encoder import TextEncoder, load_text_encoder
+from models.timm_encoder import TimmEncoder
 from models.video_swin import SIZES, VideoSwin, VideoSwinSize
+from models.visual_encoder import VisualEncoder
 from structures.checkpoint_file import load_strictly, read_min_score, read_state_dict
 
 logger = logging.getLogger(__name__)
+
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
+"""How files of weights end."""
 
 TRAJECTORY = "object_cluster.trajectory."
 """What the parameters of `model.trajectory` are called; published weights have none of them."""
@@ -47,7 +53,7 @@ def build_model(
     if text_encoder is None:
         text_encoder = build_text_encoder(config, data_root=data_root)
     model = SOC(
-        build_visual_encoder(config.visual_encoder),
+        build_visual_encoder(config.visual_encoder, weights_follow=config.weights is not None),
         text_encoder,
         dim=config.dim,
         num_heads=config.num_heads,
@@ -107,34 +113,99 @@ def build_text_encoder(config: ModelConfig, *, data_root: Path | None) -> TextEn
         if data_root is None:
             raise ValueError(f"model.text_encoder.path={path} needs data.root; give data.root=FOLDER")
         path = path.replace("{data.root}", str(data_root))
+    if ENCODERS in path:
+        path = in_encoders_folder(path, setting="model.text_encoder.path")
     return load_text_encoder(
         path,
         frozen=config.text_encoder.frozen,
         eval_mode_when_frozen=config.text_encoder.eval_mode_when_frozen,
         random_init=config.text_encoder.random_init,
         weights_follow=config.weights is not None,  # a checkpoint holds those of the text encoder, too
+        pooling=config.text_encoder.pooling,
     )
 
 
-def build_visual_encoder(config: VisualEncoderConfig) -> VideoSwin | ResNet50:
-    """The visual encoder, with its pretrained weights where the configuration names a file.
+def build_visual_encoder(config: VisualEncoderConfig, *, weights_follow: bool = False) -> VisualEncoder:
+    """The visual encoder, with its pretrained weights where the configuration names some.
+
+    Args:
+        config: the section `model.visual_encoder`.
+        weights_follow: a checkpoint will bring the weights, so a random frozen encoder is no mistake.
 
     Raises:
-        ValueError: if the file is missing, unreadable or of another encoder.
+        ValueError: if there is no such encoder, or the weights are missing, unreadable or of another one.
     """
-    encoder: VideoSwin | ResNet50
-    if config.name == "resnet50":
+    encoder: VisualEncoder
+    hub: str | None = None
+    if config.name.startswith("timm/"):
+        encoder = timm = TimmEncoder(config.name.removeprefix("timm/"), drop_path_rate=config.drop_path_rate)
+        hub = timm.weights_on_hub
+    elif config.name == "resnet50":
         encoder = ResNet50()
     else:
         custom = VideoSwinSize(config.embed_dim, config.depths, config.num_heads, config.window_size)
         encoder = VideoSwin(SIZES.get(config.name, custom), drop_path_rate=config.drop_path_rate)
     if config.weights is not None:
-        state = read_state_dict(config.weights)
+        path = weights_path(config.weights, config.name, hub)
+        state = read_state_dict(path)
         try:
             encoder.load_pretrained(state)
         except ValueError as error:
             raise ValueError(f"model.visual_encoder.weights={config.weights}: {error}") from None
+        logger.info("visual encoder %s: weights from %s", config.name, path)
+    if config.frozen:
+        if config.weights is None and not weights_follow:
+            logger.warning("model.visual_encoder.frozen=true without weights: its random maps stay as they are")
+        encoder.freeze()
     return encoder
+
+
+def weights_path(weights: Path | Literal["hub"], name: str, hub: str | None) -> Path:
+    """The file with the weights of a visual encoder; fetched first where it lies on the hub.
+
+    Args:
+        weights: the setting.
+        name: of the encoder.
+        hub: repository of the encoder's weights, where there is one.
+
+    Raises:
+        ValueError: if there is no such file, a folder does not hold exactly one, or the hub has none or is out of
+            reach.
+    """
+    if weights == "hub":
+        if hub is None:
+            raise ValueError(
+                f"model.visual_encoder.weights=hub: no repository is known for {name}; name a file with weights"
+            )
+        return hub_weights(hub)
+    path = weights
+    if ENCODERS in str(weights):
+        path = Path(in_encoders_folder(str(weights), setting="model.visual_encoder.weights"))
+    if not path.is_dir():
+        return path
+    files = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_FILES)
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) or "none"
+        raise ValueError(
+            f"model.visual_encoder.weights={path}: expected one file of weights ({', '.join(WEIGHT_FILES)}) in this "
+            f"folder, found {found}; name the file itself"
+        )
+    return files[0]
+
+
+def in_encoders_folder(path: str, *, setting: str) -> str:
+    """A path with the folder of encoders in the place of `{encoders}`.
+
+    Raises:
+        ValueError: if there is nothing there.
+    """
+    filled = path.replace(ENCODERS, str(encoders_folder()))
+    if not Path(filled).exists():
+        raise ValueError(
+            f"{setting}={path}: there is no {filled}; python -m tools.get_encoders small fetches a small pair of "
+            "encoders there, and SOC_ENCODERS names another folder"
+        )
+    return filled
 
 
 def build_criterion(config: LossConfig) -> Criterion:
@@ -189,6 +260,8 @@ def load_weights(model: SOC, path: Path, *, class_head: Literal["load", "new", "
             f"\nThe class heads differ ({sizes}): model.num_classes must be that of the file, or "
             "model.keep_class_head=false starts the head anew"
         )
+    # What counts batches is not read: models keep their own, by which nothing is computed.
+    state = {**{name: own for name, own in model.state_dict().items() if NOT_WEIGHTS.fullmatch(name)}, **state}
     state, added = _with_new_trajectory(model.state_dict(), state)
     if added:
         logger.info(

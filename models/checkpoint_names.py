@@ -1,7 +1,7 @@
 """Checkpoints with published names: one table from their names to ours, and a strict, explained load."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -102,6 +102,39 @@ def soc_from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = published
         if name is not None:
             renamed[name] = tensor
+    return renamed
+
+
+def is_efficientnet_pytorch(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict has the names of the package `efficientnet_pytorch` and of what is made after it."""
+    return "_conv_stem.weight" in state
+
+
+def efficientnet_pytorch_to_timm(state: Mapping[str, Tensor], timm_names: Sequence[str]) -> dict[str, Tensor]:
+    """An EfficientNet's state dict in the names of timm; unknown names are kept, so that a strict load reports them.
+
+    Args:
+        state: with the names of `efficientnet_pytorch`: `_blocks.0._depthwise_conv.weight`.
+        timm_names: of the same network in timm, where blocks are counted within stages: `blocks.0.0.conv_dw.weight`.
+    """
+    found = (re.match(r"blocks\.\d+\.\d+\.", name) for name in timm_names)
+    blocks = list(dict.fromkeys(match[0] for match in found if match))
+    expands = {block for block in blocks if f"{block}conv_pwl.weight" in timm_names}
+    outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    later = {
+        **{"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"},
+        **{"_project_conv": "conv_pwl", "_bn2": "bn3"},
+    }
+    renamed = {}
+    for name, tensor in state.items():
+        match = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(_\w+)\.(\w+)", name)
+        block, layers = "", outside
+        if match is not None and match[1] is not None and int(match[1]) < len(blocks):
+            block = blocks[int(match[1])]
+            layers = later if block in expands else first
+        is_known = match is not None and match[2] in layers and (not match[1] or block)
+        renamed[f"{block}{layers[match[2]]}.{match[3]}" if match is not None and is_known else name] = tensor
     return renamed
 
 

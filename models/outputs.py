@@ -9,10 +9,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Sentences as token ids of RoBERTa, padded to the longest.
+    """Sentences as token ids of the text encoder, padded to one length.
 
     Attributes:
-        ids: indices into the vocabulary, `<s> ... </s>`.
+        ids: indices into the vocabulary, with the special tokens of the encoder (RoBERTa: `<s> ... </s>`).
         is_padding: True at padding tokens.
     """
 
@@ -32,7 +32,7 @@ class TextFeatures:
         words: one feature per token.
         word_positions: sine position encoding of the tokens.
         is_padding: True at padding tokens.
-        sentence: from the encoder's pooler; initialises the queries of the object cluster.
+        sentence: the whole sentence as the encoder pools it; initialises the queries of the object cluster.
     """
 
     words: Float[Tensor, "batch word dim"]

@@ -2,14 +2,15 @@
 
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import resnet50
 from torchvision.ops import FrozenBatchNorm2d
 
+from models.visual_encoder import VisualEncoder
 from structures.checkpoint_file import load_strictly
 
 
-class ResNet50(nn.Module):
+class ResNet50(VisualEncoder):
     """The stages of a ResNet-50 with frozen batch norms; stem and first stage are frozen as in DETR.
 
     Attributes:

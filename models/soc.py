@@ -22,12 +22,11 @@ from models.layers import MLP
 from models.object_cluster import ObjectCluster
 from models.outputs import LayerOutput, SOCOutput, TextFeatures, Tokens, VideoFeatures
 from models.position_encoding import pixel_positions, word_positions
-from models.resnet import ResNet50
 from models.spatial_decoder import SpatialDecoder
 from models.text_encoder import TextEncoder, TextProjection
 from models.trajectory import Trajectory
-from models.video_swin import VideoSwin
-from structures.clips import PaddedClips
+from models.visual_encoder import VisualEncoder
+from structures.clips import Normalisation, PaddedClips
 from structures.parameters import ParameterGroup
 
 # The score that every query starts with: focal loss is unstable when most of many negatives start near one half.
@@ -72,7 +71,7 @@ class SOC(nn.Module):
 
     def __init__(  # noqa: PLR0913  # each is a knob of the configuration
         self,
-        visual_encoder: VideoSwin | ResNet50,
+        visual_encoder: VisualEncoder,
         text_encoder: TextEncoder,
         *,
         dim: int = 256,
@@ -122,6 +121,11 @@ class SOC(nn.Module):
         self._trainable = frozenset(name for name, parameter in self.named_parameters() if parameter.requires_grad)
         self._frozen: frozenset[str] = frozenset()
         self._trains_all_layers = True
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the frames, as the visual encoder was trained."""
+        return self.visual_encoder.normalisation
 
     @property
     def sees_trajectories(self) -> bool:
@@ -283,10 +287,10 @@ class SOC(nn.Module):
 
         Args:
             lr: peak learning rate of everything that is not an encoder.
-            lr_visual_encoder: of the visual encoder.
+            lr_visual_encoder: of the visual encoder, apart from layers of its own that no pretrained weights fill.
             lr_text_encoder: of the text encoder.
         """
-        visual, text = set(self.visual_encoder.parameters()), set(self.text_encoder.parameters())
+        visual, text = set(self.visual_encoder.pretrained.parameters()), set(self.text_encoder.parameters())
         encoders, hidden_matrices = visual | text, _hidden_matrices(self)
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         groups = (

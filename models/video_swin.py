@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from models.checkpoint_names import kinetics_to_video_swin
+from models.visual_encoder import VisualEncoder
 from models.window_attention import Size3, WindowAttention
 from structures.checkpoint_file import load_strictly
 
@@ -96,7 +97,7 @@ class FeedForward(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-class VideoSwin(nn.Module):
+class VideoSwin(VisualEncoder):
     """Four stages; each returns its map before down-sampling, without a final norm.
 
     Args:

@@ -6,8 +6,22 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """What pixels are shifted and scaled by before an encoder sees them; both of values in [0, 1].
+
+    Attributes:
+        mean: of red, green and blue.
+        std: of red, green and blue.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""That of the published encoders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +29,7 @@ class PaddedClips:
     """Clips of different sizes, zero-padded at the bottom, the right and the end to one shape.
 
     Attributes:
-        frames: RGB, already normalised with the ImageNet mean and deviation.
+        frames: RGB, already normalised as the visual encoder was trained.
         is_padding: True where a pixel was added by padding.
         sizes_px: (height, width) of each clip before padding, in pixels of the resized frames.
     """
@@ -59,9 +73,9 @@ class ByteClips:
         """The same clips in memory from which copies to a GPU need not wait."""
         return replace(self, frames=self.frames.pin_memory(), is_padding=self.is_padding.pin_memory())
 
-    def normalised(self) -> PaddedClips:
-        """The input of the model, on the device of the clips; padding is 0."""
-        frames = normalise(self.frames).masked_fill_(self.is_padding[:, :, None], 0)  # (b, t, 1, h, w)
+    def normalised(self, normalisation: Normalisation = IMAGENET) -> PaddedClips:
+        """The input of a model with this normalisation, on the device of the clips; padding is 0."""
+        frames = normalise(self.frames, normalisation).masked_fill_(self.is_padding[:, :, None], 0)  # (b, t, 1, h, w)
         return PaddedClips(frames, self.is_padding, self.sizes_px)
 
 
@@ -72,8 +86,10 @@ def one_clip(frames: UInt8[Tensor, "time 3 height width"]) -> ByteClips:
     return ByteClips(frames[None], is_padding, ((height, width),))
 
 
-def normalise(frames: UInt8[Tensor, "*shape 3 height width"]) -> Float[Tensor, "*shape 3 height width"]:
-    """RGB in [0, 255], normalised by ImageNet mean and deviation, as the encoders were trained."""
-    mean = torch.tensor(IMAGENET_MEAN, device=frames.device)[:, None, None]
-    deviation = torch.tensor(IMAGENET_STD, device=frames.device)[:, None, None]
+def normalise(
+    frames: UInt8[Tensor, "*shape 3 height width"], normalisation: Normalisation = IMAGENET
+) -> Float[Tensor, "*shape 3 height width"]:
+    """RGB in [0, 255], shifted and scaled as the encoder was trained."""
+    mean = torch.tensor(normalisation.mean, device=frames.device)[:, None, None]
+    deviation = torch.tensor(normalisation.std, device=frames.device)[:, None, None]
     return frames.float().div_(255).sub_(mean).div_(deviation)

@@ -16,8 +16,8 @@ def use_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models of `train.fit` and their inputs are float64 until the patch is undone."""
     build_model, normalised = train.build_model, ByteClips.normalised
 
-    def to_double(clips):
-        padded = normalised(clips)
+    def to_double(clips, normalisation):
+        padded = normalised(clips, normalisation)
         return replace(padded, frames=padded.frames.double())
 
     monkeypatch.setattr(train, "build_model", lambda *args, **keywords: build_model(*args, **keywords).double())

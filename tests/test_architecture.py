@@ -43,9 +43,9 @@ ALLOWED = {
 
 # Inside models: a module imports only from floors below its own.
 FLOORS = (
-    {"outputs", "ops", "losses", "checkpoint_names"},
-    {"layers", "position_encoding", "window_attention"},
-    {"video_swin", "resnet", "text_encoder", "trajectory"},
+    {"outputs", "ops", "losses", "checkpoint_names", "encoder_files"},
+    {"layers", "position_encoding", "window_attention", "visual_encoder", "feature_pyramid"},
+    {"video_swin", "resnet", "timm_encoder", "text_encoder", "trajectory"},
     {"fusion", "deformable_transformer", "object_cluster", "spatial_decoder", "dynamic_mask_head"},
     {"soc", "matcher", "postprocess"},
     {"criterion", "identity"},

@@ -2,7 +2,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
-from structures.clips import IMAGENET_MEAN, IMAGENET_STD, ByteClips, normalise, one_clip
+from structures.clips import IMAGENET, ByteClips, normalise, one_clip
 
 
 def every_byte():
@@ -11,7 +11,7 @@ def every_byte():
 
 def test_normalising_is_that_of_the_published_code_to_the_bit():
     picture = Image.fromarray(every_byte()[0].permute(1, 2, 0).numpy())
-    expected = functional.normalize(functional.to_tensor(picture), list(IMAGENET_MEAN), list(IMAGENET_STD))
+    expected = functional.normalize(functional.to_tensor(picture), list(IMAGENET.mean), list(IMAGENET.std))
     assert torch.equal(normalise(every_byte())[0], expected)
 
 
@@ -20,7 +20,7 @@ def test_normalised_padding_is_zero_and_the_bytes_stay():
     is_padding = torch.zeros(2, 2, 4, 5, dtype=torch.bool)
     is_padding[0, 1] = is_padding[1, :, 3:] = True
     clips = ByteClips(frames, is_padding, ((4, 5), (3, 5))).normalised()
-    grey = (0.2 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    grey = (0.2 - torch.tensor(IMAGENET.mean)) / torch.tensor(IMAGENET.std)
     torch.testing.assert_close(clips.frames[0, 0, :, 0, 0], grey)
     assert (clips.frames[0, 1] == 0).all()
     assert (clips.frames[1, :, :, 3:] == 0).all()

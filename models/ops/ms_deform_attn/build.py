@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from structures.user_cache import user_cache_folder
+
 logger = logging.getLogger(__name__)
 
 Target = Literal["cpu", "cuda"]
@@ -132,7 +134,7 @@ def cache_folder() -> Path:
     """Where compiled libraries are kept: SOC_CACHE_DIR, else `soc` in the user's cache folder."""
     if own := os.environ.get("SOC_CACHE_DIR"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "soc"
+    return user_cache_folder()
 
 
 def find_compiler(target: Target) -> list[str]:
