@@ -1,6 +1,6 @@
-"""Command line: `python main.py {train,eval,predict,config} --config FILE [key=value ...]`.
+"""Command line: `python main.py {train,eval,predict,teach,config} --config FILE [key=value ...]`.
 
-`predict` takes `--model FOLDER`, a saved model, in place of the configuration.
+`predict` takes `--model FOLDER`, a saved model, in place of the configuration; `teach` needs neither.
 """
 
 import argparse
@@ -15,11 +15,14 @@ from configs.schema import Config
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
-DESCRIPTION = "Referring video object segmentation: train, evaluate, or segment a video of your own."
+TEACH_CONFIG = Path(__file__).resolve().parent / "configs" / "teach.yaml"
+
+DESCRIPTION = "Referring video object segmentation: train, evaluate, teach it your objects, or segment a video."
 EPILOG = """\
 examples:
   python main.py train --config configs/shapes.yaml data.root=DATA optim.lr=1e-4
   python main.py eval --config configs/shapes.yaml data.root=DATA model.weights=CHECKPOINT
+  python main.py teach --video clip.mp4 --labels LABELS --output FOLDER
   python main.py predict --model FOLDER --video clip.mp4 --sentence "the brown dog" --sentence "a cat"
   python main.py predict --config configs/shapes.yaml --video clip.mp4 --sentence "the star" model.weights=CHECKPOINT
   python main.py config --config configs/shapes.yaml
@@ -47,11 +50,25 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("mode", choices=("train", "eval", "predict", "config"), help="config: print what is in force")
+    modes = ("train", "eval", "predict", "teach", "config")
+    parser.add_argument("mode", choices=modes, help="config: print what is in force")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file, see configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key of configs/schema.py, dotted")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="FOLDER",
+        help="predict: a saved model, in place of --config; teach: start from it",
+    )
+    teaching = parser.add_argument_group("for teach (docs/your_own_data.md), with --video and --output of predict")
+    teaching.add_argument(
+        "--labels",
+        action="append",
+        metavar="PATH",
+        help="labels of the video, one for each --video: a folder or a JSON",
+    )
+    teaching.add_argument("--data", metavar="FOLDER", help="in place of --video and --labels: a folder per video")
     prediction = parser.add_argument_group("for predict (docs/predict.md)")
-    prediction.add_argument("--model", type=Path, metavar="FOLDER", help="a saved model, in place of --config")
     for option, (key, metavar, text) in SHORT_FORMS.items():
         action = "append" if key in REPEATED else "store"
         prediction.add_argument(option, dest=key, action=action, metavar=metavar, help=f"{key}: {text}")
@@ -69,17 +86,59 @@ def prediction_overrides(arguments: argparse.Namespace) -> list[str]:
     ]
 
 
+def teaching_overrides(arguments: argparse.Namespace) -> list[str]:
+    """What is to be taught, as overrides.
+
+    Raises:
+        ValueError: videos and labels do not belong together.
+    """
+    videos, labels = getattr(arguments, "predict.video") or [], arguments.labels or []
+    output = arguments.output_dir
+    overrides = [] if output is None else [f"output_dir={json.dumps(output, ensure_ascii=False)}"]
+    if arguments.data is not None:
+        if videos or labels:
+            raise ValueError("teach takes --data FOLDER, or --video and --labels, and not both")
+        return [*overrides, f"data.root={json.dumps(arguments.data, ensure_ascii=False)}"]
+    if len(videos) != len(labels):
+        raise ValueError(f"teach needs --labels for each --video: there are {len(videos)} videos, {len(labels)} labels")
+    if videos:
+        pairs = [{"video": video, "labels": path} for video, path in zip(videos, labels, strict=True)]
+        overrides += ["data.root=.", f"data.sets.0.videos={json.dumps(pairs, ensure_ascii=False)}"]
+    return overrides
+
+
 def load(arguments: argparse.Namespace, overrides: Sequence[str]) -> Config:
-    """The configuration of the file, or of the saved model.
+    """The configuration of the file, or of the saved model; for `teach` that of the file with the model of the folder.
 
     Raises:
         ValueError: it cannot be used.
     """
+    is_taught = arguments.mode == "teach"
+    path = arguments.config or TEACH_CONFIG if is_taught else arguments.config
     if arguments.model is None:
-        return load_config(arguments.config, overrides)
+        return load_config(path, overrides)
     from models.saved_model import read_saved_config  # needs torch, see `run`
 
-    return read_saved_config(arguments.model, overrides)
+    if not is_taught:
+        return read_saved_config(arguments.model, overrides)
+    of_model = [override for override in overrides if override.startswith("model.")]
+    model = read_saved_config(arguments.model, of_model).model
+    config = load_config(path, [override for override in overrides if override not in of_model])
+    return config.model_copy(update={"model": model})
+
+
+def require_options_of_mode(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Exits with a message if an option belongs to another mode, or configuration and model are both there, or none."""
+    mode, shared = arguments.mode, ("predict.video", "output_dir")
+    options = {key: option for option, (key, _, _) in SHORT_FORMS.items()}
+    given = {option for key, option in options.items() if getattr(arguments, key) is not None}
+    given |= {f"--{name}" for name in ("model", "labels", "data") if getattr(arguments, name) is not None}
+    of_teach = {"--model", "--labels", "--data", *(options[key] for key in shared)}
+    allowed = {"teach": of_teach, "predict": {"--model", *options.values()}}.get(mode, set())
+    if given - allowed:
+        parser.error(f"{', '.join(sorted(given - allowed))}: not an option of {mode}")
+    if mode != "teach" and (arguments.config is None) == (arguments.model is None):
+        parser.error("--config FILE is needed, or for predict --model FOLDER, and not both")
 
 
 def run(mode: str, config: Config) -> None:
@@ -94,6 +153,10 @@ def run(mode: str, config: Config) -> None:
         from eval import evaluate
 
         evaluate(config)
+    elif mode == "teach":
+        from teach import teach
+
+        teach(config)
     else:
         from predict import predict
 
@@ -108,13 +171,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = make_parser()
     arguments = parser.parse_intermixed_args(argv)
-    short_forms = prediction_overrides(arguments)
-    if (short_forms or arguments.model is not None) and arguments.mode != "predict":
-        parser.error(f"--model, {', '.join(SHORT_FORMS)} belong to predict, not to {arguments.mode}")
-    if (arguments.config is None) == (arguments.model is None):
-        parser.error("--config FILE is needed, or for predict --model FOLDER, and not both")
+    require_options_of_mode(parser, arguments)
     try:
-        run(arguments.mode, load(arguments, [*arguments.overrides, *short_forms]))
+        forms = teaching_overrides(arguments) if arguments.mode == "teach" else prediction_overrides(arguments)
+        run(arguments.mode, load(arguments, [*arguments.overrides, *forms]))
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_BAD_INPUT

@@ -506,6 +506,20 @@ def _checked_moment(text: str) -> str:
 MomentText = Annotated[str, BeforeValidator(_as_moment), AfterValidator(_checked_moment)]
 
 
+class TeachConfig(ConfigNode):
+    """Teaching a model one's own objects; docs/your_own_data.md."""
+
+    min_t_acc: Probability = 0.95
+    """Share of the sentences about objects that must be found on the held-out frames; among the thresholds of which
+    that is true, the one that best refuses sentences about nothing is chosen."""
+
+    licence: str | None = None
+    """Of the taught weights, for the model card, such as `apache-2.0`."""
+
+    data_licence: str = "not stated"
+    """Of the video and its labels, for the model card."""
+
+
 class PredictConfig(ConfigNode):
     """Prediction on videos of one's own."""
 
@@ -572,6 +586,7 @@ class Config(ConfigNode):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     predict: PredictConfig = PredictConfig()
+    teach: TeachConfig = TeachConfig()
 
     output_dir: Path = Path("runs/default")
     """Where checkpoints, metrics and masks go."""

@@ -133,6 +133,19 @@ def fetch_small_pair(folder: Path) -> None:
         fetch(encoder, folder)
 
 
+def fetch_named(*paths: str) -> None:
+    """Fetches those of the small pair that settings name as `{encoders}/NAME` and that are not there at all.
+
+    Raises:
+        ValueError: as `fetch`.
+    """
+    folder = encoders_folder()
+    for encoder in SMALL_PAIR:
+        if f"{ENCODERS}/{encoder.name}" in paths and not (folder / encoder.name).exists():
+            logger.info("fetching %s, once", encoder.name)
+            fetch(encoder, folder)
+
+
 def fetch(encoder: EncoderFiles, folder: Path) -> None:
     """Makes an encoder complete below `folder`: nothing is done where all of its files are there and right.
 

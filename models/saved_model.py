@@ -60,7 +60,7 @@ def save_model(
     tokenizer = model.text_encoder.tokenizer
     if tokenizer is None:
         raise ValueError("the text encoder of this model was built without a tokenizer, which a saved model holds")
-    _require_free(folder, overwrite=overwrite)
+    require_free(folder, overwrite=overwrite)
     public = _without_places(config)
     with atomic_folder(folder) as temporary:
         save_file(_separate(model.state_dict()), temporary / WEIGHTS, metadata={"format": "pt", FORMAT_KEY: FORMAT})
@@ -113,7 +113,7 @@ def is_saved_model(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
 
 
-def _require_free(folder: Path, *, overwrite: bool) -> None:
+def require_free(folder: Path, *, overwrite: bool) -> None:
     """Raises ValueError unless a saved model may be written there."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, expected the folder of a saved model")
