@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.definition import SplitRequest
+from datasets.labelled_videos import LabelledVideo, LabelledVideosSettings, read
 from media.mask_png import DAVIS_PALETTE, read_index_png
 from media.video import open_video
 
@@ -99,6 +101,32 @@ def test_masks_lie_on_what_their_numbers_are_named_after(frames, masks):
         rows, cols = np.nonzero(pillow)
         around[rows.min() - 5 : rows.max() + 6, cols.min() - 5 : cols.max() + 6] = True
         assert ((red - blue)[around & ~pillow] > 15).mean() < 0.55, f"frame {number}"
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"), [("all", TEACHING_FRAMES), ("train", [0, 30, 90, 110, 135, 195]), ("valid", [60, 165])]
+)
+def test_the_data_set_of_labelled_videos_reads_it(folder, split, expected):
+    contents = read(SplitRequest(LabelledVideosSettings(), folder.parent, split, for_training=True))
+    assert contents.problems == ()
+    (video,) = contents.videos
+    assert (video.name, len(video.frame_names), sorted(video.annotated or ())) == ("bedroom", 200, expected)
+    assert {number for expression in video.expressions for number in expression.object_ids} == {GIRL, BOY, PILLOW}
+
+
+def test_no_absent_sentence_names_a_thing_that_can_be_seen_without_a_mask(folder):
+    contents = read(SplitRequest(LabelledVideosSettings(), folder.parent, "all", for_training=True))
+    absent = {expression.sentence for expression in contents.videos[0].expressions if not expression.object_ids}
+    assert {"a dog", "the girl in the red dress"} <= absent
+    seen = {"a bed", "a mirror", "a lamp", "a chest of drawers", "a candle", "a curtain", "a pillow", "a girl", "a boy"}
+    assert not absent & seen
+
+
+def test_the_check_is_read_as_a_data_set_of_its_own(folder):
+    video = LabelledVideo(video=Path("bedroom.mp4"), labels=Path("check"))
+    contents = read(SplitRequest(LabelledVideosSettings(videos=(video,)), folder, "all"))
+    assert contents.problems == ()
+    assert sorted(contents.videos[0].annotated or ()) == CHECK_FRAMES
 
 
 def test_it_is_small_and_says_where_it_comes_from(folder):
