@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-
 from configs.schema import Config, StageConfig
 from datasets.records import VideoRecord
 from engine.distributed import World
