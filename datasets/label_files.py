@@ -32,6 +32,8 @@ class VideoLabels:
             category.
         names: sentences that the labels themselves give, by key: names of categories. A key without an entry in
             `sentences.json` is described by them.
+        elsewhere: keys that are known, but mean no object of this video.
+        is_shared: whether they come from a file for several videos, so that other keys may be those of the others.
     """
 
     masks: MaskReader
@@ -39,6 +41,8 @@ class VideoLabels:
     visible: Mapping[int, frozenset[int]]
     keys: Mapping[str, tuple[int, ...]]
     names: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: frozenset[str] = frozenset()
+    is_shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +98,11 @@ def read_label_pngs(folder: Path, *, frames: FrameNames, size: tuple[int, int], 
         try:
             position = frames.position_of(path.name)
         except ValueError as error:
-            problems.append(Problem("missing", str(path), str(error)))
+            problems.append(Problem("labels", str(path), str(error)))
             continue
         if position in names:
             detail = f"a second label of frame {frames.stems[position]}, which {names[position]} is of already"
-            problems.append(Problem("expressions", str(path), detail))
+            problems.append(Problem("labels", str(path), detail))
             continue
         try:
             object_map = read_index_png(path)
@@ -116,7 +120,7 @@ def read_label_pngs(folder: Path, *, frames: FrameNames, size: tuple[int, int], 
             problems.append(Problem("mismatched", str(path), detail))
         elif len(ids) > MOST_IDS:
             detail = f"{len(ids)} different ids, which looks like soft edges: save the mask without smoothing"
-            problems.append(Problem("unreadable", str(path), detail))
+            problems.append(Problem("labels", str(path), detail))
         else:
             names[position] = path.name
             for number in ids:

@@ -4,16 +4,15 @@
     ROOT/<video>/labels/*.png        masks of the labelled frames, pixel value = object id
     ROOT/<video>/labels/sentences.json
 
-Instead of PNG files `labels` may hold one JSON file of COCO or of YouTube-VIS. `videos` names files that lie elsewhere.
+Instead of PNG files `labels` may hold one JSON file of COCO or of YouTube-VIS, and one `ROOT/labels.json` may have the
+labels of all videos that have no folder of their own. `videos` names files that lie elsewhere.
 
 Only labelled frames are frames with masks. The splits are `all`, and of these frames `train` and `valid`, those that
 are held out.
 """
 
-import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,40 +28,24 @@ from datasets.definition import (
     SplitContents,
     SplitRequest,
 )
-from datasets.frame_names import FrameNames
-from datasets.label_files import VideoLabels, read_label_pngs
-from datasets.problems import Problem, ProblemKind
-from datasets.readers import FrameReader, ImageFiles
+from datasets.label_sources import (
+    LABELS_FOLDER,
+    SHARED_LABELS,
+    LabelledRecord,
+    LabelledVideo,
+    find_videos,
+    holds_a_video,
+    open_json_files,
+    read_video,
+)
+from datasets.problems import Problem
 from datasets.records import Expression, VideoRecord
-from datasets.sentence_file import FILE_NAME, SentenceFile, name_as_sentence, read_sentence_file
-from structures.config_node import ConfigNode
-
-logger = logging.getLogger(__name__)
 
 SPLITS = ("all", "train", "valid")
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-FRAMES_FOLDER, LABELS_FOLDER = "frames", "labels"
 
-MOST_NAMED = 8
-"""Names in a message."""
-
-OBJECT, NEAR_MISS, OTHER_VIDEO, WORD = "object", "near miss", "other video", "word"
-"""Kinds of sentences: about an object; and absent ones, from `absent`, about another video, from the list of words."""
-
-
-class LabelledVideo(ConfigNode):
-    """A video and its labels; relative paths start at the folder of the data set."""
-
-    video: Path
-    """Video file, or folder of frames."""
-
-    labels: Path
-    """Folder of PNG files, JSON file of COCO or YouTube-VIS, or folder with one such file."""
-
-    name: str = ""
-    """Of the video, in results; empty: that of its file or folder."""
+NEAR_MISS, OTHER_VIDEO, WORD = "near miss", "other video", "word"
+"""Kinds of absent sentences: from `absent` of the video, about another video, from the list of words."""
 
 
 class LabelledVideosSettings(DatasetSettings):
@@ -99,8 +82,11 @@ def read(request: SplitRequest[LabelledVideosSettings]) -> SplitContents:
     if request.split not in SPLITS:
         raise ValueError(f"split {request.split!r} of labelled videos: expected one of {', '.join(SPLITS)}")
     problems: list[Problem] = []
-    found = _find_videos(request, problems)
-    read_videos = [one for one in (_read_video(each, request, problems) for each in found) if one is not None]
+    found = find_videos(request.root, request.settings.videos, problems)
+    files = open_json_files(found, problems)
+    first_index = request.settings.first_index
+    opened = (read_video(each, files, first_index=first_index, problems=problems) for each in found)
+    read_videos = [one for one in opened if one is not None]
     videos = []
     for one in read_videos:
         others = [other for other in read_videos if other is not one]
@@ -110,205 +96,12 @@ def read(request: SplitRequest[LabelledVideosSettings]) -> SplitContents:
     return SplitContents(tuple(videos), tuple(problems))
 
 
-@dataclass(frozen=True, slots=True)
-class _ReadVideo:
-    """A video with the sentences about its objects.
-
-    Attributes:
-        record: all labelled frames; only sentences about objects.
-        sentences: what its file of sentences says.
-        sentence_file: where that is, for messages.
-    """
-
-    record: VideoRecord
-    sentences: SentenceFile
-    sentence_file: Path
-
-    @property
-    def own_texts(self) -> list[str]:
-        """The sentences about its objects, and what may stand for words of them."""
-        texts = [expression.sentence for expression in self.record.expressions]
-        mentioned = frozenset[str]().union(*map(nouns, texts))
-        for word, others in self.sentences.synonyms.items():
-            if not mentioned.isdisjoint(nouns(word)):
-                texts += others
-        return texts
-
-
-# ---- finding videos ----
-
-
-def _find_videos(request: SplitRequest[LabelledVideosSettings], problems: list[Problem]) -> Sequence[LabelledVideo]:
-    """The videos that the settings name, or that lie in the folder, with paths and names filled in.
-
-    Raises:
-        ValueError: there is none, or two have one name.
-    """
-    root, listed = request.root, request.settings.videos
-    if listed:
-        videos = [
-            LabelledVideo(
-                video=root / one.video.expanduser(),
-                labels=root / one.labels.expanduser(),
-                name=one.name or _name_of(root / one.video),
-            )
-            for one in listed
-        ]
-    else:
-        videos = list(_videos_in(root, problems))
-        if not videos and not problems:
-            raise ValueError(
-                f"{root}: no labelled video; expected {root}/NAME/{LABELS_FOLDER}/ beside {root}/NAME/CLIP.mp4 or "
-                f"{root}/NAME/{FRAMES_FOLDER}/ (docs/your_own_data.md), or `videos` in the settings"
-            )
-    names = [one.name for one in videos]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{len(names)} labelled videos, of which several are called {twice[0]!r}; give them `name`s")
-    return videos
-
-
-def _name_of(video: Path) -> str:
-    return video.parent.name if video.name == FRAMES_FOLDER else video.stem if video.suffix else video.name
-
-
-def _videos_in(root: Path, problems: list[Problem]) -> Iterator[LabelledVideo]:
-    """The folders of a folder that hold labels, each with its video."""
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        labels = folder / LABELS_FOLDER
-        if not labels.is_dir():
-            continue
-        candidates = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES]
-        if (folder / FRAMES_FOLDER).is_dir():
-            candidates.append(folder / FRAMES_FOLDER)
-        if len(candidates) == 1:
-            yield LabelledVideo(video=candidates[0], labels=labels, name=folder.name)
-            continue
-        found = f"several ({', '.join(path.name for path in candidates[:3])})" if candidates else "none"
-        detail = f"expected one video file ({', '.join(VIDEO_SUFFIXES)}) or a folder `{FRAMES_FOLDER}`, found {found}"
-        problems.append(Problem("missing", f"{folder}/", detail))
-
-
-def _open_frames(video: Path, *, first_index: int) -> tuple[FrameReader, FrameNames]:
-    """The frames of a video file, or of a folder of images in the order of their names.
-
-    Raises:
-        ValueError: there is no such video, or it has no frame.
-    """
-    if video.is_dir():
-        paths = sorted((p for p in video.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
-        stems = tuple(path.stem for path in paths)
-        if not paths:
-            raise ValueError(f"{video}: the folder holds no frame ({', '.join(IMAGE_SUFFIXES)})")
-        twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-        if twice:
-            raise ValueError(f"{video}: several frames are called {twice[0]!r}")
-        return ImageFiles(video, tuple(path.name for path in paths)), FrameNames(stems)
-    # Here, because configurations are read without PyAV.
-    from media.video_seek import VideoFileFrames
-
-    reader = VideoFileFrames(video)
-    stems = tuple(f"{index:05d}" for index in range(reader.num_frames))  # as prediction names them
-    return reader, FrameNames(stems, is_video_file=True, first_index=first_index)
-
-
-# ---- reading one video ----
-
-
-def _read_video(
-    one: LabelledVideo, request: SplitRequest[LabelledVideosSettings], problems: list[Problem]
-) -> _ReadVideo | None:
-    """A video with all its labelled frames; None, with problems, where nothing of it can be used."""
-    try:
-        reader, frames = _open_frames(one.video, first_index=request.settings.first_index)
-        size = reader.size()
-    except ValueError as error:
-        kind: ProblemKind = "unreadable" if one.video.exists() else "missing"
-        problems.append(Problem(kind, str(one.video), str(error).removeprefix("video ").removeprefix(f"{one.video}: ")))
-        return None
-    try:
-        labels = _read_labels(one, frames=frames, size=size, problems=problems)
-        path = one.labels / FILE_NAME
-        sentences = read_sentence_file(path)
-    except ValueError as error:
-        name, _, detail = str(error).partition(": ")
-        problems.append(Problem("index", name, detail))
-        return None
-    record = VideoRecord(
-        name=one.name,
-        frame_names=tuple(frames.stems),
-        frames=reader,
-        masks=labels.masks,
-        expressions=tuple(_expressions(path, sentences, labels, problems)),
-        visible=labels.visible,
-        annotated=labels.positions,
-    )
-    return _ReadVideo(record, sentences, path)
-
-
-def _read_labels(
-    one: LabelledVideo, *, frames: FrameNames, size: tuple[int, int], problems: list[Problem]
-) -> VideoLabels:
-    """The labels of a video.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if not one.labels.is_dir():
-        raise ValueError(f"{one.labels}: no such folder of labels")
-    before = len(problems)
-    labels = read_label_pngs(one.labels, frames=frames, size=size, problems=problems)
-    if not labels.positions and len(problems) == before:
-        raise ValueError(f"{one.labels}: no labels; expected PNG files named like the frames, such as 00012.png")
-    return labels
-
-
-def _expressions(
-    path: Path, sentences: SentenceFile, labels: VideoLabels, problems: list[Problem]
-) -> Iterator[Expression]:
-    """The sentences about objects; those that stand with several objects are about all of them."""
-    objects_of: dict[str, list[int]] = {}
-    named = dict(labels.names)
-    described: set[int] = set()
-    for key, texts in sentences.objects.items():
-        named.pop(key, None)
-        ids = labels.keys.get(key)
-        if ids is None:
-            detail = f"object {key!r} is not in the labels, which have {_shortened(labels.keys)}"
-            problems.append(Problem("objects", str(path), detail))
-            continue
-        described |= set(ids)
-        unseen = [number for number in ids if number not in labels.visible]
-        if unseen:
-            detail = f"object {key!r} has no pixel in any labelled frame; its sentences are left out"
-            problems.append(Problem("unseen", str(path), detail))
-            continue
-        for text in texts:
-            objects_of.setdefault(text, []).extend(ids)
-    for key, name in named.items():
-        described |= set(labels.keys[key])
-        objects_of.setdefault(name_as_sentence(name), []).extend(labels.keys[key])
-    for number in sorted(labels.visible.keys() - described):
-        detail = (
-            f"object {number} is labelled in frame {min(labels.visible[number])}, but has no sentence: add "
-            f'"{number}": ["the ..."], or "{number}": null to leave it out'
-        )
-        problems.append(Problem("expressions", str(path), detail))
-    for text, objects in objects_of.items():
-        yield Expression("", text, tuple(sorted(set(objects))), kind=OBJECT)
-
-
-def _shortened(names: Mapping[str, tuple[int, ...]]) -> str:
-    shown = ", ".join(list(names)[:MOST_NAMED])
-    return f"{shown}, ..." if len(names) > MOST_NAMED else shown
-
-
 # ---- absent sentences ----
 
 
 def _with_absent(
-    one: _ReadVideo,
-    others: Sequence[_ReadVideo],
+    one: LabelledRecord,
+    others: Sequence[LabelledRecord],
     request: SplitRequest[LabelledVideosSettings],
     problems: list[Problem],
 ) -> VideoRecord:
@@ -316,7 +109,7 @@ def _with_absent(
     present = [expression.sentence for expression in one.record.expressions]
     both = sorted(set(present) & set(one.sentences.absent))
     if both:
-        problems.append(Problem("expressions", str(one.sentence_file), f"{both[0]!r} is both present and absent"))
+        problems.append(Problem("labels", str(one.sentence_file), f"{both[0]!r} is both present and absent"))
     kind_of = dict.fromkeys(one.sentences.absent, NEAR_MISS)
     own_texts = one.own_texts
     mentioned = frozenset[str]().union(*map(nouns, own_texts))
@@ -374,7 +167,7 @@ def _in_split(
         positions = held_out if request.split == "valid" else positions - held_out
         if not positions:
             detail = f"{len(labelled)} labelled frame, so none is left for split `{request.split}`; label one more"
-            problems.append(Problem("index", f"video {record.name}", detail))
+            problems.append(Problem("labels", f"video {record.name}", detail))
     if not positions:
         return None
     visible = {number: shown & positions for number, shown in record.visible.items()}
@@ -393,18 +186,14 @@ def _count(videos: Sequence[VideoRecord]) -> Counts:
 
 def _shared_folders(request: SplitRequest[LabelledVideosSettings]) -> Iterator[Path]:
     """Labels of all splits lie together, with sentences and whatever else a tool exports."""
-    for one in _find_videos(request, problems=[]):
+    for one in find_videos(request.root, request.settings.videos, problems=[]):
         yield from (one.labels, one.labels.parent, one.video, one.video.parent)
 
 
-def _natural_order(path: Path) -> tuple[tuple[int, int, str], ...]:
-    """`frame2` before `frame10`, as in prediction."""
-    parts = re.findall(r"\d+|\D+", path.stem)
-    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
-
-
 def _find(root: Path) -> list[FoundDataset]:
-    is_here = any((folder / LABELS_FOLDER / FILE_NAME).is_file() for folder in root.iterdir() if folder.is_dir())
+    folders = [folder for folder in root.iterdir() if folder.is_dir()]
+    has_labels = any((folder / LABELS_FOLDER).is_dir() for folder in folders) or (root / SHARED_LABELS).is_file()
+    is_here = has_labels and any(holds_a_video(folder) for folder in folders)
     return [FoundDataset(LabelledVideosSettings(), ("train", "valid"))] if is_here else []
 
 

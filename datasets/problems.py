@@ -17,7 +17,9 @@ ProblemKind = Literal[
     "mismatched",
     "objects",
     "expressions",
+    "labels",
     "unseen",
+    "left_out",
     "duplicates",
     "line_ends",
     "counts",
@@ -66,10 +68,18 @@ KINDS: dict[ProblemKind, KindOfProblem] = {
     "expressions": KindOfProblem(
         "expressions or videos with bad entries", True, "take the file of expressions from the release again"
     ),
+    "labels": KindOfProblem(
+        "labels and sentences of one's own that cannot be used",
+        True,
+        "mend them in the labelling tool or in sentences.json; docs/your_own_data.md says how they should be",
+    ),
     "unseen": KindOfProblem(
         "expressions about objects without a pixel, or without a box where boxes are targets",
         False,
         "nothing: training leaves them out, evaluation scores them against empty masks",
+    ),
+    "left_out": KindOfProblem(
+        "labels of one's own that are left out", False, "nothing, if that is meant; the others are used"
     ),
     "duplicates": KindOfProblem(
         "ids that occur twice", False, "of each only one entry is read; take the file from the release again"

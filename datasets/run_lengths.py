@@ -126,6 +126,13 @@ def encode_segmentation(segmentation: Any, *, size: tuple[int, int]) -> bytes:
     return mask_utils.merge(mask_utils.frPyObjects(polygons, height, width))["counts"]
 
 
+def merge_run_lengths(parts: Sequence[bytes], *, size: tuple[int, int]) -> bytes:
+    """Compressed run lengths of the union of several masks of one size."""
+    if len(parts) == 1:
+        return parts[0]
+    return mask_utils.merge([{"size": list(size), "counts": counts} for counts in parts])["counts"]
+
+
 def mask_area(counts: bytes, *, size: tuple[int, int]) -> int:
     """Pixels of a mask, without decoding it."""
     return int(mask_utils.area({"size": list(size), "counts": counts}))
