@@ -277,7 +277,7 @@ def _is_described_as(entry: Mapping[str, Any], video: str) -> bool:
 
 
 def _has_size(entry: Mapping[str, Any], size: tuple[int, int]) -> bool:
-    return (int(entry["height"]), int(entry["width"])) == size
+    return (entry["height"], entry["width"]) == size
 
 
 def _wrong_size(path: Path, what: str, entry: Mapping[str, Any], size: tuple[int, int], video: str) -> Problem:
