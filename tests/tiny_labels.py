@@ -130,7 +130,8 @@ def coco(names: dict[int, str], *, style: str = "polygons", first_image_id: int 
         extra: keys of every annotation; a value that can be called is given the number of the object.
     """
     encode = {"polygons": lambda mask: [box_polygon(mask)], "compressed": compressed, "uncompressed": uncompressed}
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for index, (frame, name) in enumerate(names.items(), start=first_image_id):
         images.append({"id": index, "file_name": name, "height": HEIGHT, "width": WIDTH, "license": 0})
         for number in (1, 2):
