@@ -128,8 +128,8 @@ _LONGEST_NOUN_IN_ING = 5
 
 
 def content_words(sentence: str) -> frozenset[str]:
-    """The words that carry meaning, in lower case: all but articles, prepositions and the like."""
-    return frozenset(word for word in _words(sentence) if word not in _FUNCTION_WORDS)
+    """The words that carry meaning, in lower case and singular: all but articles, prepositions and the like."""
+    return frozenset(_singular(word) for word in _words(sentence) if word not in _FUNCTION_WORDS)
 
 
 def is_function_word(word: str) -> bool:
@@ -144,7 +144,7 @@ def nouns(sentence: str) -> frozenset[str]:
     among them.
     """
     return frozenset(
-        _singular(word)
+        word
         for word in content_words(sentence) - _DESCRIBING_WORDS
         if not (word.endswith("ing") and len(word) > _LONGEST_NOUN_IN_ING)
     )
@@ -183,6 +183,20 @@ def may_fit(sentence: str, mentioned: frozenset[str]) -> bool:
         (own & family and mentioned & family and (own | mentioned) & family & _GENERAL_WORDS)
         for _, family in _families()
     )
+
+
+def says_no_more(shorter: str, sentence: str) -> bool:
+    """Whether a sentence has no word beyond another one, so that it fits whatever that one is about.
+
+    Args:
+        shorter: perhaps the other one with fewer words.
+        sentence: about an object. "The person" says no more than "the girl with the hat": words for the whole family of
+            one of its nouns count as its own.
+    """
+    own = content_words(sentence)
+    mentioned = nouns(sentence)
+    general = (family & _GENERAL_WORDS for _, family in _families() if not family.isdisjoint(mentioned))
+    return content_words(shorter) <= own.union(*general)
 
 
 @cache

@@ -59,13 +59,13 @@ class LabelledRecord:
 
     @property
     def own_texts(self) -> list[str]:
-        """The sentences about its objects, and what may stand for words of them."""
+        """What is in the video: the sentences about objects, what may stand for words of them, what has no mask."""
         texts = [expression.sentence for expression in self.record.expressions]
         mentioned = frozenset[str]().union(*map(nouns, texts))
         for word, others in self.sentences.synonyms.items():
             if not mentioned.isdisjoint(nouns(word)):
                 texts += others
-        return texts
+        return [*texts, *self.sentences.unlabelled]
 
 
 # ---- finding videos ----

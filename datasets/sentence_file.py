@@ -2,11 +2,13 @@
 
     {"objects": {"1": {"name": "dog", "sentences": ["the brown dog", "the dog on the left"]}, "2": ["the cat"]},
      "absent": ["a horse"],
-     "synonyms": {"dog": ["puppy", "hound"]}}
+     "synonyms": {"dog": ["puppy", "hound"]},
+     "unlabelled": ["a lamp"]}
 
 An object may be a list of sentences, one sentence, or such a mapping; one with a name alone is called "the <name>".
 `null` says that an object is labelled, but not to be learned. In the short form the objects stand at the top:
-{"1": ["the dog"], "2": ["the cat"]}. A sentence that stands with several objects is about all of them together.
+{"1": ["the dog"], "2": ["the cat"]}. `unlabelled` names what can be seen and has no mask, so that it is
+not taken for absent. A sentence that stands with several objects is about all of them together.
 """
 
 import json
@@ -18,7 +20,7 @@ from typing import Any
 FILE_NAME = "sentences.json"
 
 _EXAMPLE = '{"objects": {"1": ["the brown dog"]}, "absent": ["a horse"], "synonyms": {"dog": ["puppy"]}}'
-_SECTIONS = ("objects", "absent", "synonyms")
+_SECTIONS = ("objects", "absent", "synonyms", "unlabelled")
 _ARTICLES = ("the ", "a ", "an ")
 
 
@@ -31,11 +33,13 @@ class SentenceFile:
             their objects.
         absent: sentences about what is not in the video.
         synonyms: words or phrases that may stand for another one.
+        unlabelled: what can be seen in the video, but has no mask.
     """
 
     objects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unlabelled: tuple[str, ...] = ()
 
 
 def read_sentence_file(path: Path) -> SentenceFile:
@@ -60,7 +64,7 @@ def read_sentence_file(path: Path) -> SentenceFile:
         raise ValueError(f"{path}: objects={objects!r} must be a mapping such as {_EXAMPLE}")
     if not isinstance(synonyms, Mapping):
         raise ValueError(f"{path}: synonyms={synonyms!r} must be a mapping from a word to a list of words")
-    absent = content.get("absent", [])
+    absent, unlabelled = content.get("absent"), content.get("unlabelled")
     return SentenceFile(
         objects={key: _sentences_of(path, key, value) for key, value in objects.items()},
         absent=_texts(f"{path}: absent", absent) if absent else (),
@@ -68,6 +72,7 @@ def read_sentence_file(path: Path) -> SentenceFile:
             _text(f"{path}: synonyms", key): _texts(f"{path}: synonyms of {key!r}", value)
             for key, value in synonyms.items()
         },
+        unlabelled=_texts(f"{path}: unlabelled", unlabelled) if unlabelled else (),
     )
 
 

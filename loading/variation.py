@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
-from datasets.absent_words import content_words, is_function_word
+from datasets.absent_words import is_function_word, says_no_more
 from datasets.records import Expression, VideoRecord
 from loading.sampling import random_index, sample_without_replacement
 from loading.transforms import AnnotatedClip, resize_to, resized_size
@@ -52,11 +52,14 @@ class Variation:
         """
         varied = []
         for expression in expressions:
-            sentence = with_synonyms(expression.sentence, video.synonyms, generator)
+            sentence = expression.sentence
             if self.word_dropout:
                 others = [e.sentence for e in video.expressions if e.known_ids and e.known_ids != expression.known_ids]
-                sentence = without_words(sentence, self.word_dropout, others=others, generator=generator)
-            varied.append(sentence)
+                shorter = without_words(sentence, self.word_dropout, generator)
+                as_usual = without_synonyms(shorter, video.synonyms)
+                is_ambiguous = any(says_no_more(as_usual, without_synonyms(o, video.synonyms)) for o in others)
+                sentence = sentence if is_ambiguous else shorter
+            varied.append(with_synonyms(sentence, video.synonyms, generator))
         return tuple(varied)
 
     def resized(
@@ -135,13 +138,22 @@ def with_synonyms(sentence: str, synonyms: Mapping[str, Collection[str]], genera
     return pattern.sub(choose, sentence)
 
 
-def without_words(sentence: str, probability: float, *, others: Sequence[str], generator: torch.Generator) -> str:
-    """The sentence without some of its words, see `Variation.sentences`.
+def without_synonyms(sentence: str, synonyms: Mapping[str, Collection[str]]) -> str:
+    """The sentence with each synonym replaced by the word that it stands for, so that sentences can be compared."""
+    word_of = {other.lower(): word for word, others in synonyms.items() for other in others}
+    present = [other for other in sorted(word_of, key=len, reverse=True) if _as_words(other).search(sentence)]
+    if not present:
+        return sentence
+    pattern = re.compile("|".join(_as_words(other).pattern for other in present), re.IGNORECASE)
+    return pattern.sub(lambda match: word_of[match.group().lower()], sentence)
+
+
+def without_words(sentence: str, probability: float, generator: torch.Generator) -> str:
+    """The sentence without some of its words, but with one that says something.
 
     Args:
         sentence: words separated by blanks.
         probability: of leaving out each word.
-        others: sentences about other objects of the video.
         generator: of everything random.
     """
     words = sentence.split()
@@ -151,10 +163,7 @@ def without_words(sentence: str, probability: float, *, others: Sequence[str], g
         return sentence
     if not any(kept[index] for index in telling):
         kept[telling[random_index(len(telling), generator)]] = True
-    shorter = " ".join(word for word, is_kept in zip(words, kept, strict=True) if is_kept)
-    meaning = content_words(shorter)
-    is_ambiguous = any(meaning <= content_words(other) for other in others)
-    return sentence if is_ambiguous else shorter
+    return " ".join(word for word, is_kept in zip(words, kept, strict=True) if is_kept)
 
 
 def _by_kind(expressions: Sequence[Expression], count: int, generator: torch.Generator) -> list[Expression]:

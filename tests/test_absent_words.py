@@ -2,7 +2,7 @@
 
 import pytest
 
-from datasets.absent_words import absent_phrases, content_words, may_fit, nouns
+from datasets.absent_words import absent_phrases, content_words, may_fit, nouns, says_no_more
 
 ALL = {*absent_phrases([], for_training=True), *absent_phrases([], for_training=False)}
 
@@ -52,3 +52,13 @@ def test_sentences_about_other_videos_fit_where_they_share_a_noun_or_a_general_w
     assert not may_fit("a boy", mentioned)
     assert not may_fit("the black swan", mentioned)
     assert may_fit("a boy", nouns("a person running"))
+
+
+def test_a_sentence_without_a_word_of_its_own_fits_the_other_one():
+    girl = "the girl with the red hats"
+    assert says_no_more("a girl", girl)
+    assert says_no_more("the red hat", girl)
+    assert says_no_more("a person in red", girl)
+    assert not says_no_more("the boy", girl)
+    assert not says_no_more("the blue hat", girl)
+    assert not says_no_more("a red animal", girl)

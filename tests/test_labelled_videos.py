@@ -197,6 +197,14 @@ def test_words_can_be_switched_off_and_differ_between_training_and_evaluation(ro
     assert set(training["word"]).isdisjoint(evaluation["word"])
 
 
+def test_what_is_seen_without_a_mask_is_not_absent(root):
+    before = absent_of(read(root))["word"]
+    write(root / "pets" / "labels" / "sentences.json", SENTENCES | {"unlabelled": ["two chairs", "a plant"]})
+    after = absent_of(read(root))["word"]
+    assert {"a chair", "a sofa", "a flower"} <= set(before) - set(after)
+    assert "a table" in after
+
+
 def test_evaluation_has_few_absent_sentences_near_misses_first(tmp_path):
     root = write_root(tmp_path, "pets", "traffic")
     write(root / "traffic" / "labels" / "sentences.json", {"1": ["a red car"], "2": ["a bus"]})
