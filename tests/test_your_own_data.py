@@ -1,0 +1,143 @@
+"""docs/your_own_data.md, executed on a small generated video: all of its commands but those that teach."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from configs.loader import load_config
+from datasets.problems import KINDS
+from media.mask_png import write_index_png
+from tests.doc_blocks import blocks
+from tests.tiny_labels import NUM_FRAMES, coco, ids_at, write, write_file, write_frames
+from tests.tiny_ref_youtube_vos import write_tiny_data
+from tests.tiny_run import tiny_config
+from tools.shapes.text import write_text_encoder
+
+SCRIPTS_AND_PACKAGES = [
+    "main.py", "train.py", "eval.py", "predict.py", "configs", "datasets", "engine", "evaluation", "loading", "media",
+    "metrics", "models", "prediction", "structures", "tools",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def page(repository):
+    return repository / "docs" / "your_own_data.md"
+
+
+@pytest.fixture(scope="module")
+def folder(repository, page, tmp_path_factory):
+    """A folder to run commands in: the program, the files of the page, and videos to go with them."""
+    folder = tmp_path_factory.mktemp("own_data")
+    for name in SCRIPTS_AND_PACKAGES:
+        (folder / name).symlink_to(repository / name)
+    videos = folder / "my_videos"
+    write_file(videos / "garden" / "garden.mp4")
+    for frame in (1, 4, 7, 10):
+        write_index_png(videos / "garden" / "labels" / f"{frame:05d}.png", ids_at(frame))
+    write_frames(videos / "street" / "frames", "{:04d}.png")
+    write(
+        videos / "street" / "labels" / "result.json",
+        coco({f: f"images/3f2a91b0-{f:04d}.png" for f in range(NUM_FRAMES)}),
+    )
+    for block in blocks(page, "json"):
+        write(folder / block.named_file, json.loads(block.text))
+    write_tiny_data(folder / "ref-youtube-vos")
+    write_text_encoder(folder / "text_encoder", ["the brown dog", "the grey cat"], vocab_size=300)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(folder):
+    """Overrides that make the model of the page so small that it runs in seconds; nothing is fetched."""
+    config = tiny_config(folder, folder / "run", stages=({"epochs": 1},)).model_dump(mode="json")
+    model = config["model"] | {"text_encoder": config["model"]["text_encoder"] | {"path": str(folder / "text_encoder")}}
+    overrides = [f"model.{key}={json.dumps(value)}" for key, value in model.items() if not isinstance(value, dict)]
+    for section in ("visual_encoder", "text_encoder"):
+        overrides += [f"model.{section}.{key}={json.dumps(value)}" for key, value in model[section].items()]
+    # `model` of the command comes last
+    return [*(o for o in overrides if not o.startswith("model.weights=")), "data.short_side=24", "data.long_side=40"]
+
+
+def run(folder, command, extra=()):
+    assert command[0] == "python"
+    return subprocess.run(
+        [sys.executable, *command[1:], *extra],
+        cwd=folder, capture_output=True, text=True, check=False, timeout=300,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+
+
+def commands(page, word):
+    found = [command for block in blocks(page, "bash") for command in block.commands() if word in command]
+    assert found, word
+    return found
+
+
+def test_every_command_of_the_page_is_run_by_a_test(page):
+    known = {"tools.check_data", "train", "eval", "teach"}
+    for block in blocks(page, "bash"):
+        for command in block.commands():
+            assert command[0] == "python"
+            assert known & set(command), command
+
+
+def test_the_check_reads_the_labels_and_sentences_of_the_page(page, folder):
+    for command in commands(page, "tools.check_data"):
+        done = run(folder, command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Labelled videos, train" in done.stdout
+        assert "videos 2, objects 4" in done.stdout
+        assert "2 splits are ready" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(page, folder, tiny):
+    for command in commands(page, "train"):
+        settings = [*tiny, "stages.0.max_steps=2", "data.sets.0.repeat=1", "train.validate_every=0"]
+        done = run(folder, command, [each for each in settings if not each.startswith("train.validate")])
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_training_and_evaluation_run_as_the_page_has_them(page, trained, tiny):
+    assert (trained / "mixed" / "checkpoints" / "last.pt").is_file()
+    for command in commands(page, "eval"):
+        done = run(trained, command, tiny)
+        assert done.returncode == 0, done.stderr
+    (report,) = json.loads((trained / "scores" / "results.json").read_text())["sets"].values()
+    assert report["num_videos"] == 2
+    sentences = {entry["sentence"] for entry in report["entries"]}
+    assert {"the brown dog", "the white dog", "the cat"} <= sentences
+    text = (trained / "scores" / "results.md").read_text()
+    assert all(kind in text for kind in ("near miss", "other video", "word"))
+
+
+def test_the_settings_that_the_page_names_are_there(page, repository):
+    text = page.read_text(encoding="utf-8")
+    config = load_config(repository / "configs" / "teach.yaml", [])
+    for key in ("videos", "held_out_share", "absent_words", "max_eval_absent", "first_index"):
+        assert f"| `{key}` |" in text
+        assert hasattr(config.data.sets[0], key)
+    for key in ("absent_share", "word_dropout", "scale_jitter", "colour_jitter"):
+        assert f"| `{key}` |" in text
+        assert hasattr(config.data, key)
+
+
+def test_the_advice_of_the_check_leads_to_the_page(page):
+    assert "docs/your_own_data.md" in KINDS["labels"].advice
+    assert page.is_file()
+
+
+def test_a_video_without_its_labels_stops_the_commands_with_one_line(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder / "my_videos", copy)
+    write_index_png(copy / "garden" / "labels" / "00050.png", np.zeros((4, 4), dtype=np.uint8))
+    done = run(folder, ["python", "main.py", "train", "--config", "configs/teach.yaml", f"data.root={copy}"])
+    assert done.returncode == 2
+    assert "label '00050.png' is of frame 50, but the 12 frames of the video are counted from 0 to 11" in done.stderr
+    assert "Traceback" not in done.stderr
