@@ -221,8 +221,9 @@ class VideoPredictor:
         answering: Answers,
     ) -> WindowPrediction:
         """The answers about one window, without its first `num_old` frames."""
-        pixels = as_clip(np.stack([frame.pixels for frame in window]))
-        resized = resize_frames(pixels, short_side=self.settings.short_side, long_side=self.settings.long_side)
+        sides = {"short_side": self.settings.short_side, "long_side": self.settings.long_side}
+        # one by one: a second copy of a window of large frames would not fit everywhere
+        resized = torch.cat([resize_frames(as_clip(frame.pixels[None]), **sides) for frame in window])
         answers: list[Answer] = []
         for layer in segment_clip(self.model, resized, texts, device=self.device, choice=answering.choice):
             answers += [each.frames(num_old) for each in answering.of(layer, first_sentence=len(answers))]
