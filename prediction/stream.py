@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
 
 import numpy as np
 import torch
@@ -57,7 +56,7 @@ class PredictionSettings:
     short_side: int = 360
     long_side: int = 640
     window_frames: int = 36
-    identity: Literal["matched", "independent"] = "matched"
+    identity: str = "matched"
     overlap: int = 4
     threshold: float = 0.5
     min_score: float = 0.0
