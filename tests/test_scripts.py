@@ -18,6 +18,7 @@ from models.build import build_model
 from models.video_swin import VideoSwin
 from tests.conftest import REPOSITORY
 from tests.tiny_run import read_metrics
+from tests.tiny_saved_model import write_tiny_saved_model
 from tools.shapes.writer import make_shapes
 
 MODEL = [
@@ -57,11 +58,11 @@ EVALUATION = {
 
 ARGUMENTS = {
     **dict.fromkeys((*TRAINING, *EVALUATION, "eval_coco", "train_mevis", "infer_mevis"), ("DATA", "WEIGHTS")),
-    "demo_video": ("CHECKPOINT", "VIDEO", "the star"),
+    "demo_video": ("VIDEO", "the star"),
 }
 
 
-VARIABLES = ("BACKBONE", "CONFIG", "MIN_T_ACC", "NODES", "RELEASE")
+VARIABLES = ("BACKBONE", "CONFIG", "MIN_T_ACC", "NODES", "RELEASE", "SOC_MODEL", "SOC_QUICKSTART_DIR")
 """What the scripts read, beside what every test sets."""
 
 
@@ -201,9 +202,9 @@ def test_a_checkpoint_with_other_classes_is_not_evaluated_with_a_random_head(run
     for script, first in {
         "eval_a2d": (folder / "a2d", tmp_path / "65"),
         "infer_refytb": (folder / "ref-youtube-vos", tmp_path / "65"),
-        "demo_video": (tmp_path / "65", frames, "the star"),
+        "demo_video": (frames, "the star"),
     }.items():
-        done = run_script(script, *first, *SMALL, *own)
+        done = run_script(script, *first, *SMALL, *own, SOC_MODEL=str(tmp_path / "65"))
         assert done.returncode == 2
         assert "65 classes in the file, 1 class in the model" in done.stderr
         assert "model.num_classes must be that of the file" in done.stderr
@@ -217,18 +218,45 @@ def test_all_splits_of_refcoco_are_scored_in_one_run(run_small, folder):
     assert all(report["num_sentences"] > 0 for report in sets.values())
 
 
-def test_the_demo_segments_every_fifth_frame_as_one_clip(run_small, folder):
+def test_the_demo_can_be_the_published_one(run_small, folder):
+    """Every fifth frame, all as one clip, with a checkpoint."""
     (video,) = (folder / "ref-youtube-vos" / "valid" / "JPEGImages").iterdir()
     frames = folder / "frames"
     frames.mkdir()
     for i in range(41):
         shutil.copy(next(video.glob("*.jpg")), frames / f"{i:05d}.jpg")
-    out = run_small("demo_video", folder / "checkpoint", frames, "the star", "a red square on the left")
+    published = ("predict.frame_step=5", "data.eval_num_frames=0")
+    sentences = ("the star", "a red square on the left")
+    out = run_small("demo_video", frames, *sentences, *published, SOC_MODEL=str(folder / "checkpoint"))
     summary = json.loads((out / "prediction.json").read_text(encoding="utf-8"))
     assert summary["frame_indices"] == list(range(0, 41, 5))
     assert [entry["sentence"] for entry in summary["objects"]] == ["the star", "a red square on the left"]
     assert [len(entry["window_scores"]) for entry in summary["objects"]] == [1, 1]
     assert (out / "overlay.mp4").stat().st_size > 0
+
+
+def test_the_demo_takes_a_saved_model(run_script, tmp_path):
+    write_tiny_saved_model(tmp_path / "model")
+    frames = next((tmp_path / "model_run" / "data" / "valid" / "JPEGImages").iterdir())
+    words = ("upper = the upper square", f"output_dir={tmp_path / 'out'}", "device=cpu")
+    done = run_script("demo_video", frames, *words, SOC_MODEL=str(tmp_path / "model"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
+    assert [(entry["name"], entry["masks"]) for entry in summary["objects"]] == [("upper", "masks/upper")]
+    assert summary["checkpoint"] == str(tmp_path / "model" / "model.safetensors")
+
+
+@pytest.mark.skipif((REPOSITORY / "my_model").exists(), reason="the model of `main.py teach` would be taken")
+def test_the_demo_takes_the_model_of_the_quick_start_or_says_that_there_is_none(run_script, commands_of, tmp_path):
+    done = run_script("demo_video", "VIDEO", "the star", SOC_QUICKSTART_DIR=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no model: SOC_MODEL=FOLDER" in done.stderr
+    done = run_script("demo_video", "VIDEO", "the star", SOC_MODEL="nowhere")
+    assert (done.returncode, done.stderr) == (2, "error: SOC_MODEL=nowhere: no such folder or file\n")
+    (tmp_path / "trained").touch()
+    command = commands_of("demo_video", SOC_MODEL="", SOC_QUICKSTART_DIR=str(tmp_path))[-1]
+    assert f"--config configs/shapes.yaml data.root={tmp_path}/data model.weights={tmp_path}/model/" in command
+    assert "--video VIDEO output_dir=runs/demo_video/VIDEO --sentence the star optim.lr=1" in command
 
 
 @pytest.mark.parametrize("release", ["v1", "v2"])
@@ -291,9 +319,12 @@ def commands_of(run_script, tmp_path):
     python = tmp_path / "bin" / "python"
     python.write_text('#!/bin/sh\n[ "$2" = pip ] || echo "$@"\n')
     python.chmod(0o755)
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.touch()
 
     def run(script, **variables):
-        done = run_script(script, *ARGUMENTS[script], "optim.lr=1", SOC_VENV=str(tmp_path), **variables)
+        own = {"SOC_VENV": str(tmp_path), "SOC_MODEL": str(checkpoint), **variables}
+        done = run_script(script, *ARGUMENTS[script], "optim.lr=1", **own)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
@@ -318,7 +349,7 @@ def test_a_script_runs_the_recipe_whose_head_names_it(script, command_of):
         assert name.endswith("_swin_b.yaml") == (backbone == "b")
         if script != "demo_video":
             assert f"{prefix} scripts/{script}.sh" in recipes[name]
-        assert command.endswith("optim.lr=1") or script == "demo_video"
+        assert command.endswith("optim.lr=1")
 
 
 def test_a_recipe_that_is_not_published_is_an_error(run_script):
