@@ -1,32 +1,39 @@
-"""Overlays: every object tinted in its colour, its sentence below beside a square of that colour.
+"""Overlays: every object tinted in its colour, with a contour, its name and its score; the sentences below.
 
 A sentence of which nothing was found is grey, and says so.
 """
 
-import colorsys
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-Colour = tuple[int, int, int]
+from media.colours import Colour, ObjectColours, object_colour, readable_on
+from media.labels import Label, LabelWriter, largest_part
 
-FIRST_COLOURS: tuple[Colour, ...] = (
-    (230, 60, 60),
-    (60, 130, 240),
-    (250, 190, 40),
-    (60, 190, 90),
-    (190, 90, 230),
-    (40, 200, 210),
-    (250, 130, 40),
-    (240, 120, 190),
-)
 MIN_WIDTH = 480
 """Narrower frames are enlarged by an integer factor, so that the sentences are legible."""
 
-STRENGTH = 0.5
+STRENGTH = 0.45
+"""Of the tint: 1 would hide the object."""
+
+LINE_SHARE = 1 / 300
+"""Thickness of a contour, in shorter sides of the picture."""
+
+MIN_LINE = 2
+"""Thinnest contour, in pixels."""
+
+RIM_SHARE = 0.6
+"""Thickness of the rim, in thicknesses of the line."""
+
+EDGE_BLUR, ENLARGING_BLUR, FILTER = 0.5, 0.7, 5
+"""Standard deviations, in pixels of the picture and of the mask, and width of the filters that smooth edges. With more
+of it, enlarged lines of one pixel are lost."""
+
 BACKGROUND: Colour = (24, 24, 24)
 TEXT: Colour = (240, 240, 240)
 GREY: Colour = (130, 130, 130)
@@ -34,35 +41,28 @@ NOT_FOUND = "not found: "
 """Before a sentence that was rejected."""
 
 
-def object_colour(index: int) -> Colour:
-    """A bright colour for each object; the first eight are easy to distinguish."""
-    if index < len(FIRST_COLOURS):
-        return FIRST_COLOURS[index]
-    hue = (index * (math.sqrt(5) - 1) / 2) % 1
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 0.95)
-    return round(255 * red), round(255 * green), round(255 * blue)
-
-
 def blend_masks(
     frame: UInt8[np.ndarray, "height width 3"],
-    masks: Sequence[Bool[np.ndarray, "height width"]],
+    masks: Sequence[Bool[np.ndarray, "mask_height mask_width"]],
     colours: Sequence[Colour] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """The frame with each object tinted and outlined; where objects overlap, the later one is on top.
 
+    The contour is a line in the colour of the object along the inside of its edge, and a black or white rim outside:
+    whatever the object and its surroundings look like, one of the two is seen. Edges are smooth, also where the masks
+    are smaller than the frame.
+
     Args:
         frame: RGB.
-        masks: of the objects.
+        masks: of the objects; smaller than the frame by an integer factor, or of its size.
         colours: of the objects; None: `object_colour` of each.
     """
-    picture = frame.astype(np.float32)
+    picture = frame.copy()
     if colours is None:
         colours = [object_colour(index) for index in range(len(masks))]
-    for mask, rgb in zip(masks, colours, strict=True):
-        colour = np.array(rgb, dtype=np.float32)
-        picture[mask] = (1 - STRENGTH) * picture[mask] + STRENGTH * colour
-        picture[_outline(mask, thickness=max(1, frame.shape[0] // 270))] = colour
-    return picture.round().astype(np.uint8)
+    for mask, colour in zip(masks, colours, strict=True):
+        _draw_object(picture, mask, colour)
+    return picture
 
 
 class Overlay:
@@ -72,40 +72,89 @@ class Overlay:
         sentences: one per object.
         height: of the frames, in pixels.
         width: of the frames, in pixels.
+        names: what is written at the objects; None: the sentences, shortened.
+        colours: of the objects; None: chosen in the frame in which an object is first seen.
+
+    Attributes:
+        colours: of the objects.
+        scale: by which the frames are enlarged.
+        size: (height, width) of the enlarged frames.
     """
 
-    def __init__(self, sentences: Sequence[str], *, height: int, width: int) -> None:
+    def __init__(
+        self,
+        sentences: Sequence[str],
+        *,
+        height: int,
+        width: int,
+        names: Sequence[str] | None = None,
+        colours: ObjectColours | None = None,
+    ) -> None:
         self.scale = max(1, math.ceil(MIN_WIDTH / width))
-        self.height, self.width = height, width
+        self.size = (height * self.scale, width * self.scale)
+        self.colours = colours or ObjectColours(len(sentences))
         self._sentences = sentences
-        self._captions: dict[tuple[bool, ...], UInt8[np.ndarray, "caption_height caption_width 3"]] = {}
+        self._names = sentences if names is None else names
+        self._labels = LabelWriter(max(13, min(30, width * self.scale // 48)))
+        self._captions: dict[tuple[object, ...], UInt8[np.ndarray, "caption_height caption_width 3"]] = {}
 
     def render(
         self,
         frame: UInt8[np.ndarray, "height width 3"],
-        masks: Sequence[Bool[np.ndarray, "height width"]],
+        masks: Sequence[Bool[np.ndarray, "mask_height mask_width"]],
         found: Sequence[bool],
+        scores: Sequence[float] | None = None,
     ) -> UInt8[np.ndarray, "overlay_height overlay_width 3"]:
-        """The tinted frame above the sentences.
+        """The frame with its objects, above the sentences.
 
         Args:
             frame: RGB.
-            masks: of the objects.
+            masks: of the objects, at the size of the frame or at that of the picture (`size`).
             found: whether there are any, as the model says; of the others the sentences are grey.
+            scores: written at the objects; None: none are.
         """
-        enlarged = [np.kron(mask, np.ones((self.scale, self.scale), dtype=bool)) for mask in masks]
-        picture = frame
-        if self.scale > 1:
-            size = (self.width * self.scale, self.height * self.scale)
-            picture = np.array(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-        which = tuple(found)
-        if which not in self._captions:
-            self._captions[which] = render_caption(self._sentences, width=self.width * self.scale, found=which)
-        return np.concatenate([blend_masks(picture, enlarged), self._captions[which]])
+        if None in self.colours.chosen:
+            self.colours.look([frame], [[self._reduced(mask)] for mask in masks])
+        captions = self._caption(tuple(found))
+        height, width = self.size
+        canvas = np.empty((height + len(captions), width, 3), dtype=np.uint8)
+        picture = canvas[:height]
+        if self.scale == 1:
+            picture[:] = frame
+        else:
+            cv2.resize(frame, (width, height), dst=picture, interpolation=cv2.INTER_CUBIC)
+        canvas[height:] = captions
+        colours = self.colours.of_all()
+        for mask, colour in zip(masks, colours, strict=True):
+            _draw_object(picture, mask, colour)
+        parts = [largest_part(mask, scale=height // len(mask)) for mask in masks]
+        labels = [
+            Label(name, None if scores is None else scores[index], colours[index])
+            for index, name in enumerate(self._names)
+        ]
+        self._labels.draw(picture, labels, parts)
+        return canvas
+
+    def _caption(self, found: tuple[bool, ...]) -> UInt8[np.ndarray, "caption_height width 3"]:
+        """One strip per set of found sentences: drawing text takes longer than anything else."""
+        key = (found, self.colours.chosen)
+        if key not in self._captions:
+            self._captions[key] = render_caption(
+                self._sentences, width=self.size[1], found=found, colours=self.colours.chosen
+            )
+        return self._captions[key]
+
+    def _reduced(self, mask: Bool[np.ndarray, "mask_height mask_width"]) -> Bool[np.ndarray, "height width"]:
+        step = len(mask) * self.scale // self.size[0]
+        return np.ascontiguousarray(mask[::step, ::step])
 
 
 def render_caption(
-    sentences: Sequence[str], *, width: int, found: Sequence[bool]
+    sentences: Sequence[str],
+    *,
+    width: int,
+    found: Sequence[bool],
+    colours: Sequence[Colour | None] | None = None,
 ) -> UInt8[np.ndarray, "caption_height width 3"]:
     """A strip with one paragraph per sentence, each beside a square in the colour of its object.
 
@@ -115,7 +164,11 @@ def render_caption(
         sentences: one per object.
         width: of the strip, in pixels.
         found: of which sentences something was found; the others are grey, beside an empty square.
+        colours: of the objects, None of one that has not been seen, whose square is empty; None: `object_colour`
+            of each.
     """
+    if colours is None:
+        colours = [object_colour(index) for index in range(len(sentences))]
     size = max(14, min(28, width // 32))
     font = ImageFont.load_default(size)
     margin, square, line_height = size // 2, size, round(1.4 * size)
@@ -129,9 +182,10 @@ def render_caption(
     strip = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(strip)
     y = margin
-    for index, (versions, is_found) in enumerate(zip(paragraphs, found, strict=True)):
+    for versions, is_found, colour in zip(paragraphs, found, colours, strict=True):
         box = (margin, y + 2, margin + square, y + 2 + square)
-        draw.rectangle(box, fill=object_colour(index) if is_found else None, outline=None if is_found else GREY)
+        fill = colour if is_found else None
+        draw.rectangle(box, fill=fill, outline=GREY if fill is None else None)
         for number, line in enumerate(versions[0] if is_found else versions[1]):
             draw.text((left, y + number * line_height), line, font=font, fill=TEXT if is_found else GREY)
         y += line_height * max(map(len, versions))
@@ -155,10 +209,55 @@ def wrap_text(text: str, *, width: int, length_of: Callable[[str], float]) -> li
     return lines
 
 
-def _outline(mask: Bool[np.ndarray, "height width"], *, thickness: int) -> Bool[np.ndarray, "height width"]:
-    """Pixels of the mask within `thickness` of its edge."""
-    inner = np.pad(mask, thickness, mode="edge")
-    for axis in (0, 1):
-        shifted = [np.roll(inner, step, axis=axis) for step in range(-thickness, thickness + 1)]
-        inner = np.logical_and.reduce(shifted)
-    return mask & ~inner[thickness : thickness + mask.shape[0], thickness : thickness + mask.shape[1]]
+def _draw_object(
+    picture: UInt8[np.ndarray, "height width 3"], mask: Bool[np.ndarray, "mask_height mask_width"], colour: Colour
+) -> None:
+    """Tints and outlines an object in place, looking at nothing outside of its box."""
+    height, width = mask.shape
+    scale = picture.shape[0] // height
+    if picture.shape[:2] != (scale * height, scale * width):
+        raise ValueError(f"mask of (height, width) {mask.shape} for a picture of {picture.shape[:2]}")
+    left, top, box_width, box_height = cv2.boundingRect(mask.view(np.uint8))
+    if not box_width:
+        return
+    line = max(MIN_LINE, round(LINE_SHARE * min(picture.shape[:2])))
+    rim = max(1, round(RIM_SHARE * line))
+    margin = rim // scale + FILTER // 2 + 1
+    rows = slice(max(0, top - margin), min(height, top + box_height + margin))
+    columns = slice(max(0, left - margin), min(width, left + box_width + margin))
+    own = _enlarged(mask[rows, columns], scale)
+    part = picture[scale * rows.start : scale * rows.stop, scale * columns.start : scale * columns.stop]
+
+    # 255 inside of the line, inside of the edge, inside of the rim; in between along each of them
+    inner, middle, outer = (_smooth(m) for m in (cv2.erode(own, _disc(line)), own, cv2.dilate(own, _disc(rim))))
+    tinted = cv2.add(cv2.convertScaleAbs(part, alpha=1 - STRENGTH), np.array([*colour, 0], dtype=np.float64) * STRENGTH)
+    cv2.copyTo(tinted, (inner == 255).view(np.uint8), part)
+
+    # the pixels of the contour are few, and are mixed by how much of each is rim, line and inside
+    y, x = np.divmod(np.flatnonzero((outer > 0) & (inner < 255)), part.shape[1])
+    shares = np.stack([level[y, x] for level in (outer, middle, inner)]).astype(np.float32)[..., None] / 255
+    before = part[y, x].astype(np.float32)
+    edge = before + shares[0] * (np.array(readable_on(colour), dtype=np.float32) - before)
+    edge += shares[1] * (np.array(colour, dtype=np.float32) - edge)
+    edge += shares[2] * (tinted[y, x] - edge)
+    part[y, x] = edge.round().astype(np.uint8)
+
+
+def _enlarged(mask: Bool[np.ndarray, "height width"], scale: int) -> UInt8[np.ndarray, "scaled_height scaled_width"]:
+    """The mask as 0 and 255, enlarged without blocks: the distance to its edge is, which changes smoothly across it."""
+    own = mask.astype(np.uint8)
+    if scale == 1:
+        return 255 * own
+    inside, outside = (cv2.distanceTransform(m, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for m in (own, 1 - own))
+    depth = cv2.GaussianBlur(inside - outside, (FILTER, FILTER), ENLARGING_BLUR)
+    size = (scale * mask.shape[1], scale * mask.shape[0])
+    return 255 * (cv2.resize(depth, size, interpolation=cv2.INTER_CUBIC) > 0).astype(np.uint8)
+
+
+def _smooth(mask: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
+    return cv2.GaussianBlur(mask, (FILTER, FILTER), EDGE_BLUR)
+
+
+@cache
+def _disc(radius: int) -> UInt8[np.ndarray, "diameter diameter"]:
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

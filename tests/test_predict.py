@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from media.colours import object_colour
 from media.mask_png import read_index_png
-from media.overlay import GREY, TEXT, Overlay, blend_masks, object_colour, render_caption, wrap_text
+from media.overlay import GREY, TEXT, Overlay, render_caption, wrap_text
 from media.video import open_video, write_video
 from predict import predict
 from prediction.stream import in_windows
@@ -213,19 +214,6 @@ def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path, root):
         tracemalloc.stop()
         assert sum(windows) == length
     assert peaks[1] < 1.5 * peaks[0]
-
-
-def test_each_object_has_its_colour_and_the_rest_is_untouched():
-    frame = np.full((40, 60, 3), 100, dtype=np.uint8)
-    masks = [np.zeros((40, 60), dtype=bool) for _ in range(2)]
-    masks[0][5:15, 5:15] = True
-    masks[1][20:30, 30:40] = True
-    picture = blend_masks(frame, masks)
-    assert (picture[~(masks[0] | masks[1])] == 100).all()
-    for index, (y, x) in enumerate(((10, 10), (25, 35))):
-        assert picture[y, x].tolist() == pytest.approx(((100 + np.array(object_colour(index))) / 2).tolist(), abs=1)
-    assert picture[5, 5].tolist() == list(object_colour(0))
-    assert len({object_colour(i) for i in range(40)}) == 40
 
 
 def test_captions_are_wrapped_and_small_frames_enlarged():

@@ -2,7 +2,7 @@
 
 import json
 
-from media.overlay import object_colour
+from media.colours import object_colour
 from tools.analyze.choice import Verdict, verdict_of
 from tools.analyze.examples import choose_galleries
 from tools.analyze.markup import note, percent, section, text

@@ -13,8 +13,9 @@ from PIL import Image
 from datasets.records import Expression
 from datasets.run_lengths import decode_mask
 from loading.videos import EvalVideo
+from media.colours import Colour, object_colour
 from media.mask_png import read_index_png
-from media.overlay import Colour, blend_masks, object_colour
+from media.overlay import blend_masks
 from structures.object_maps import VOID_INDEX
 from tools.analyze.runs import Run, RunSet
 from tools.analyze.samples import Sample, best_first
