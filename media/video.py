@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from media.files import atomic_path
+from media.sound import Sound, SoundTrack, sound_track
 from media.video_stream import open_video_stream, rgb_pixels
 
 logger = logging.getLogger(__name__)
@@ -24,8 +25,9 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 FOLDER_FPS = 10.0
 UNKNOWN_FPS = 25.0
-# The best encoder that this build of FFmpeg has; mpeg4 is part of every build.
-ENCODERS = (("libx264", {"crf": "18", "preset": "medium"}), ("mpeg4", {"qscale": "3"}))
+
+SAME_SPEED = 1e-4
+"""Largest difference of speeds, as a share, that sound is kept with: a third of a second in an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,40 +164,131 @@ class VideoFile:
             raise ValueError(f"video {self.path}: no frame can be decoded")
 
 
+def sound_of(source: FrameSource, *, first_frame: int, step: int, fps: float) -> Sound | None:
+    """The sound for a video of every `step`-th frame of `source`; None where there is none that would fit.
+
+    Args:
+        source: of the frames.
+        first_frame: number of the first frame that is shown.
+        step: shown is every so many-th frame.
+        fps: frames per second of the video that gets the sound.
+    """
+    if not isinstance(source, VideoFile):
+        return None
+    if abs(fps * step / source.fps - 1) > SAME_SPEED:
+        logger.info("no sound: the frames of %s are shown at another speed than in the file", source.path)
+        return None
+    return Sound(source.path, first_frame / source.fps)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How frames are encoded.
+
+    Attributes:
+        encoders: of FFmpeg with their options, the best first; the first that this build of FFmpeg has is taken.
+        pixel_format: of the encoder.
+        container_options: of the file.
+    """
+
+    encoders: tuple[tuple[str, dict[str, str]], ...]
+    pixel_format: str
+    container_options: dict[str, str]
+
+    @property
+    def encoder(self) -> tuple[str, dict[str, str]]:
+        """Name and options of the encoder that is taken.
+
+        Raises:
+            ValueError: this build of FFmpeg has none of them.
+        """
+        for name, options in self.encoders:
+            if name in av.codecs_available:
+                return name, options
+        names = ", ".join(name for name, _ in self.encoders)
+        raise ValueError(f"this build of FFmpeg (in PyAV {av.__version__}) has no encoder {names}")
+
+
+# mpeg4 is part of every build
+MP4 = Encoding(
+    (("libx264", {"crf": "18", "preset": "medium"}), ("mpeg4", {"qscale": "3"})), "yuv420p", {"movflags": "+faststart"}
+)
+
+
 class VideoWriter:
-    """Encodes frames of one size, H.264 where FFmpeg has it; odd sides get one more row or column."""
+    """Encodes frames of one size; odd sides get one more row or column.
 
-    def __init__(self, container: "av.container.OutputContainer", fps: float) -> None:
-        self._container = container
-        self._fps = fps
+    Args:
+        container: that is written.
+        fps: frames per second.
+        encoding: of the frames.
+        sound: written beside the frames.
+    """
+
+    def __init__(
+        self,
+        container: "av.container.OutputContainer",
+        *,
+        fps: float,
+        encoding: Encoding,
+        sound: SoundTrack | None,
+    ) -> None:
+        self._container, self._encoding, self._sound = container, encoding, sound
+        self._rate = Fraction(fps).limit_denominator(1001)
         self._stream: av.VideoStream | None = None
+        self._num_frames = 0
 
-    def add(self, pixels: UInt8[np.ndarray, "height width 3"]) -> None:
-        """Appends an RGB frame."""
-        even = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
+    def add(self, pixels: UInt8[np.ndarray, "height width channels"]) -> None:
+        """Appends an RGB frame, or an RGBA frame where the encoding has an alpha channel."""
+        odd = [(0, side % 2) for side in pixels.shape[:2]]
+        if odd != [(0, 0), (0, 0)]:
+            pixels = np.pad(pixels, (*odd, (0, 0)), mode="edge")
         if self._stream is None:
-            self._stream = self._start(height=even.shape[0], width=even.shape[1])
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+            self._stream = self._start(height=pixels.shape[0], width=pixels.shape[1])
+        layout = "rgb24" if pixels.shape[2] == 3 else "rgba"
+        self._mux(self._stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=layout)))
+        self._num_frames += 1
 
     def finish(self) -> None:
-        """Flushes the encoder."""
+        """Flushes the encoder, and writes the sound to the end of the frames."""
         if self._stream is not None:
-            self._container.mux(self._stream.encode(None))
+            self._mux(self._stream.encode(None))
+            if self._sound is not None:
+                self._sound.finish(float(self._num_frames / self._rate))
+
+    def _mux(self, packets: "Sequence[av.Packet]") -> None:
+        """Writes packets, and the sound up to them: the streams of a file should lie side by side."""
+        for packet in packets:
+            self._container.mux(packet)
+            if self._sound is not None and packet.pts is not None:
+                self._sound.mux_until(float(packet.pts * packet.time_base))
 
     def _start(self, *, height: int, width: int) -> "av.VideoStream":
-        name, options = next(encoder for encoder in ENCODERS if encoder[0] in av.codecs_available)
-        rate = Fraction(self._fps).limit_denominator(1001)
-        stream = cast(av.VideoStream, self._container.add_stream(name, rate=rate, options=options))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        name, options = self._encoding.encoder
+        stream = cast(av.VideoStream, self._container.add_stream(name, rate=self._rate, options=options))
+        stream.width, stream.height, stream.pix_fmt = width, height, self._encoding.pixel_format
+        if self._sound is not None:
+            self._sound.begin()
         return stream
 
 
 @contextmanager
-def write_video(path: Path, *, fps: float) -> Iterator[VideoWriter]:
-    """A writer for an .mp4 file, which appears when the block succeeds."""
-    options = {"movflags": "+faststart"}
-    with atomic_path(path) as temporary, av.open(str(temporary), "w", options=options) as container:
-        writer = VideoWriter(container, fps)
+def write_video(
+    path: Path, *, fps: float, sound: Sound | None = None, encoding: Encoding = MP4
+) -> Iterator[VideoWriter]:
+    """A writer for a video file, which appears when the block succeeds.
+
+    Args:
+        path: of the file; its suffix says which container it is.
+        fps: frames per second.
+        sound: for an .mp4 file: of the part that is shown; a file without sound gives none.
+        encoding: of the frames; that of an .mp4 file unless another one is given.
+    """
+    with ExitStack() as stack:
+        temporary = stack.enter_context(atomic_path(path))
+        container = stack.enter_context(av.open(str(temporary), "w", options=encoding.container_options))
+        track = None if sound is None else stack.enter_context(sound_track(sound, container))
+        writer = VideoWriter(container, fps=fps, encoding=encoding, sound=track)
         yield writer
         writer.finish()
 
