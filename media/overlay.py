@@ -209,6 +209,15 @@ def wrap_text(text: str, *, width: int, length_of: Callable[[str], float]) -> li
     return lines
 
 
+def resized_mask(mask: Bool[np.ndarray, "_ _"], size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+    """The mask at another (height, width), without blocks: the distance to its edge changes smoothly across it."""
+    own = mask.astype(np.uint8)
+    inside, outside = (cv2.distanceTransform(m, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for m in (own, 1 - own))
+    depth = cv2.GaussianBlur(inside - outside, (FILTER, FILTER), ENLARGING_BLUR)
+    interpolation = cv2.INTER_CUBIC if size[0] > mask.shape[0] else cv2.INTER_AREA
+    return cv2.resize(depth, size[::-1], interpolation=interpolation) > 0
+
+
 def _draw_object(
     picture: UInt8[np.ndarray, "height width 3"], mask: Bool[np.ndarray, "mask_height mask_width"], colour: Colour
 ) -> None:
@@ -225,11 +234,14 @@ def _draw_object(
     margin = rim // scale + FILTER // 2 + 1
     rows = slice(max(0, top - margin), min(height, top + box_height + margin))
     columns = slice(max(0, left - margin), min(width, left + box_width + margin))
-    own = _enlarged(mask[rows, columns], scale)
+    own = mask[rows, columns]
+    if scale > 1:
+        own = resized_mask(own, (scale * own.shape[0], scale * own.shape[1]))
     part = picture[scale * rows.start : scale * rows.stop, scale * columns.start : scale * columns.stop]
 
+    full = own.astype(np.uint8) * np.uint8(255)
     # 255 inside of the line, inside of the edge, inside of the rim; in between along each of them
-    inner, middle, outer = (_smooth(m) for m in (cv2.erode(own, _disc(line)), own, cv2.dilate(own, _disc(rim))))
+    inner, middle, outer = (_smooth(m) for m in (cv2.erode(full, _disc(line)), full, cv2.dilate(full, _disc(rim))))
     tinted = cv2.add(cv2.convertScaleAbs(part, alpha=1 - STRENGTH), np.array([*colour, 0], dtype=np.float64) * STRENGTH)
     cv2.copyTo(tinted, (inner == 255).view(np.uint8), part)
 
@@ -241,17 +253,6 @@ def _draw_object(
     edge += shares[1] * (np.array(colour, dtype=np.float32) - edge)
     edge += shares[2] * (tinted[y, x] - edge)
     part[y, x] = edge.round().astype(np.uint8)
-
-
-def _enlarged(mask: Bool[np.ndarray, "height width"], scale: int) -> UInt8[np.ndarray, "scaled_height scaled_width"]:
-    """The mask as 0 and 255, enlarged without blocks: the distance to its edge is, which changes smoothly across it."""
-    own = mask.astype(np.uint8)
-    if scale == 1:
-        return 255 * own
-    inside, outside = (cv2.distanceTransform(m, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for m in (own, 1 - own))
-    depth = cv2.GaussianBlur(inside - outside, (FILTER, FILTER), ENLARGING_BLUR)
-    size = (scale * mask.shape[1], scale * mask.shape[0])
-    return 255 * (cv2.resize(depth, size, interpolation=cv2.INTER_CUBIC) > 0).astype(np.uint8)
 
 
 def _smooth(mask: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:

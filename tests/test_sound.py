@@ -1,6 +1,7 @@
 """The sound of a video is that of the part that is shown, in time with its frames."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -92,7 +93,7 @@ def tones(path):
     samples, rate, _ = read_sound(path)
     loud = np.abs(samples) > 0.25
     starts = np.flatnonzero(loud & ~np.r_[False, loud[:-1]])
-    return [starts[0] / rate, *(b / rate for a, b in zip(starts, starts[1:], strict=False) if b - a > 0.1 * rate)]
+    return [starts[0] / rate, *(b / rate for a, b in pairwise(starts) if b - a > 0.1 * rate)]
 
 
 def flashes(path):
