@@ -197,7 +197,9 @@ def test_neighbouring_frames_are_compared_where_windows_have_one_frame(model, sa
 
 def test_a_sentence_is_rejected_by_its_score_in_the_window_alone(model, says):
     """The object leaves: its mean over all frames is still 0.5."""
-    says(hand_set((LEFT, 0.9), (RIGHT, 0.05)), hand_set((LEFT, 0.1), (RIGHT, 0.05)), hand_set((LEFT, 0.8), (RIGHT, 0.1)))
+    says(
+        hand_set((LEFT, 0.9), (RIGHT, 0.05)), hand_set((LEFT, 0.1), (RIGHT, 0.05)), hand_set((LEFT, 0.8), (RIGHT, 0.1))
+    )
     windows = list(predictor_of(model, min_score=0.4).stream(frames_of(14), ["a square"]))
     assert [window.objects[0].is_found for window in windows] == [True, False, True]
     assert [bool(window.objects[0].masks.any()) for window in windows] == [True, False, True]
