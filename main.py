@@ -37,6 +37,7 @@ SHORT_FORMS = {
     "--end": ("predict.end", "TIME", "in the same forms"),
     "--step": ("predict.frame_step", "N", "every so many frames"),
     "--size": ("predict.size", "PIXELS", "shorter side of what the model sees"),
+    "--formats": ("predict.formats", "LIST", "what is written, such as masks,overlay,rle"),
     "--output": ("output_dir", "DIR", "where the results go"),
 }
 """Option -> key, what stands for its value, and help."""
@@ -78,6 +79,8 @@ def make_parser() -> argparse.ArgumentParser:
 def prediction_overrides(arguments: argparse.Namespace) -> list[str]:
     """The short forms as overrides; JSON quotes are YAML quotes."""
     given = {key: getattr(arguments, key) for key, _, _ in SHORT_FORMS.values()}
+    if given["predict.formats"] is not None:
+        given["predict.formats"] = [name.strip() for name in given["predict.formats"].split(",")]
     return [
         # a number stays one
         f"{key}={value if key in NUMBERS else json.dumps(value, ensure_ascii=False)}"

@@ -1,4 +1,4 @@
-"""Prediction: any videos and any sentences to masks, an overlay video and a JSON file."""
+"""Prediction: any videos and any sentences to masks, overlay videos and JSON files."""
 
 import logging
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from engine.progress import progress_bar
 from engine.provenance import provenance
 from engine.seeding import seed_everything
 from engine.startup import start_process
+from media.colours import Colour
 from media.files import claim_output, write_json
-from media.mask_png import write_binary_png
-from media.overlay import NOT_FOUND, Overlay, object_colour
-from media.video import VideoWriter, write_video
+from media.overlay import NOT_FOUND
 from models.build import build_model_for_inference
 from prediction.inputs import ObjectToFind, VideoToSegment, find_objects, find_videos
 from prediction.sources import FrameRange, open_source
-from prediction.stream import ObjectPrediction, PredictionSettings, VideoPredictor, WindowPrediction
+from prediction.stream import ObjectPrediction, PredictionSettings, VideoPredictor
+from prediction.writers import output_markers, outputs_of, write_outputs
 from structures.moments import parse_moment
 
 logger = logging.getLogger(__name__)
 
-MASKS, OVERLAY, SUMMARY = "masks", "overlay.mp4", "prediction.json"
+SUMMARY = "prediction.json"
 
 
 @dataclass
@@ -54,18 +54,19 @@ class ObjectRecord:
     boxes_xyxy_px: list[list[float]] = field(default_factory=list)
     areas_px: list[int] = field(default_factory=list)
 
-    def add(self, prediction: ObjectPrediction) -> None:
-        """Appends the answer in one window; areas come with the masks."""
+    def add(self, prediction: ObjectPrediction, areas: Sequence[int]) -> None:
+        """Appends the answer in one window, and the pixels of its masks."""
         self.found |= prediction.is_found
         self.found_in_windows.append(prediction.is_found)
         self.window_scores.append(round(prediction.window_score, 5))
         self.queries.append(prediction.query)
         self.scores += [round(score, 5) for score in prediction.frame_scores.tolist()]
         self.boxes_xyxy_px += [[round(side, 2) for side in box] for box in prediction.boxes_xyxy_px.tolist()]
+        self.areas_px += areas
 
 
 def predict(config: Config) -> None:
-    """Segments the videos of `predict.video`; writes `masks/`, `overlay.mp4` and `prediction.json` for each.
+    """Segments the videos of `predict.video`; writes `predict.formats` and `prediction.json` for each.
 
     They go to `output_dir`, or with several videos to a folder of it for each. A video is read once, from start to
     end, window by window, so that memory does not grow with its length. `prediction.json` is written last: where it
@@ -89,7 +90,7 @@ def predict(config: Config) -> None:
     several = len(videos) > 1
     folders = [config.output_dir / video.name if several else config.output_dir for video in videos]
     for folder in folders:
-        claim_output(folder, markers=(MASKS, OVERLAY, SUMMARY), overwrite=config.overwrite)
+        claim_output(folder, markers=(*output_markers(), SUMMARY), overwrite=config.overwrite)
     problems = []
     for video, folder in zip(videos, folders, strict=True):
         try:
@@ -124,23 +125,29 @@ def predict_video(
     (folder / SUMMARY).unlink(missing_ok=True)  # with overwrite: an interrupted run must not look complete
     fps = settings.fps or max(1.0, source.fps / settings.frame_step)
     records = [ObjectRecord(each.name, each.sentence) for each in objects]
-    overlay: Overlay | None = None
+    height, width = 0, 0
     names: list[str] = []
     indices: list[int] = []
     with ExitStack() as stack:
-        writer = stack.enter_context(write_video(folder / OVERLAY, fps=fps))
+        writer = stack.enter_context(
+            write_outputs(
+                outputs_of(settings.formats),
+                folder=folder,
+                video=video.name,
+                objects=objects,
+                fps=fps,
+                source=source,
+                step=settings.frame_step,
+            )
+        )
         bar = stack.enter_context(progress_bar(total=None, title=video.name, world=World(), unit="frame"))
         for window in predictor.stream(frames, [each.sentence for each in objects]):
-            if overlay is None:
-                height, width = window.frames[0].pixels.shape[:2]
-                overlay = Overlay([each.label for each in objects], height=height, width=width)
-            for record, prediction in zip(records, window.objects, strict=True):
-                record.add(prediction)
-            write_window(folder, window, objects, records, overlay, writer)
+            for record, prediction, areas in zip(records, window.objects, writer.add(window), strict=True):
+                record.add(prediction, areas)
+            height, width = window.frames[0].pixels.shape[:2]
             names += [frame.name for frame in window.frames]
             indices += [frame.index for frame in window.frames]
             bar.update(len(window.frames))
-    remove_stale_masks(folder / MASKS, [each.folder(index) for index, each in enumerate(objects)], names)
     summary = {
         "video": str(video.path),
         "height": height,
@@ -152,16 +159,17 @@ def predict_video(
         "window_frames": predictor.settings.window_frames,
         "identity": predictor.settings.identity,
         "min_score": predictor.settings.min_score,
+        "formats": list(settings.formats),
         "objects": [
-            describe_object(index, each, record)
-            for index, (each, record) in enumerate(zip(objects, records, strict=True))
+            describe_object(each.folder(index) if "masks" in settings.formats else None, colour, record)
+            for index, (each, colour, record) in enumerate(zip(objects, writer.colours.of_all(), records, strict=True))
         ],
     } | provenance(config)
     write_json(folder / SUMMARY, summary)
     for record in records:
         if not all(record.found_in_windows):
             logger.info("%s%s", NOT_FOUND, where_missing(record))
-    logger.info("%d frames, %d sentences: see %s", len(names), len(objects), folder / OVERLAY)
+    logger.info("%d frames, %d sentences: see %s", len(names), len(objects), folder)
 
 
 def frame_range(settings: PredictConfig) -> FrameRange:
@@ -176,43 +184,7 @@ def where_missing(record: ObjectRecord) -> str:
     return (record.name or record.sentence) + (f" (in {missing} of {windows} windows)" if missing < windows else "")
 
 
-def write_window(
-    folder: Path,
-    window: WindowPrediction,
-    objects: Sequence[ObjectToFind],
-    records: Sequence[ObjectRecord],
-    overlay: Overlay,
-    writer: VideoWriter,
-) -> None:
-    """Mask files and overlay frames of one window, frame by frame, and the areas of the masks.
-
-    Args:
-        folder: of the output.
-        window: its frames and objects.
-        objects: their names are those of folders.
-        records: of the objects; they get the areas.
-        overlay: renders the frames.
-        writer: of the overlay video.
-    """
-    found = [prediction.is_found for prediction in window.objects]
-    for position, frame in enumerate(window.frames):
-        masks = [prediction.mask(position) for prediction in window.objects]
-        for index, (each, record, mask) in enumerate(zip(objects, records, masks, strict=True)):
-            write_binary_png(folder / MASKS / each.folder(index) / f"{frame.name}.png", mask)
-            record.areas_px.append(int(mask.sum()))
-        writer.add(overlay.render(frame.pixels, masks, found))
-
-
-def remove_stale_masks(folder: Path, objects: Sequence[str], names: Sequence[str]) -> None:
-    """Deletes masks that an overwritten prediction of other frames or sentences left behind."""
-    written = {folder / each / f"{name}.png" for each in objects for name in names}
-    for path in folder.glob("*/*.png"):
-        if path not in written:
-            path.unlink()
-            if not any(path.parent.iterdir()):
-                path.parent.rmdir()
-
-
-def describe_object(index: int, each: ObjectToFind, record: ObjectRecord) -> dict[str, Any]:
-    """One entry of `objects` in `prediction.json`."""
-    return {"masks": f"{MASKS}/{each.folder(index)}", "colour_rgb": list(object_colour(index)), **vars(record)}
+def describe_object(folder: str | None, colour: Colour, record: ObjectRecord) -> dict[str, Any]:
+    """One entry of `objects` in `prediction.json`; `folder`: of its masks, where they are written as such."""
+    masks = {} if folder is None else {"masks": f"masks/{folder}"}
+    return {**masks, "colour_rgb": list(colour), **vars(record)}

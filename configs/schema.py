@@ -520,6 +520,21 @@ class TeachConfig(ConfigNode):
     """Of the video and its labels, for the model card."""
 
 
+OutputFormat = Literal[
+    "masks",
+    "palette",
+    "rle",
+    "coco",
+    "ytvis",
+    "cutouts",
+    "cutouts_webm",
+    "cutouts_mov",
+    "contact_sheet",
+    "overlay",
+]
+"""The names of `prediction.writers`, see docs/output_formats.md."""
+
+
 class PredictConfig(ConfigNode):
     """Prediction on videos of one's own."""
 
@@ -559,8 +574,12 @@ class PredictConfig(ConfigNode):
     whole videos, too. None: what `tools.calibrate` has stored in the checkpoint, or else 0, which rejects none, as
     published."""
 
+    formats: tuple[OutputFormat, ...] = ("masks", "overlay")
+    """What is written, beside `prediction.json`: see docs/output_formats.md."""
+
     fps: NonNegativeFloat = 0.0
-    """Frames per second of the overlay video; 0: as the source, or 10 for a folder."""
+    """Frames per second of videos that are written; 0: as the source, or 10 for a folder. At another speed than that of
+    the source they have no sound."""
 
     @model_validator(mode="after")
     def looks_for_something_somewhere(self) -> "PredictConfig":

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import typing
 
 import av
 import numpy as np
@@ -10,12 +11,13 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from configs.schema import PredictConfig
+from configs.schema import OutputFormat, PredictConfig
 from main import main
 from media.mask_png import read_index_png
 from models.saved_model import read_saved_config
 from predict import predict
 from prediction.inputs import find_objects, find_videos
+from prediction.writers import DEFAULT_FORMATS, FORMATS
 from tests.tiny_saved_model import write_tiny_saved_model
 from tests.video_files import moving_pictures, write_video
 
@@ -317,3 +319,25 @@ def test_three_hundred_sentences(model, videos, tmp_path):
 def test_no_sentence_at_all(model, videos, tmp_path, capsys):
     assert run(model, tmp_path / "out", "--video", videos / "frames") == 2
     assert "predict.sentences is empty: give --sentence" in capsys.readouterr().err
+
+
+def test_formats_of_the_configuration_are_those_that_can_be_written():
+    assert typing.get_args(OutputFormat) == tuple(FORMATS)
+    assert PredictConfig().formats == DEFAULT_FORMATS
+
+
+def test_only_the_chosen_formats_are_written(model, videos, tmp_path, capsys):
+    arguments = ("--video", videos / "frames", "--sentence", "square = a square")
+    assert run(model, tmp_path, *arguments, "--formats", "palette, contact_sheet") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"palette", "contact_sheet.jpg", "prediction.json"}
+    summary = summary_of(tmp_path)
+    assert summary["formats"] == ["palette", "contact_sheet"]
+    assert "masks" not in summary["objects"][0]
+    areas = [int((read_index_png(tmp_path / "palette" / f"{index}.png") == 1).sum()) for index in range(3)]
+    assert areas == summary["objects"][0]["areas_px"]
+    assert run(model, tmp_path, *arguments, "--formats", "gif") == 2
+    assert "predict.formats.0: expected 'masks', 'palette'" in capsys.readouterr().err
+    assert run(model, tmp_path, *arguments, "--formats", "masks") == 2
+    assert "already holds palette, contact_sheet.jpg, prediction.json" in capsys.readouterr().err
+    assert run(model, tmp_path, *arguments, "--formats", "masks", "overwrite=true") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"masks", "prediction.json"}
