@@ -13,6 +13,7 @@ import av
 import av.container
 import av.error
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 FOLDER_FPS = 10.0
 UNKNOWN_FPS = 25.0
+
+BT709 = 1
+"""Of colours in videos that are written: its number in FFmpeg, as matrix, primaries and transfer."""
 
 SAME_SPEED = 1e-4
 """Largest difference of speeds, as a share, that sound is kept with: a third of a second in an hour."""
@@ -246,7 +250,10 @@ class VideoWriter:
         if self._stream is None:
             self._stream = self._start(height=pixels.shape[0], width=pixels.shape[1])
         layout = "rgb24" if pixels.shape[2] == 3 else "rgba"
-        self._mux(self._stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=layout)))
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=layout).reformat(
+            format=self._encoding.pixel_format, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
+        self._mux(self._stream.encode(frame))
         self._num_frames += 1
 
     def finish(self) -> None:
@@ -267,6 +274,10 @@ class VideoWriter:
         name, options = self._encoding.encoder
         stream = cast(av.VideoStream, self._container.add_stream(name, rate=self._rate, options=options))
         stream.width, stream.height, stream.pix_fmt = width, height, self._encoding.pixel_format
+        # said in the file, because players guess from the size of the frames where it is not
+        codec = stream.codec_context
+        codec.colorspace = codec.color_primaries = codec.color_trc = BT709
+        codec.color_range = ColorRange.MPEG
         if self._sound is not None:
             self._sound.begin()
         return stream

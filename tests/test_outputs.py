@@ -9,16 +9,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from av.video.reformatter import Colorspace
 from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
 from media.mask_png import davis_palette
 from media.overlay import resized_mask
-from media.video import Frame, open_video
+from media.video import MP4, Frame, open_video, write_video
 from prediction.inputs import ObjectToFind
 from prediction.outputs import FrameResult
 from prediction.stream import ObjectPrediction, WindowPrediction
+from prediction.video_outputs import MOV, WEBM
 from prediction.writers import DEFAULT_FORMATS, FORMATS, output_markers, outputs_of, write_outputs
 from tests.test_sound import write_source
 
@@ -231,6 +233,22 @@ def read_alpha(path, codec=None):
         packets = [packet for packet in container.demux(stream) if packet.size]
         decoded = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
         return np.stack([frame.to_ndarray(format="rgba") for frame in decoded]), float(stream.average_rate)
+
+
+def test_videos_say_how_their_colours_are_meant(tmp_path):
+    """Players guess by the size of the frames where a file does not say so: a red would be another one in HD."""
+    colours = [(230, 60, 60), (60, 130, 240), (60, 190, 90)]
+    pixels = np.array(colours, dtype=np.uint8).repeat(64, axis=0)[None].repeat(64, axis=0)
+    for path, encoding in ((tmp_path / "a.mp4", MP4), (tmp_path / "a.webm", WEBM), (tmp_path / "a.mov", MOV)):
+        rgb = pixels if encoding is MP4 else np.dstack([pixels, np.full(pixels.shape[:2], 255, dtype=np.uint8)])
+        with write_video(path, fps=10.0, encoding=encoding) as writer:
+            writer.add(rgb)
+        with av.open(str(path)) as container:
+            (frame,) = container.decode(video=0)
+            assert frame.colorspace == Colorspace.ITU709
+            found = frame.reformat(format="rgb24", src_colorspace=Colorspace.ITU709).to_ndarray()
+        for place, colour in enumerate(colours):
+            assert found[32, 32 + 64 * place].tolist() == pytest.approx(colour, abs=4)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("cutouts_mov", None), ("cutouts_webm", "libvpx-vp9")])

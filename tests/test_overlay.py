@@ -146,6 +146,14 @@ def test_a_slanting_edge_has_no_steps_when_enlarged():
     assert np.abs(np.diff(edge)).max() <= 3
 
 
+@pytest.mark.parametrize("scale", [1, 4])
+def test_edges_have_values_in_between(scale):
+    """Without them a picture of one colour and one object has four: around, rim, line and inside."""
+    mask = disc(100, 100, x=50, y=50, radius=30)
+    picture = blend_masks(plain(100 * scale, 100 * scale), [mask], [RED])
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+
+
 def test_a_line_of_one_pixel_is_not_lost_when_enlarged():
     mask = np.zeros((30, 30), dtype=bool)
     mask[15] = True
