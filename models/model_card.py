@@ -118,13 +118,19 @@ def _training(card: ModelCard) -> str:
     return "\n\n".join(lines)
 
 
+def with_threshold(text: str, before: float | None, after: float) -> str:
+    """The text of a card that names another score below which sentences are rejected."""
+    return text.replace(_rejection(before), _rejection(after))
+
+
+def _rejection(min_score: float | None) -> str:
+    if not min_score:
+        return "No sentence is rejected: every sentence gets a mask, also one about something that is not there."
+    return f'A sentence whose score is below {min_score:.4f} is answered with "not found".'
+
+
 def _measures(card: ModelCard, config: Config) -> str:
-    threshold = config.predict.min_score
-    rejection = (
-        f'A sentence whose score is below {threshold:.4f} is answered with "not found".'
-        if threshold
-        else "No sentence is rejected: every sentence gets a mask, also one about something that is not there."
-    )
+    rejection = _rejection(config.predict.min_score)
     if not card.measures:
         return f"## Measured\n\nNothing was measured. {rejection}"
     rows = [f"| {measure.name} | {measure.value} | {measure.measured_on} |" for measure in card.measures]

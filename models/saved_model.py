@@ -37,7 +37,7 @@ WRITERS = "`python main.py teach` and `python -m tools.export_model` write one"
 
 
 def save_model(
-    folder: Path, model: SOC, config: Config, *, card: ModelCard | None = None, overwrite: bool = False
+    folder: Path, model: SOC, config: Config, *, card: ModelCard | str | None = None, overwrite: bool = False
 ) -> None:
     """Writes a saved model; the folder appears whole or not at all.
 
@@ -46,7 +46,7 @@ def save_model(
             new one is complete.
         model: with a tokenizer; on any device, in any mode; stays as it is.
         config: that the model was built from. `predict.min_score` must be set: it belongs to the weights.
-        card: what is known about the training; None says what the configuration tells.
+        card: what is known about the training, or the text of the card; None says what the configuration tells.
         overwrite: replace an earlier saved model.
 
     Raises:
@@ -68,7 +68,8 @@ def save_model(
         (temporary / WEIGHTS).chmod((temporary / CONFIG).stat().st_mode)  # safetensors lets only the owner read
         model.text_encoder.roberta.config.save_pretrained(temporary / TEXT_ENCODER)
         tokenizer.save_pretrained(temporary / TEXT_ENCODER)
-        (temporary / CARD).write_text(render_card(card or ModelCard(), public), encoding="utf-8")
+        text = card if isinstance(card, str) else render_card(card or ModelCard(), public)
+        (temporary / CARD).write_text(text, encoding="utf-8")
 
 
 def read_saved_config(folder: Path, overrides: Sequence[str] = ()) -> Config:

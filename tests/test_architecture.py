@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PACKAGES = (
     "structures", "media", "metrics", "datasets", "configs", "loading", "models", "engine", "evaluation", "prediction",
-    "tools", "tests", "benchmarks",
+    "soc_rvos", "tools", "tests", "benchmarks",
 )  # fmt: skip
 SCRIPTS = ("main", "train", "eval", "predict")
 PROJECT = (*PACKAGES, *SCRIPTS)
@@ -38,7 +38,8 @@ ALLOWED = {
     "eval": LIBRARY,
     "train": PREDICTION | {"eval", "predict"},
     "main": PREDICTION | {"train", "eval", "predict"},
-    "tools": PREDICTION | {"eval", "predict", "train"},
+    "soc_rvos": PREDICTION,
+    "tools": PREDICTION | {"soc_rvos", "eval", "predict", "train"},
 }
 
 # Inside models: a module imports only from floors below its own.

@@ -1,0 +1,339 @@
+"""What the model said about a video: masks, boxes and scores of every sentence in every frame.
+
+Masks are kept as run lengths, some hundred bytes each, and decoded where they are looked at: of 1000 frames of
+1920 x 1080 pixels and 4 sentences, masks as arrays would take 8 GB.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from pycocotools import mask as mask_utils
+
+from datasets.run_lengths import decode_mask
+from media.files import atomic_folder, write_json
+from media.mask_png import write_binary_png
+from media.overlay import Overlay
+from media.video import write_video
+from prediction.stream import ObjectPrediction, WindowPrediction
+from soc_rvos.exports import coco_dataset, supervision_detections
+from soc_rvos.frames import KeptFrames, ResultFrames
+
+if TYPE_CHECKING:
+    import supervision
+
+MASKS, OVERLAY, COCO, SUMMARY = "masks", "overlay.mp4", "coco.json", "result.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Track:
+    """The answer to one sentence, frame by frame.
+
+    Attributes:
+        sentence: as it was given.
+        counts: the mask of each frame as compressed run lengths of COCO.
+        scores: in each frame, the probability that the object is the one that the sentence means.
+        boxes: left, top, right and bottom in pixels in each frame, as the model predicts them beside the mask.
+        is_found: in each frame, whether the sentence was found in the window of the frame; where not, it was rejected,
+            and the mask is empty.
+    """
+
+    sentence: str
+    counts: tuple[bytes, ...]
+    scores: Float[np.ndarray, " time"]
+    boxes: Float[np.ndarray, "time 4"]
+    is_found: Bool[np.ndarray, " time"]
+
+    @classmethod
+    def of(cls, answer: ObjectPrediction, sentence: str) -> "Track":
+        """The answer in one window; masks are made and packed one by one."""
+        num_frames = len(answer.frame_scores)
+        return cls(
+            sentence=sentence,
+            counts=tuple(_pack(answer.mask(position)) for position in range(num_frames)),
+            scores=answer.frame_scores,
+            boxes=answer.boxes_xyxy_px,
+            is_found=np.full(num_frames, answer.is_found),
+        )
+
+
+class Masks(Sequence[Any]):
+    """Masks like a Boolean array (object, time, height, width), of which only what is looked at is decoded.
+
+    `masks[0]` are all masks of the first sentence, `masks[0, 5]` is that of frame 5, `masks[:, 5]` are those of all
+    sentences in frame 5, and `numpy.asarray(masks)` decodes everything.
+
+    Args:
+        tracks: one for each sentence.
+        size: (height, width) of the frames.
+    """
+
+    dtype = np.dtype(bool)
+    ndim = 4
+
+    def __init__(self, tracks: Sequence[Track], size: tuple[int, int]) -> None:
+        self._tracks, self._size = tracks, size
+        self.shape = (len(tracks), len(tracks[0].counts), *size)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Any:
+        """As of an array. The first two axes take a number, a slice, or one list or array of numbers or truth values.
+
+        Raises:
+            IndexError: there is no such object or frame, or the index is of another kind.
+        """
+        steps = index if isinstance(index, tuple) else (index,)
+        if any(step is Ellipsis for step in steps):
+            at = next(i for i, step in enumerate(steps) if step is Ellipsis)
+            steps = (*steps[:at], *[slice(None)] * (self.ndim + 1 - len(steps)), *steps[at + 1 :])
+        objects, times, *rest = (*steps, slice(None), slice(None))[: max(2, len(steps))]
+        if objects is None or times is None:
+            raise IndexError("masks take no new axes; numpy.asarray(masks) decodes all of them into an array that does")
+        rows, columns = (np.arange(size)[step] for size, step in zip(self.shape[:2], (objects, times), strict=True))
+        decoded = np.zeros((rows.size, columns.size, *self.shape[2:]), dtype=bool)
+        for i, row in enumerate(np.atleast_1d(rows)):
+            for j, column in enumerate(np.atleast_1d(columns)):
+                decoded[i, j] = self._decode(int(row), int(column))
+        found = decoded[0 if rows.ndim == 0 else slice(None)]
+        found = found[0] if columns.ndim == 0 and rows.ndim == 0 else found[:, 0] if columns.ndim == 0 else found
+        return found[(*[slice(None)] * (rows.ndim + columns.ndim), *rest)]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype=dtype)
+
+    def __repr__(self) -> str:
+        return f"Masks(shape={self.shape}, kept as run lengths)"
+
+    def _decode(self, position: int, time: int) -> Bool[np.ndarray, "height width"]:
+        return decode_mask(self._tracks[position].counts[time], size=self._size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """The answers about a video, or about one window of a stream.
+
+    Attributes:
+        size: (height, width) of the frames, in pixels.
+        fps: frames per second of the video, as it says.
+        frame_names: of the frames that were looked at: stems of their files, or five digits of the index.
+        frame_indices: their numbers in the video.
+        tracks: the answer to each sentence, in the order of the sentences.
+        frames: where their pixels are; None where they were not kept.
+    """
+
+    size: tuple[int, int]
+    fps: float
+    frame_names: tuple[str, ...]
+    frame_indices: tuple[int, ...]
+    tracks: tuple[Track, ...]
+    frames: ResultFrames | None = None
+
+    @classmethod
+    def of_window(cls, window: WindowPrediction, sentences: Sequence[str], *, fps: float) -> "Result":
+        """The answers in one window, with its frames."""
+        height, width = window.frames[0].pixels.shape[:2]
+        return cls(
+            size=(height, width),
+            fps=fps,
+            frame_names=tuple(frame.name for frame in window.frames),
+            frame_indices=tuple(frame.index for frame in window.frames),
+            tracks=tuple(
+                Track.of(answer, sentence) for answer, sentence in zip(window.objects, sentences, strict=True)
+            ),
+            frames=KeptFrames([frame.pixels for frame in window.frames]),
+        )
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """As they were given; the first axis of everything else."""
+        return tuple(track.sentence for track in self.tracks)
+
+    @property
+    def masks(self) -> Masks:
+        """Masks (object, time, height, width); decoded where they are looked at, see `Masks`."""
+        return Masks(self.tracks, self.size)
+
+    @property
+    def boxes(self) -> Float[np.ndarray, "object time 4"]:
+        """Left, top, right and bottom in pixels, as the model predicts them, also where a sentence was rejected."""
+        return np.stack([track.boxes for track in self.tracks])
+
+    @property
+    def scores(self) -> Float[np.ndarray, "object time"]:
+        """The probability, in each frame, that the object is the one that the sentence means."""
+        return np.stack([track.scores for track in self.tracks])
+
+    @property
+    def found(self) -> Bool[np.ndarray, " object"]:
+        """Whether a sentence was found in any part of the video."""
+        return np.array([track.is_found.any() for track in self.tracks])
+
+    @property
+    def found_in_frames(self) -> Bool[np.ndarray, "object time"]:
+        """Whether a sentence was found in the window of each frame; where not, its mask is empty."""
+        return np.stack([track.is_found for track in self.tracks])
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self.frame_names)
+
+    def __repr__(self) -> str:
+        answers = ", ".join(
+            f"{sentence!r}{'' if found else ' (not found)'}"
+            for sentence, found in zip(self.sentences, self.found, strict=True)
+        )
+        return f"Result({len(self)} frames of {self.size[1]} x {self.size[0]}: {answers})"
+
+    def to_coco(self) -> dict[str, Any]:
+        """The masks as a COCO data set, which `pycocotools.coco.COCO` reads.
+
+        It has an image per frame, a category per sentence, and an annotation, with `score` and `track_id`, per mask
+        that has a pixel.
+        """
+        return coco_dataset(self)
+
+    def to_supervision(self) -> "Sequence[supervision.Detections]":
+        """The masks as `supervision.Detections`, one per frame, made when they are looked at.
+
+        Raises:
+            ImportError: the package `supervision` is not installed.
+        """
+        return supervision_detections(self)
+
+    def overlay(self, position: int, frame: UInt8[np.ndarray, "height width 3"] | None = None) -> Image.Image:
+        """A frame with the objects drawn into it, above the sentences.
+
+        Args:
+            position: of the frame in this result, from 0; negative counts from the end.
+            frame: its pixels, where they are not kept: those of an iterator that was collected.
+
+        Raises:
+            IndexError: there is no such frame.
+            ValueError: its pixels are not kept, or cannot be read any more, or are of another size.
+        """
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"frame {position} of {len(self)}")
+        position %= len(self)
+        pixels = frame if frame is not None else self._require_frames().one(position)
+        return Image.fromarray(self._drawn(self._overlay(), position, pixels))
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Writes a folder, whole or not at all.
+
+            masks/00/<frame>.png   0 and 255, a folder per sentence
+            coco.json              see `to_coco`
+            result.json            sentences, what was found, scores and boxes
+            overlay.mp4            where the frames are kept or can be read again
+
+        Args:
+            folder: must not exist, or be empty.
+            overwrite: replace an earlier result there.
+
+        Raises:
+            ValueError: the folder holds something else.
+        """
+        folder = Path(folder)
+        _require_free(folder, overwrite=overwrite)
+        with atomic_folder(folder) as temporary:
+            for index in range(len(self.tracks)):
+                for time, name in enumerate(self.frame_names):
+                    write_binary_png(temporary / MASKS / f"{index:02d}" / f"{name}.png", self.masks[index, time])
+            if self.frames is not None:
+                overlay = self._overlay()
+                with write_video(temporary / OVERLAY, fps=self.fps / self._step()) as writer:
+                    for time, pixels in enumerate(self.frames.all()):
+                        writer.add(self._drawn(overlay, time, pixels))
+            write_json(temporary / COCO, self.to_coco(), indent=None)
+            write_json(temporary / SUMMARY, self._summary())
+
+    def _step(self) -> int:
+        return self.frame_indices[1] - self.frame_indices[0] if len(self) > 1 else 1
+
+    def _require_frames(self) -> ResultFrames:
+        if self.frames is None:
+            raise ValueError(
+                "the frames of this video came from an iterator and are not kept; give the pixels of this one, "
+                "result.overlay(i, frame), or draw while the answers come: for part in segmenter.stream(...)"
+            )
+        return self.frames
+
+    def _overlay(self) -> Overlay:
+        height, width = self.size
+        return Overlay(self.sentences, height=height, width=width)
+
+    def _drawn(self, overlay: Overlay, position: int, pixels: np.ndarray) -> np.ndarray:
+        if pixels.shape != (*self.size, 3):
+            raise ValueError(f"a frame of shape {pixels.shape}: expected (height, width, 3) with {self.size} pixels")
+        return overlay.render(pixels, list(self.masks[:, position]), self.found_in_frames[:, position].tolist())
+
+    def _summary(self) -> dict[str, Any]:
+        return {
+            "height": self.size[0],
+            "width": self.size[1],
+            "fps": self.fps,
+            "frame_names": self.frame_names,
+            "frame_indices": self.frame_indices,
+            "objects": [
+                {
+                    "sentence": track.sentence,
+                    "masks": f"{MASKS}/{index:02d}",
+                    "found": bool(track.is_found.any()),
+                    "found_in_frames": track.is_found.tolist(),
+                    "scores": [round(score, 5) for score in track.scores.tolist()],
+                    "boxes_xyxy_px": [[round(side, 2) for side in box] for box in track.boxes.tolist()],
+                }
+                for index, track in enumerate(self.tracks)
+            ],
+        }
+
+
+def joined(parts: Iterator[Result]) -> Result:
+    """The results of all windows as one, without their frames.
+
+    Raises:
+        ValueError: there is none.
+    """
+    windows = [replace(part, frames=None) for part in parts]
+    if not windows:
+        raise ValueError("the video holds no frame")
+    tracks = tuple(
+        Track(
+            sentence=pieces[0].sentence,
+            counts=tuple(code for piece in pieces for code in piece.counts),
+            scores=np.concatenate([piece.scores for piece in pieces]),
+            boxes=np.concatenate([piece.boxes for piece in pieces]),
+            is_found=np.concatenate([piece.is_found for piece in pieces]),
+        )
+        for pieces in zip(*(window.tracks for window in windows), strict=True)
+    )
+    return replace(
+        windows[0],
+        frame_names=tuple(name for window in windows for name in window.frame_names),
+        frame_indices=tuple(index for window in windows for index in window.frame_indices),
+        tracks=tracks,
+    )
+
+
+def _pack(mask: Bool[np.ndarray, "height width"]) -> bytes:
+    counts: bytes = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+    return counts
+
+
+def _require_free(folder: Path, *, overwrite: bool) -> None:
+    """Raises ValueError unless a result may be written there."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, expected a folder")
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    foreign = sorted(found - {MASKS, OVERLAY, COCO, SUMMARY})
+    if foreign or (found and SUMMARY not in found):
+        raise ValueError(
+            f"{folder} holds {(foreign or sorted(found))[0]} and is no earlier result; name another folder"
+        )
+    if found and not overwrite:
+        raise ValueError(f"{folder} holds an earlier result; name another folder, or give overwrite=True")
