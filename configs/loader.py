@@ -92,7 +92,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration in `path` and its bases, changed by `overrides`.
 
     Args:
-        path: a YAML file.
+        path: a YAML file; `configs/NAME.yaml` is found from anywhere, unless there is another file of that name.
         overrides: `dotted.key=value`, values as in YAML; later ones win. `data.*`, `loss.*` and `optim.*` reach every
             stage, also one that names the key itself; `stages.0.optim.lr=...` changes one stage. An entry of a list,
             such as `data.sets.0.root=...`, is also changed in a stage's own list where that has an entry at the same
@@ -103,7 +103,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: with all problems found.
     """
     draft = Draft()
-    read_file(draft, Path(path), chain=())
+    read_file(draft, find_recipe(Path(path)), chain=())
     if draft.problems:  # keys of an unreadable file are unknown: errors about them would mislead
         raise ConfigError(draft.problems)
     inherit_into_stages(draft)
@@ -123,6 +123,13 @@ def dump_config(config: Config) -> str:
 
 
 # ---- reading files ----
+
+
+def find_recipe(path: Path) -> Path:
+    """The path itself, or the recipe of this name beside this module: an installation has no folder `configs`."""
+    shipped = Path(__file__).with_name(path.name)
+    is_shipped = path.parent == Path("configs") and shipped.is_file() and not path.exists()
+    return shipped if is_shipped else path
 
 
 def read_file(draft: Draft, path: Path, chain: tuple[Path, ...]) -> None:

@@ -29,7 +29,12 @@ SOURCE_SUFFIXES = (".py", ".cpp", ".cu", ".cuh", ".h")
 
 
 def git_revision() -> str:
-    """Commit of the code, with `-dirty` if files differ from it; `unknown` outside a repository."""
+    """Commit of the code, with `-dirty` if files differ from it; `unknown` outside a repository of its own.
+
+    Installed, the code may lie inside of somebody else's repository.
+    """
+    if not (ROOT / ".git").exists():
+        return "unknown"
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)

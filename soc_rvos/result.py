@@ -270,7 +270,8 @@ class Result:
     def _drawn(self, overlay: Overlay, position: int, pixels: np.ndarray) -> np.ndarray:
         if pixels.shape != (*self.size, 3):
             raise ValueError(f"a frame of shape {pixels.shape}: expected (height, width, 3) with {self.size} pixels")
-        return overlay.render(pixels, list(self.masks[:, position]), self.found_in_frames[:, position].tolist())
+        found, scores = ([each[position].item() for each in part] for part in (self.found_in_frames, self.scores))
+        return overlay.render(pixels, list(self.masks[:, position]), found, scores)
 
     def _summary(self) -> dict[str, Any]:
         return {
