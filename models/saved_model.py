@@ -85,7 +85,9 @@ def read_saved_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
     folder = folder.resolve()  # stays right when the working directory changes
     _require_saved_model(folder)
     config = load_config(folder / CONFIG, overrides)
-    text_encoder = config.model.text_encoder.model_copy(update={"path": str(folder / TEXT_ENCODER)})
+    # Weights that somebody has put beside the tokenizer are not looked at.
+    place = {"path": str(folder / TEXT_ENCODER), "random_init": True}
+    text_encoder = config.model.text_encoder.model_copy(update=place)
     model = config.model.model_copy(update={"weights": folder / WEIGHTS, "text_encoder": text_encoder})
     return config.model_copy(update={"model": model})
 
@@ -165,7 +167,7 @@ def _without_places(config: Config) -> Config:
     values = _last_names(config.model_dump())
     values["model"] |= {"weights": WEIGHTS, "keep_class_head": True, "ms_deform_attn": "auto"}
     values["model"]["visual_encoder"]["weights"] = None
-    values["model"]["text_encoder"]["path"] = TEXT_ENCODER
+    values["model"]["text_encoder"] |= {"path": TEXT_ENCODER, "random_init": False}
     values["predict"] |= {"video": (), "sentences": (), "sentences_file": None, "start": None, "end": None}
     values["train"]["resume"] = False
     for data in (values["data"], *(stage["data"] for stage in values["stages"])):

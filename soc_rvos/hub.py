@@ -7,7 +7,10 @@ from huggingface_hub import HfApi, snapshot_download
 
 from models.saved_model import CARD, CONFIG, TEXT_ENCODER, WEIGHTS
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+PATTERNS = [WEIGHTS, CONFIG, CARD, *(f"{TEXT_ENCODER}/*.{suffix}" for suffix in ("json", "txt", "model"))]
+"""What is downloaded: the parts of a saved model, of which tokenizers are JSON, lists of words, or SentencePiece."""
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def find_folder(
@@ -44,9 +47,9 @@ def find_folder(
             cache_dir=cache,
             token=token,
             local_files_only=local_files_only,
-            allow_patterns=[WEIGHTS, CONFIG, CARD, f"{TEXT_ENCODER}/*"],
+            allow_patterns=PATTERNS,
         )
-    except (OSError, ValueError) as error:  # all errors of the hub are of these
+    except Exception as error:  # the library lets through those of whatever HTTP library it is built on
         raise ValueError(
             f"{name}: there is no such folder, and no model of this id could be had from the hub "
             f"({type(error).__name__}: {str(error).strip().splitlines()[0]})"
@@ -79,7 +82,7 @@ def upload(
         if revision is not None:
             api.create_branch(full_id, branch=revision, exist_ok=True)
         commit = api.upload_folder(repo_id=full_id, folder_path=folder, revision=revision, commit_message=message)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as above
         raise ValueError(
             f"{repo_id}: cannot be uploaded ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
         ) from error

@@ -95,6 +95,13 @@ def test_the_folder_names_no_place_of_the_machine(saved):
     assert len(modes) == 1, "whoever may read one file may read all"
 
 
+def test_weights_beside_the_tokenizer_are_not_looked_at(saved, copied):
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        (copied / "text_encoder" / name).write_bytes(b"no weights")
+        loaded, _ = load_saved_model(copied)
+        assert torch.equal(outputs_of(loaded)[0], outputs_of(saved[1])[0])
+
+
 def test_paths_inside_of_data_sets_keep_their_last_name_alone(tmp_path):
     root = tmp_path / "secret" / "davis"
     sets = ({"dataset": "ref_davis17", "root": root, "expressions": root / "texts"},)
