@@ -152,9 +152,11 @@ def _require_saved_model(folder: Path) -> None:
         raise ValueError(f"{folder / WEIGHTS} says {FORMAT_KEY}={stored}, and this version reads {FORMAT}; {WRITERS}")
     for path in sorted((folder / TEXT_ENCODER).glob("*.json")):
         try:
-            json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); copy the whole folder again") from None
+        if isinstance(content, dict) and "auto_map" in content:
+            raise ValueError(f"{path} asks for code that comes with the model (auto_map), and no such code is run")
 
 
 def _separate(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import socket
@@ -231,6 +232,11 @@ def of_another_model(folder):
     (folder / "config.yaml").write_text(text.replace("num_queries: 3", "num_queries: 4"))
 
 
+def with_code(folder):
+    path = folder / "text_encoder" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoModel": "evil.Evil"}}))
+
+
 def emptied(folder):
     for path in sorted(folder.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
@@ -251,6 +257,7 @@ def emptied(folder):
         (cut("text_encoder/config.json"), r"config\.json is damaged"),
         (cut("config.yaml", 3), r"config\.yaml"),
         (other_format, "says soc_saved_model=99, and this version reads 1"),
+        (with_code, r"config\.json asks for code"),
         (of_another_model, "does not fit the model"),
     ],
 )
