@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,8 +71,9 @@ def teach(config: Config) -> Lesson:
     require_free(config.output_dir, overwrite=config.overwrite)
     fetch_named(str(config.model.visual_encoder.weights), config.model.text_encoder.path)
     records = build_eval_dataset(config.data).videos
-    with tempfile.TemporaryDirectory(prefix="soc_teach_") as folder:
-        run_config = config.model_copy(update={"output_dir": Path(folder), "stages": learning, "overwrite": True})
+    with ExitStack() as stack:
+        folder = config.teach.run_folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="soc_teach_"))
+        run_config = config.model_copy(update={"output_dir": Path(folder), "stages": learning})
         run = replace(prepare_run(run_config, world, device), validation=())
         untaught = score(run, min_score=0.0)
         logger.info("before teaching: J&F %s on the held-out frames", _percent(untaught.main_score))

@@ -519,6 +519,9 @@ class TeachConfig(ConfigNode):
     data_licence: str = "not stated"
     """Of the video and its labels, for the model card."""
 
+    run_folder: Path | None = None
+    """Keeps `metrics.jsonl`, which grows as it learns, and the checkpoints; None: they go when the model is saved."""
+
 
 OutputFormat = Literal[
     "masks",
