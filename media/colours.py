@@ -35,6 +35,9 @@ MAX_SAMPLES = 1000
 RING_SHARE = 0.15
 """Of the longer side of an object: how far around it pixels are looked at."""
 
+MOST_COMPARED = 50
+"""Objects whose colours are compared with what is in the picture; no eye tells more colours apart."""
+
 
 def object_colour(index: int) -> Colour:
     """A bright colour for each object; the first eight are easy to distinguish."""
@@ -104,7 +107,7 @@ class ObjectColours:
         frames: Sequence[UInt8[np.ndarray, "height width 3"]],
         masks: Sequence[Bool[np.ndarray, "height width"]],
     ) -> Colour:
-        number = max(len(FIRST_COLOURS), len(self._chosen))
+        number = max(len(FIRST_COLOURS), min(len(self._chosen), MOST_COMPARED))
         candidates = [object_colour(i) for i in dict.fromkeys((index, *range(number)))]
         taken = [colour for colour in self._chosen if colour is not None]
         candidates = [colour for colour in candidates if colour not in taken]
@@ -112,6 +115,8 @@ class ObjectColours:
             pixels for frame, mask in zip(frames, masks, strict=True) if mask.any() for pixels in _samples(frame, mask)
         ]
         under, around = (np.concatenate(kind) for kind in (samples[::2], samples[1::2]))
+        if index >= MOST_COMPARED:
+            return candidates[0]
         best, most = candidates[0], -1.0
         for colour in candidates:
             distances = [np.percentile(_distances(colour, kind), PERCENTILE) for kind in (under, around) if len(kind)]

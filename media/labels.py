@@ -14,6 +14,9 @@ from media.colours import Colour, readable_on
 MAX_LETTERS = 24
 """Of a name in a label; the whole sentence stands below the picture."""
 
+MOST_LABELS = 30
+"""Labels of a frame at most: more would hide it, and each is kept off every other."""
+
 SUBSAMPLING = 4
 """Parts of a mask are told apart on every so many-th pixel: the place of a label needs no more."""
 
@@ -118,14 +121,16 @@ class LabelWriter:
         Args:
             picture: RGB.
             labels: of each object.
-            parts: of each object what is labelled; None: it is not to be seen, and gets no label.
+            parts: of each object what is labelled; None: it is not to be seen, and gets no label. Of very many the
+                first ones get one.
 
         Returns:
             Where the label of each object is.
         """
         placed: list[Box | None] = []
+        labelled = [index for index, part in enumerate(parts) if part is not None][:MOST_LABELS]
         for index, (label, part) in enumerate(zip(labels, parts, strict=True)):
-            if part is None:
+            if part is None or index not in labelled:
                 self._places.pop(index, None)
                 placed.append(None)
                 continue
@@ -135,7 +140,7 @@ class LabelWriter:
                 part,
                 frame=picture.shape[:2],
                 labels=[other for other in placed if other is not None],
-                others=[other for i, other in enumerate(parts) if other is not None and i != index],
+                others=[other for i in labelled if i != index and (other := parts[i]) is not None],
                 gap=self._padding,
                 before=self._places.get(index),
             )

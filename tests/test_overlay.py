@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from media.colours import BLACK, WHITE, ObjectColours, luminance, object_colour, readable_on
-from media.labels import Box, Label, LabelWriter, Part, choose_place, largest_part, shorten
+from media.labels import MOST_LABELS, Box, Label, LabelWriter, Part, choose_place, largest_part, shorten
 from media.overlay import MIN_WIDTH, STRENGTH, Overlay, blend_masks
 
 RED = object_colour(0)
@@ -361,3 +361,18 @@ def test_the_square_beside_the_sentence_has_the_colour_of_the_object():
     assert chosen != object_colour(0)
     assert (caption == chosen).all(axis=-1).sum() > 100
     assert not (caption[len(caption) // 2 :].max(axis=-1) - caption[len(caption) // 2 :].min(axis=-1)).any(), "grey"
+
+
+def test_of_very_many_objects_the_first_ones_are_labelled_and_all_have_a_colour_of_their_own():
+    frame = np.full((60, 80, 3), 90, dtype=np.uint8)
+    masks = [np.zeros((60, 80), dtype=bool) for _ in range(120)]
+    for index, mask in enumerate(masks):
+        mask[4 * (index // 12) : 4 * (index // 12) + 3, 6 * (index % 12) : 6 * (index % 12) + 5] = True
+    colours = ObjectColours(len(masks))
+    colours.look([frame], [[mask] for mask in masks])
+    assert None not in colours.chosen
+    assert len(set(colours.chosen)) == len(masks)
+    labels = [Label(f"object {index}", 0.5, colour) for index, colour in enumerate(colours.of_all())]
+    picture = np.full((600, 800, 3), 90, dtype=np.uint8)
+    placed = LabelWriter(13).draw(picture, labels, [largest_part(mask, scale=10) for mask in masks])
+    assert [place is not None for place in placed] == [index < MOST_LABELS for index in range(len(masks))]

@@ -303,7 +303,8 @@ def test_a_video_that_breaks_off_is_segmented_up_to_there(model, tmp_path):
 
 
 def test_three_hundred_sentences(model, videos, tmp_path):
-    config = read_saved_config(model, [f'predict.video="{videos / "frames"}"', "device=cpu", "data.eval_sentences=64"])
+    part = ["device=cpu", "data.eval_sentences=64", "predict.end=2f", "predict.frame_step=2"]
+    config = read_saved_config(model, [f'predict.video="{videos / "frames"}"', *part])
     sentences = tuple(f"a square {i}" for i in range(300))
     predict_settings = config.predict.model_copy(update={"sentences": sentences})
     predict(config.model_copy(update={"predict": predict_settings, "output_dir": tmp_path / "out"}))
