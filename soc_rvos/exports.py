@@ -17,21 +17,22 @@ def coco_dataset(result: "Result") -> dict[str, Any]:
     """See `Result.to_coco`. Ids count from 1, because 0 is "none" to some readers."""
     height, width = result.size
     annotations: list[dict[str, Any]] = []
-    for number, track in enumerate(result.tracks, start=1):
-        for time, (counts, score) in enumerate(zip(track.counts, track.scores.tolist(), strict=True), start=1):
+    for time in range(len(result)):
+        for number, track in enumerate(result.tracks, start=1):
+            counts = track.counts[time]
             area = mask_area(counts, size=result.size)
             if not area:
                 continue
             annotations.append(
                 {
                     "id": len(annotations) + 1,
-                    "image_id": time,
+                    "image_id": time + 1,
                     "category_id": number,
                     "segmentation": {"size": [height, width], "counts": counts.decode("ascii")},
                     "area": area,
                     "bbox": list(mask_box(counts, size=result.size)),
                     "iscrowd": 0,
-                    "score": round(score, 5),
+                    "score": round(track.scores[time].item(), 5),
                     "track_id": number,
                 }
             )
@@ -39,11 +40,11 @@ def coco_dataset(result: "Result") -> dict[str, Any]:
         "info": {"description": "answers of soc-rvos"},
         "licenses": [],
         "images": [
-            {"id": time, "file_name": f"{name}.png", "height": height, "width": width}
+            {"id": time, "file_name": f"{name}.jpg", "height": height, "width": width}
             for time, name in enumerate(result.frame_names, start=1)
         ],
         "categories": [
-            {"id": number, "name": sentence, "supercategory": "object"}
+            {"id": number, "name": sentence, "sentence": sentence}
             for number, sentence in enumerate(result.sentences, start=1)
         ],
         "annotations": annotations,

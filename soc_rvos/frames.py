@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from media.video import VideoFile
+from media.video import FrameSource, VideoFile
 from media.video_seek import VideoFileFrames
 from prediction.sources import VideoInput, open_source
 
@@ -17,6 +17,10 @@ Pixels = UInt8[np.ndarray, "height width 3"]
 @runtime_checkable
 class ResultFrames(Protocol):
     """The frames of a result, by their position in it."""
+
+    @property
+    def source(self) -> FrameSource | None:
+        """Where they come from, and their sound; None where they are kept."""
 
     def one(self, position: int) -> Pixels:
         """The pixels of one frame.
@@ -35,6 +39,8 @@ class KeptFrames:
     Args:
         pixels: of each.
     """
+
+    source = None
 
     def __init__(self, pixels: Sequence[Pixels]) -> None:
         self._pixels = tuple(pixels)
@@ -59,10 +65,14 @@ class RereadFrames:
     def __init__(self, video: VideoInput, indices: Sequence[int]) -> None:
         self._video, self._indices = video, tuple(indices)
 
+    @property
+    def source(self) -> FrameSource:
+        """See `ResultFrames`."""
+        return open_source(self._video)
+
     def one(self, position: int) -> Pixels:
         """See `ResultFrames`."""
-        index = self._indices[position]
-        source = open_source(self._video)
+        index, source = self._indices[position], self.source
         if isinstance(source, VideoFile):
             try:
                 return VideoFileFrames(Path(source.path)).read((index,))[0]
@@ -76,5 +86,5 @@ class RereadFrames:
     def all(self) -> Iterator[Pixels]:
         """See `ResultFrames`."""
         step = self._indices[1] - self._indices[0] if len(self._indices) > 1 else 1
-        frames = open_source(self._video).frames(step, start=self._indices[0], stop=self._indices[-1] + 1)
+        frames = self.source.frames(step, start=self._indices[0], stop=self._indices[-1] + 1)
         return (frame.pixels for frame in frames)

@@ -6,6 +6,7 @@ Masks are kept as run lengths, some hundred bytes each, and decoded where they a
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +17,22 @@ from pycocotools import mask as mask_utils
 
 from datasets.run_lengths import decode_mask
 from media.files import atomic_folder, write_json
-from media.mask_png import write_binary_png
 from media.overlay import Overlay
-from media.video import write_video
+from media.video import Frame
+from prediction.inputs import ObjectToFind
+from prediction.outputs import FrameResult
 from prediction.stream import ObjectPrediction, WindowPrediction
+from prediction.writers import output_markers, outputs_of, write_outputs
 from soc_rvos.exports import coco_dataset, supervision_detections
 from soc_rvos.frames import KeptFrames, ResultFrames
 
 if TYPE_CHECKING:
     import supervision
 
-MASKS, OVERLAY, COCO, SUMMARY = "masks", "overlay.mp4", "coco.json", "result.json"
+SUMMARY = "result.json"
+DEFAULT_FORMATS = ("masks", "coco", "overlay")
+BLIND = ("masks", "palette", "rle", "coco", "ytvis")
+"""Formats that can be written without the pixels of the frames."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -223,37 +229,57 @@ class Result:
         pixels = frame if frame is not None else self._require_frames().one(position)
         return Image.fromarray(self._drawn(self._overlay(), position, pixels))
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Writes a folder, whole or not at all.
-
-            masks/00/<frame>.png   0 and 255, a folder per sentence
-            coco.json              see `to_coco`
-            result.json            sentences, what was found, scores and boxes
-            overlay.mp4            where the frames are kept or can be read again
+    def save(self, folder: str | Path, formats: Sequence[str] | None = None, *, overwrite: bool = False) -> None:
+        """Writes a folder, whole or not at all: `result.json` (what was found, scores and boxes) and these formats.
 
         Args:
             folder: must not exist, or be empty.
+            formats: of docs/output_formats.md, such as `palette` or `cutouts`; None: `masks`, `coco` and, where frames
+                are kept or can be read again, `overlay`.
             overwrite: replace an earlier result there.
 
         Raises:
-            ValueError: the folder holds something else.
+            ValueError: the folder holds something else, a format is unknown, or one shows frames that are not kept.
         """
         folder = Path(folder)
+        if formats is None:
+            formats = (
+                DEFAULT_FORMATS if self.frames is not None else [each for each in DEFAULT_FORMATS if each in BLIND]
+            )
+        outputs = outputs_of(formats)
+        if any(name not in BLIND for name in formats):
+            self._require_frames()
         _require_free(folder, overwrite=overwrite)
-        with atomic_folder(folder) as temporary:
-            for index in range(len(self.tracks)):
-                for time, name in enumerate(self.frame_names):
-                    write_binary_png(temporary / MASKS / f"{index:02d}" / f"{name}.png", self.masks[index, time])
-            if self.frames is not None:
-                overlay = self._overlay()
-                with write_video(temporary / OVERLAY, fps=self.fps / self._step()) as writer:
-                    for time, pixels in enumerate(self.frames.all()):
-                        writer.add(self._drawn(overlay, time, pixels))
-            write_json(temporary / COCO, self.to_coco(), indent=None)
+        step = self.frame_indices[1] - self.frame_indices[0] if len(self) > 1 else 1
+        with (
+            atomic_folder(folder) as temporary,
+            write_outputs(
+                outputs,
+                folder=temporary,
+                video=folder.name,
+                objects=[ObjectToFind(sentence) for sentence in self.sentences],
+                fps=self.fps / step,
+                source=None if self.frames is None else self.frames.source,
+                step=step,
+            ) as writer,
+        ):
+            for position, pixels in enumerate(self._all_pixels()):
+                writer.add_frame(self._frame_result(position, pixels))
             write_json(temporary / SUMMARY, self._summary())
 
-    def _step(self) -> int:
-        return self.frame_indices[1] - self.frame_indices[0] if len(self) > 1 else 1
+    def _all_pixels(self) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+        """Of all frames; black where they are not kept, for formats that do not show them."""
+        if self.frames is not None:
+            return self.frames.all()
+        return repeat(np.zeros((*self.size, 3), dtype=np.uint8), len(self))
+
+    def _frame_result(self, position: int, pixels: UInt8[np.ndarray, "height width 3"]) -> FrameResult:
+        return FrameResult(
+            frame=Frame(self.frame_indices[position], self.frame_names[position], pixels),
+            found=[bool(each[position]) for each in self.found_in_frames],
+            scores=[float(each[position]) for each in self.scores],
+            draw=lambda: list(self.masks[:, position]),
+        )
 
     def _require_frames(self) -> ResultFrames:
         if self.frames is None:
@@ -283,13 +309,12 @@ class Result:
             "objects": [
                 {
                     "sentence": track.sentence,
-                    "masks": f"{MASKS}/{index:02d}",
                     "found": bool(track.is_found.any()),
                     "found_in_frames": track.is_found.tolist(),
                     "scores": [round(score, 5) for score in track.scores.tolist()],
                     "boxes_xyxy_px": [[round(side, 2) for side in box] for box in track.boxes.tolist()],
                 }
-                for index, track in enumerate(self.tracks)
+                for track in self.tracks
             ],
         }
 
@@ -331,7 +356,7 @@ def _require_free(folder: Path, *, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, expected a folder")
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    foreign = sorted(found - {MASKS, OVERLAY, COCO, SUMMARY})
+    foreign = sorted(found - {*output_markers(), SUMMARY})
     if foreign or (found and SUMMARY not in found):
         raise ValueError(
             f"{folder} holds {(foreign or sorted(found))[0]} and is no earlier result; name another folder"

@@ -284,7 +284,12 @@ class Segmenter:
     def _config_with_settings(self) -> Config:
         """The configuration, changed so that its settings are those of this segmenter."""
         settings = self.settings
-        predict = {"threshold": settings.threshold, "min_score": settings.min_score, "identity": settings.identity}
+        predict = {
+            "size": None,
+            "threshold": settings.threshold,
+            "min_score": settings.min_score,
+            "identity": settings.identity,
+        }
         first, *others = self.config.data.sets
         data = {
             "sets": (first.model_copy(update={"lower_case": settings.lower_case}), *others),

@@ -42,7 +42,7 @@ def test_pycocotools_reads_the_same_masks_back(result, tmp_path):
     assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == SENTENCES
     masks = np.zeros(result.masks.shape, dtype=bool)
     images = coco.loadImgs(coco.getImgIds())
-    assert [image["file_name"] for image in images] == [f"{name}.png" for name in result.frame_names]
+    assert [image["file_name"] for image in images] == [f"{name}.jpg" for name in result.frame_names]
     for time, image in enumerate(images):
         assert (image["height"], image["width"]) == result.size
         for annotation in coco.loadAnns(coco.getAnnIds(imgIds=image["id"])):

@@ -106,7 +106,11 @@ def test_weights_beside_the_tokenizer_are_not_looked_at(saved, copied):
 def test_paths_inside_of_data_sets_keep_their_last_name_alone(tmp_path):
     root = tmp_path / "secret" / "davis"
     sets = ({"dataset": "ref_davis17", "root": root, "expressions": root / "texts"},)
-    write_tiny_saved_model(tmp_path / "m", data={"sets": sets, "cache": tmp_path / "secret"})
+    model, config = write_tiny_saved_model(tmp_path / "first", data={"sets": sets, "cache": tmp_path / "secret"})
+    asked = {"video": (f"{root}/clip.mp4",), "sentences": ("a dog",), "sentences_file": root / "s.txt", "start": "3f"}
+    predict = config.predict.model_copy(update=asked)
+    save_model(tmp_path / "m", model, config.model_copy(update={"predict": predict}))
+    assert read_saved_config(tmp_path / "m").predict == config.predict, "what was asked last is no part of the model"
     text = (tmp_path / "m" / "config.yaml").read_text()
     assert "secret" not in text
     (settings,) = read_saved_config(tmp_path / "m").data.sets

@@ -105,7 +105,7 @@ def test_all_forms_of_a_video_give_the_same_answers(segmenter, video, result, fr
 
 def test_a_segmenter_answers_as_the_command_line_does(segmenter, result, frame_folder, tmp_path, saved):
     config = read_saved_config(saved)
-    settings = config.predict.model_copy(update={"video": frame_folder, "sentences": tuple(TWO)})
+    settings = config.predict.model_copy(update={"video": (str(frame_folder),), "sentences": tuple(TWO)})
     predict(config.model_copy(update={"predict": settings, "output_dir": tmp_path / "out", "device": "cpu"}))
     for index in (0, 1):
         for time in range(8):
@@ -354,10 +354,14 @@ def test_a_result_is_saved_whole(result, video, tmp_path):
     assert [entry["sentence"] for entry in summary["objects"]] == TWO
     for index, entry in enumerate(summary["objects"]):
         for time, name in enumerate(summary["frame_names"]):
-            written = read_index_png(tmp_path / "out" / entry["masks"] / f"{name}.png")
+            written = read_index_png(tmp_path / "out" / "masks" / f"{index:02d}" / f"{name}.png")
             np.testing.assert_array_equal(written > 0, result.masks[index, time])
         np.testing.assert_allclose(entry["scores"], result.scores[index], atol=1e-5)
         np.testing.assert_allclose(entry["boxes_xyxy_px"], result.boxes[index], atol=1e-2)
+    coco = json.loads((tmp_path / "out" / "coco.json").read_text())
+    expected = result.to_coco()
+    assert coco["annotations"] == json.loads(json.dumps(expected["annotations"]))
+    assert coco["categories"] == expected["categories"]
     with pytest.raises(ValueError, match=r"holds an earlier result; .*overwrite=True"):
         result.save(tmp_path / "out")
     result.save(str(tmp_path / "out"), overwrite=True)
@@ -370,6 +374,24 @@ def test_a_result_is_saved_whole(result, video, tmp_path):
 def test_a_collected_stream_is_saved_without_pictures(segmenter, video, tmp_path):
     segmenter(iter(video), TWO).collect().save(tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["coco.json", "masks", "result.json"]
+
+    collected = segmenter(iter(video), TWO).collect()
+    with pytest.raises(ValueError, match="are not kept"):
+        collected.save(tmp_path / "cut", ["cutouts"])
+    assert not (tmp_path / "cut").exists()
+
+
+def test_a_result_is_saved_in_other_formats(result, video, tmp_path):
+    result.save(tmp_path / "out", ["palette", "cutouts"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cutouts", "palette", "result.json"]
+    mask = result.masks[1, 4]
+    cut = np.array(Image.open(tmp_path / "out" / "cutouts" / "01" / "00004.png"))
+    np.testing.assert_array_equal(cut[..., 3] > 0, mask)
+    np.testing.assert_array_equal(cut[mask][:, :3], video[4][mask])
+    with pytest.raises(ValueError, match="no format is called pallette"):
+        result.save(tmp_path / "typo", ["pallette"])
+    result.save(tmp_path / "out", overwrite=True)
+    assert not (tmp_path / "out" / "cutouts").exists()
 
 
 def test_the_overlay_shows_its_own_frame_and_its_own_masks(segmenter, video, result):
