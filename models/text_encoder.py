@@ -266,14 +266,13 @@ def _load_weights(path: str, config: PreTrainedConfig, *, needs_pooler: bool) ->
     """
     model_class: Any = READS_PADDING.get(config.model_type, AutoModel)
     encoder, found = model_class.from_pretrained(path, config=config, output_loading_info=True, dtype="float32")
-    missing = sorted(found["missing_keys"])
-    pooler = [name for name in missing if name.startswith("pooler.")]
-    if len(missing) > len(pooler):
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+    if missing:
         raise ValueError(
             f"model.text_encoder.path={path}: {len(missing)} weights are missing, such as {missing[0]}; are they those "
             f"of a {config.model_type}?"
         )
-    if pooler and needs_pooler:
+    if found["missing_keys"] and needs_pooler:
         logger.warning(
             "%s holds no weights of the pooler: it starts at random; model.text_encoder.pooling=mean needs none",
             path,

@@ -214,13 +214,13 @@ def test_missing_weights_are_an_error_and_a_missing_pooler_is_said(tmp_path: Pat
     write_folder(tmp_path / "bert", model)
     state = model.state_dict()
     without_pooler = {name: tensor for name, tensor in state.items() if not name.startswith("pooler.")}
-    model.save_pretrained(tmp_path / "bert", state_dict=without_pooler)
+    model.save_pretrained(tmp_path / "bert", state_dict=dict(without_pooler))
     with caplog.at_level(logging.WARNING):
         load_text_encoder(str(tmp_path / "bert"), frozen=True, pooling="mean")
         assert "holds no weights" not in caplog.text
         load_text_encoder(str(tmp_path / "bert"), frozen=True)
     assert "holds no weights of the pooler" in caplog.text
     del without_pooler["encoder.layer.1.output.dense.weight"]
-    model.save_pretrained(tmp_path / "bert", state_dict=without_pooler)
+    model.save_pretrained(tmp_path / "bert", state_dict=dict(without_pooler))
     with pytest.raises(ValueError, match=r"1 weights are missing, such as encoder\.layer\.1\.output\.dense\.weight"):
         load_text_encoder(str(tmp_path / "bert"), frozen=True, pooling="mean")
