@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# From nothing to a trained, evaluated model that also says "not found", and a video of what it sees, on generated clips:
+# From nothing to a trained, evaluated model that also says "not found", and a video of what it sees, on generated clips;
+# then a model of three real objects, taught with eight labelled frames (examples/bedroom):
 #
-#   bash scripts/quickstart.sh            some 11 minutes on 2 CPU cores, after the install
+#   bash scripts/quickstart.sh            some 15 minutes on 2 CPU cores, after the install
 #   bash scripts/quickstart.sh --short    the same steps in a minute or two; the model learns next to nothing
 #   bash scripts/quickstart.sh [--short] key=value ...     with other settings, see configs/schema.py
 #
@@ -12,6 +13,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 config=configs/shapes.yaml
 folder=${SOC_QUICKSTART_DIR:-runs/quickstart}
 data_options=(--train 4000 --frames 6 --absent 0.3)
+teach_options=()
 min_t_acc=0.92 # how often a sentence with a target must still be found
 held_out_share=0.03 # of the training clips: to choose the score below which a sentence is rejected
 if [[ ${1:-} == --short ]]; then
@@ -21,6 +23,7 @@ if [[ ${1:-} == --short ]]; then
     data_options=(--train 60 --valid 8 --frames 6 --absent 0.3)
     held_out_share=0.2
     min_t_acc=0 # of a model that has learned next to nothing
+    teach_options=(stages.0.max_steps=3 stages.1.max_steps=2 teach.min_t_acc=0)
 fi
 data=$folder/data
 model=$folder/model
@@ -101,8 +104,26 @@ say "segmenting ${query[0]}"
 "$python" main.py predict --config "$config" data.root="$data" model.weights="$weights" overwrite=true "$@" \
     --video "${query[0]}" "${sentences[@]}" --output "$folder/prediction"
 
-printf '\nThis run: %d min %02d s for training (as far as it was left to do) and evaluation.\n' \
+example=examples/bedroom
+if "$python" -m tools.get_encoders small; then
+    if [[ ! -d $folder/bedroom_model ]]; then
+        say "teaching the objects of $example"
+        "$python" main.py teach --video "$example/bedroom.mp4" --labels "$example/labels" \
+            --output "$folder/bedroom_model" "${teach_options[@]}"
+    fi
+    say "segmenting $example/bedroom.mp4"
+    "$python" main.py predict --model "$folder/bedroom_model" --video "$example/bedroom.mp4" --start 100f --end 190f \
+        --sentence "the girl in the blue skirt" --sentence "the boy in the white shirt with black sleeves" \
+        --sentence "the pink pillow" --sentence "the girl in the red dress" \
+        --output "$folder/bedroom" overwrite=true
+    taught="Real footage:  $folder/bedroom/overlay.mp4"
+else
+    taught="Real footage:  skipped, because the pretrained encoders cannot be fetched (see above)"
+fi
+
+printf '\nOn generated clips: %d min %02d s for training (as far as it was left to do) and evaluation.\n' \
     $((seconds / 60)) $((seconds % 60))
 printf 'Overlay video: %s\n' "$folder/prediction/overlay.mp4"
 printf 'Report:        %s\n' "$folder/eval/results.md"
 printf 'What went wrong, with pictures: %s\n' "$folder/analysis.html"
+printf '%s\n' "$taught"
