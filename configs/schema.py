@@ -494,7 +494,7 @@ def _as_list(value: object) -> object:
 def _as_moment(value: object) -> object:
     """A number is a moment in seconds."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return format(value, "f") if value >= 0 else str(value)
+        return format(value, "f").rstrip("0").rstrip(".")
     return value
 
 

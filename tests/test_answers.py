@@ -77,6 +77,14 @@ def test_the_decision_is_by_the_score_that_the_query_is_chosen_by(overlap, found
     assert results[1].scores == pytest.approx((0.65 if overlap else 0.4,))
 
 
+@pytest.mark.parametrize("overlap", [0, 2])
+def test_the_decision_can_be_by_the_score_in_the_window_alone(overlap):
+    answers = Answers(choice=QueryChoice(overlap=overlap), min_score=0.6, by_window=True)
+    results = [next(iter(answers.of(window(score, 0.1)))) for score in (0.9, 0.4, 0.7)]
+    assert [result.is_found for result in results] == [True, False, True]
+    assert [result.ranked[0].query for result in results] == [0, 0, 0]
+
+
 def test_sentences_of_later_groups_have_tracks_of_their_own():
     answers = Answers(choice=QueryChoice(overlap=2), min_score=0.6)
     for score, first_sentence in ((0.9, 0), (0.2, 1)):

@@ -76,6 +76,8 @@ def test_overrides_are_read_as_yaml(write_yaml: WriteYaml):
         "data.root=null",
         'predict.sentences=["the girl: left", the boy]',
         "predict.video=2024-01-01",
+        "predict.start=00:01:02",
+        "predict.end=63.5",
         "model={dim: 32, mask_head: {dim: 4}}",
     ]
     config = load_config(write_yaml("data: {root: somewhere}\nmodel: {num_queries: 3}\n"), overrides)
@@ -86,6 +88,7 @@ def test_overrides_are_read_as_yaml(write_yaml: WriteYaml):
     assert config.data.root is None
     assert config.predict.sentences == ("the girl: left", "the boy")
     assert config.predict.video == ("2024-01-01",)
+    assert (config.predict.start, config.predict.end) == ("00:01:02", "63.5")
     assert (config.model.dim, config.model.mask_head.dim, config.model.num_queries) == (32, 4, 3)
 
 

@@ -294,10 +294,18 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_asking_for_a_gpu_that_is_not_there_is_an_error():
+def test_asking_for_a_gpu_that_is_not_there_is_an_error(monkeypatch):
     assert choose_device("auto", World()) == torch.device("cpu")
     with pytest.raises(ValueError, match="device=cuda"):
         choose_device("cuda", World())
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"device=mps, but PyTorch sees no GPU of Apple"):
+        choose_device("mps", World())
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("mps", World()) == torch.device("mps")
+    assert choose_device("auto", World()) == torch.device("cpu"), "mps is untested, so nobody gets it unasked"
+    with pytest.raises(ValueError, match="there are 2 processes"):
+        choose_device("mps", World(size=2))
 
 
 def test_a_process_computes_with_the_configured_threads_on_the_configured_device():

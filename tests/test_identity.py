@@ -75,6 +75,26 @@ def test_only_the_shared_frames_are_compared():
     assert choices(OVERLAP, moved, after)[1] == [1, 0]
 
 
+def test_neighbouring_frames_are_compared_where_windows_share_none():
+    moved = window((LEFT, 0.9, ONE), (RIGHT, 0.2, ONE))
+    moved.mask_logits[0, -1:] = moved.mask_logits[0, -1:].flip(1)  # they change places in the last frame
+    after = window((LEFT, 0.5, ONE), (RIGHT, 0.5, ONE))
+    after.mask_logits[0, 1:] = after.mask_logits[0, 1:].flip(1)  # and once more after the first
+    choice = QueryChoice(overlap=0, follow=True)
+    assert [choice.rank(layer)[0][0].tolist() for layer in (moved, after)] == [[0, 1], [1, 0]]
+    independent = QueryChoice(overlap=0, follow=False)
+    assert [independent.rank(layer)[0][0].tolist() for layer in (moved, after)] == [[0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize(("remembered", "expected"), [(0, 24), (12, 12), (18, 18), (100, 24)])
+def test_the_past_counts_as_so_many_frames_at_most(remembered, expected):
+    """Four windows of 0.9, then one of 0.1: the past is `expected` frames of 0.9."""
+    choice = QueryChoice(overlap=OVERLAP, remembered_frames=remembered)
+    layers = [window((LEFT, score, ONE), (RIGHT, 0.05, OTHER)) for score in (0.9, 0.9, 0.9, 0.9, 0.1)]
+    scores = [choice.rank(layer)[1][0, 0].item() for layer in layers]
+    assert scores[-1] == pytest.approx((expected * 0.9 + 6 * 0.1) / (expected + 6))
+
+
 def test_each_sentence_has_tracks_of_its_own():
     choice = QueryChoice(overlap=OVERLAP)
     swapped = window((LEFT, 0.5, ONE), (NOTHING, 0.1, [-1.0, 0.0]), (RIGHT, 0.6, OTHER))
