@@ -12,7 +12,7 @@ from media.video import open_video, sound_of, write_video
 RATE = 44100
 FPS = 25.0
 NUM_FRAMES = 75
-CLICKS = (0.4, 1.2, 2.0, 2.6)
+CLICKS = (0.4, 1.4, 2.0, 2.6)
 """Seconds at which the picture flashes and a tone of 40 ms begins."""
 
 CODECS = {"aac": "mp4", "mp3": "mp4", "flac": "mkv", "libopus": "mkv", "pcm_s16le": "mkv", "vorbis": "mkv"}
@@ -28,8 +28,8 @@ def tone(seconds):
     return sound
 
 
-def write_source(path, codec, *, seconds=NUM_FRAMES / FPS, channels=1):
-    """Frames that are white where a tone begins, beside the sound."""
+def write_source(path, codec, *, seconds=NUM_FRAMES / FPS, channels=1, delay=0):
+    """Frames that are white where a tone begins, beside the sound; the first of them is shown `delay` frames late."""
     rate = 48000 if codec == "libopus" else RATE
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=int(FPS), options={"g": "10"})
@@ -40,9 +40,9 @@ def write_source(path, codec, *, seconds=NUM_FRAMES / FPS, channels=1):
             layout = "stereo"  # FFmpeg's own encoder knows no other
         audio = container.add_stream(codec, rate=rate, options=options, layout=layout)
         for i in range(NUM_FRAMES):
-            flash = any(click <= i / FPS < click + 0.04 for click in CLICKS)
+            flash = any(click <= (i + delay) / FPS < click + 0.04 for click in CLICKS)
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 255 * flash, dtype=np.uint8), format="rgb24")
-            frame.pts, frame.time_base = i, Fraction(1, 25)
+            frame.pts, frame.time_base = i + delay, Fraction(1, 25)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         samples = np.stack([tone(seconds)] * channels).astype(np.float32)
@@ -127,6 +127,23 @@ def test_tones_stay_with_their_pictures(sources, tmp_path, codec, start, stop):
     assert picture == pytest.approx((stop - start) / FPS, abs=0.001)
     assert sound == pytest.approx(picture, abs=0.05)
     assert read_sound(target)[2] == (codec.removeprefix("lib") if codec in IS_COPIED else "aac")
+
+
+def test_sound_that_is_encoded_anew_begins_with_the_pictures(sources, tmp_path):
+    """Nothing but what an AAC encoder puts before is left to be skipped by players."""
+    target = clip(sources["pcm_s16le"], tmp_path / "clip.mp4", start=40)
+    with av.open(str(target)) as container:
+        stream = container.streams.audio[0]
+        first = min(packet.pts for packet in container.demux(stream) if packet.pts is not None)
+        assert float(first * stream.time_base) >= -1024 / RATE - 0.001
+
+
+def test_pictures_that_begin_after_their_sound_stay_with_it(tmp_path):
+    source = write_source(tmp_path / "late.mkv", "pcm_s16le", delay=10)
+    target = clip(source, tmp_path / "clip.mp4", start=5)
+    expected = [click - 15 / FPS for click in CLICKS if click >= 15 / FPS]
+    assert flashes(target) == pytest.approx(expected, abs=0.001)
+    assert tones(target) == pytest.approx(expected, abs=0.004)
 
 
 def test_what_mp4_takes_is_not_encoded_anew(sources, tmp_path):
