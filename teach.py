@@ -20,7 +20,7 @@ from evaluation.report import EvalReport, presence_scores
 from evaluation.runner import run_benchmark
 from loading.loaders import build_eval_dataset
 from metrics.rejection import OperatingPoint, best_point, operating_points
-from models.encoder_files import fetch_named
+from models.encoder_files import fetch_named, named_in
 from models.model_card import Measure, ModelCard, Source
 from models.saved_model import require_free, save_model
 from train import Run, prepare_run, train_stages
@@ -69,7 +69,7 @@ def teach(config: Config) -> Lesson:
     device = start_process(config, world)
     learning, refitting = split_stages(config.stages)
     require_free(config.output_dir, overwrite=config.overwrite)
-    fetch_named(str(config.model.visual_encoder.weights), config.model.text_encoder.path)
+    fetch_named(*encoder_paths(config))
     records = build_eval_dataset(config.data).videos
     with ExitStack() as stack:
         folder = config.teach.run_folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="soc_teach_"))
@@ -110,6 +110,11 @@ def split_stages(stages: Sequence[StageConfig]) -> tuple[tuple[StageConfig, ...]
             "configs/teach.yaml"
         )
     return tuple(stages[:first]), tuple(stages[first:])
+
+
+def encoder_paths(config: Config) -> tuple[str, str]:
+    """Where the pretrained encoders come from, as the settings say."""
+    return str(config.model.visual_encoder.weights), config.model.text_encoder.path
 
 
 def score(run: Run, *, min_score: float) -> EvalReport:
@@ -174,6 +179,7 @@ def describe(lesson: Lesson, config: Config, records: Sequence[VideoRecord]) -> 
         summary=f"Taught with labelled frames of {names}. It knows the objects of these videos and little else.",
         licence=config.teach.licence,
         data=(Source(names, config.teach.data_licence, f"labelled frames of {len(records)} videos"),),
+        encoders=tuple(Source(each.name, each.licence, "pretrained") for each in named_in(*encoder_paths(config))),
         sentences=tuple(dict.fromkeys(present))[:MOST_SENTENCES],
         measures=tuple(measures),
         command=f"python main.py {shlex.join(Path(a).name if '/' in a else a for a in sys.argv[1:])}",

