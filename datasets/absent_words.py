@@ -5,7 +5,7 @@ are used from further words of the family. A video whose sentences use one word 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 _ANIMALS = """
@@ -164,6 +164,32 @@ def absent_phrases(present: Iterable[str], *, for_training: bool) -> tuple[str, 
         if (index % _HELD_BACK != _HELD_BACK - 1) == for_training and family.isdisjoint(mentioned)
         for phrase in phrases
     )
+
+
+def with_other_nouns(sentence: str, phrases: Sequence[str], *, most: int) -> tuple[str, ...]:
+    """The sentence with a noun of the list replaced by one of another thing: "a black dog" from "a black swan".
+
+    What is left of the sentence is no cue then: the noun decides. A sentence without a noun of the list gives none.
+
+    Args:
+        sentence: about an object.
+        phrases: of `absent_phrases`, for the video of the object.
+        most: sentences to make, with phrases from all over the list.
+    """
+    known = frozenset[str]().union(*(family for _, family in _families())) - _GENERAL_WORDS
+    words = sentence.split()
+    places = [index for index, word in enumerate(words) if not known.isdisjoint(nouns(word))]
+    if not places or not phrases:
+        return ()
+    made = []
+    for number in range(most):
+        article, _, noun = phrases[(number * len(phrases) // most + len(sentence)) % len(phrases)].partition(" ")
+        place = places[number % len(places)]
+        changed = [*words[:place], noun, *words[place + 1 :]]
+        if place and changed[place - 1].lower() in ("a", "an"):
+            changed[place - 1] = article
+        made.append(" ".join(changed))
+    return tuple(dict.fromkeys(made))
 
 
 def may_fit(sentence: str, mentioned: frozenset[str]) -> bool:

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from datasets.absent_words import absent_phrases, may_fit, nouns
+from datasets.absent_words import absent_phrases, may_fit, nouns, with_other_nouns
 from datasets.counts import Counts, count_videos
 from datasets.definition import (
     DatasetDefinition,
@@ -44,8 +44,12 @@ from datasets.records import Expression, VideoRecord
 SPLITS = ("all", "train", "valid")
 
 
-NEAR_MISS, OTHER_VIDEO, WORD = "near miss", "other video", "word"
-"""Kinds of absent sentences: from `absent` of the video, about another video, from the list of words."""
+NEAR_MISS, OTHER_VIDEO, OTHER_NOUN, WORD = "near miss", "other video", "other noun", "word"
+"""Kinds of absent sentences: from `absent` of the video; about another video; about an object, but with a noun of the
+list of words in place of its own; from this list."""
+
+NOUNS_IN_TRAINING, NOUNS_IN_EVALUATION = 8, 1
+"""Sentences of `OTHER_NOUN` that are made of each sentence."""
 
 
 class LabelledVideosSettings(DatasetSettings):
@@ -62,12 +66,13 @@ class LabelledVideosSettings(DatasetSettings):
     them, spread evenly over the video."""
 
     absent_words: bool = True
-    """Take everyday things from a built-in list for absent sentences, without those that a sentence about the video
-    mentions. Switch it off where such things can be seen, but are not labelled."""
+    """Take everyday things from a built-in list for absent sentences, alone and in the place of nouns of sentences
+    about objects, without those that a sentence about the video mentions. Switch it off where such things can be seen,
+    but are not labelled."""
 
     max_eval_absent: NonNegativeInt = 20
     """Most absent sentences of a video in evaluation: near misses first, then those about the other videos, then
-    words, which are others than in training."""
+    sentences with another noun, then words; words are others than in training."""
 
     first_index: NonNegativeInt = 0
     """Number of the first frame of a video file in the names of its labels."""
@@ -118,7 +123,12 @@ def _with_absent(
             if not may_fit(expression.sentence, mentioned):
                 kind_of.setdefault(expression.sentence, OTHER_VIDEO)
     if request.settings.absent_words:
-        for phrase in absent_phrases(own_texts, for_training=request.for_training):
+        phrases = absent_phrases(own_texts, for_training=request.for_training)
+        most = NOUNS_IN_TRAINING if request.for_training else NOUNS_IN_EVALUATION
+        for sentence in present:
+            for changed in with_other_nouns(sentence, phrases, most=most):
+                kind_of.setdefault(changed, OTHER_NOUN)
+        for phrase in phrases:
             kind_of.setdefault(phrase, WORD)
     absent = [(text, kind) for text, kind in kind_of.items() if text not in present]
     if not request.for_training:
@@ -135,7 +145,7 @@ def _with_absent(
 def _chosen(absent: Sequence[tuple[str, str]], count: int) -> list[tuple[str, str]]:
     """At most `count`, those of a kind that does not fit as a whole spread evenly over it."""
     chosen: list[tuple[str, str]] = []
-    for kind in (NEAR_MISS, OTHER_VIDEO, WORD):
+    for kind in (NEAR_MISS, OTHER_VIDEO, OTHER_NOUN, WORD):
         own = [item for item in absent if item[1] == kind]
         room = min(count - len(chosen), len(own))
         chosen += [own[index * len(own) // room] for index in range(room)]

@@ -211,11 +211,24 @@ def test_evaluation_has_few_absent_sentences_near_misses_first(tmp_path):
     assert {kind: len(own) for kind, own in absent_of(read(root, for_training=False)).items()} == {
         "near miss": 1,
         "other video": 2,
-        "word": 17,
+        "other noun": 3,
+        "word": 14,
     }
     few = absent_of(read(root, for_training=False, max_eval_absent=2))
     assert few == {"near miss": ["the white dog"], "other video": ["a red car"]}
     assert absent_of(read(root, for_training=False, max_eval_absent=0)) == {}
+
+
+def test_a_sentence_with_another_noun_is_absent(tmp_path):
+    """Only the noun of the list changes, to one of another family; what the rest says stays true."""
+    root = write_root(tmp_path, "pets")
+    trained, scored = (absent_of(read(root, for_training=training))["other noun"] for training in (True, False))
+    assert len(trained) > 15
+    for sentence in (*trained, *scored):
+        assert sentence.startswith(("The brown ", "the grey ")) or sentence.endswith(" on the left"), sentence
+        assert {"dog", "cat", "hound", "puppy"}.isdisjoint(sentence.split()), sentence
+    assert set(trained).isdisjoint(scored)
+    assert "other noun" not in absent_of(read(root, absent_words=False))
 
 
 # ---- mistakes ----
@@ -373,7 +386,7 @@ def test_a_model_is_trained_and_validated_on_them(config):
     fit(config)
     validations = [line for line in read_metrics(config.output_dir / "metrics.jsonl") if line["event"] == "validation"]
     assert len(validations) == 2
-    assert {"J&F", "N-acc", "N-acc/near miss", "N-acc/word", "J&F/object"} <= validations[0].keys()
+    assert {"J&F", "N-acc", "N-acc/near miss", "N-acc/other noun", "J&F/object"} <= validations[0].keys()
 
 
 def test_only_labelled_frames_are_scored_and_only_their_windows_run(config, root):
