@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from models.model_card import Measure, ModelCard, Source
-    from soc_rvos.result import Result, Track
+    from soc_rvos.result import Result
     from soc_rvos.segmenter import ResultStream, Segmenter
+    from soc_rvos.tracks import Track
 
 __all__ = ["Measure", "ModelCard", "Result", "ResultStream", "Segmenter", "Source", "Track"]
 
@@ -23,8 +24,9 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from models.model_card import Measure, ModelCard, Source
-    from soc_rvos.result import Result, Track
+    from soc_rvos.result import Result
     from soc_rvos.segmenter import ResultStream, Segmenter
+    from soc_rvos.tracks import Track
 
     offered = (Measure, ModelCard, Result, ResultStream, Segmenter, Source, Track)
     return next(each for each in offered if each.__name__ == name)

@@ -6,21 +6,20 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from datasets.run_lengths import mask_area, mask_box
+from soc_rvos.tracks import Masks, Track
 
 if TYPE_CHECKING:
     import supervision
 
-    from soc_rvos.result import Result
 
-
-def coco_dataset(result: "Result") -> dict[str, Any]:
+def coco_dataset(tracks: Sequence[Track], *, size: tuple[int, int], frame_names: Sequence[str]) -> dict[str, Any]:
     """See `Result.to_coco`. Ids count from 1, because 0 is "none" to some readers."""
-    height, width = result.size
+    height, width = size
     annotations: list[dict[str, Any]] = []
-    for time in range(len(result)):
-        for number, track in enumerate(result.tracks, start=1):
+    for time in range(len(frame_names)):
+        for number, track in enumerate(tracks, start=1):
             counts = track.counts[time]
-            area = mask_area(counts, size=result.size)
+            area = mask_area(counts, size=size)
             if not area:
                 continue
             annotations.append(
@@ -30,7 +29,7 @@ def coco_dataset(result: "Result") -> dict[str, Any]:
                     "category_id": number,
                     "segmentation": {"size": [height, width], "counts": counts.decode("ascii")},
                     "area": area,
-                    "bbox": list(mask_box(counts, size=result.size)),
+                    "bbox": list(mask_box(counts, size=size)),
                     "iscrowd": 0,
                     "score": round(track.scores[time].item(), 5),
                     "track_id": number,
@@ -41,17 +40,17 @@ def coco_dataset(result: "Result") -> dict[str, Any]:
         "licenses": [],
         "images": [
             {"id": time, "file_name": f"{name}.jpg", "height": height, "width": width}
-            for time, name in enumerate(result.frame_names, start=1)
+            for time, name in enumerate(frame_names, start=1)
         ],
         "categories": [
-            {"id": number, "name": sentence, "sentence": sentence}
-            for number, sentence in enumerate(result.sentences, start=1)
+            {"id": number, "name": track.sentence, "sentence": track.sentence}
+            for number, track in enumerate(tracks, start=1)
         ],
         "annotations": annotations,
     }
 
 
-def supervision_detections(result: "Result") -> "Sequence[supervision.Detections]":
+def supervision_detections(tracks: Sequence[Track], *, size: tuple[int, int]) -> "Sequence[supervision.Detections]":
     """See `Result.to_supervision`.
 
     Raises:
@@ -64,23 +63,25 @@ def supervision_detections(result: "Result") -> "Sequence[supervision.Detections
             "result.to_supervision() needs the package supervision: pip install supervision "
             "(or pip install 'soc-rvos[supervision]')"
         ) from None
-    return Detections(result)
+    return Detections(tracks, size=size)
 
 
 class Detections(Sequence[Any]):
-    """The detections of each frame of a result; made when they are looked at, for the sake of memory.
+    """The detections of each frame; made when they are looked at, for the sake of memory.
 
     A frame has one detection for each mask that has a pixel in it.
 
     Args:
-        result: of a video.
+        tracks: one for each sentence.
+        size: (height, width) of the frames.
     """
 
-    def __init__(self, result: "Result") -> None:
-        self._result = result
+    def __init__(self, tracks: Sequence[Track], *, size: tuple[int, int]) -> None:
+        self._tracks, self._size = tracks, size
+        self._masks = Masks(tracks, size)
 
     def __len__(self) -> int:
-        return len(self._result)
+        return self._masks.shape[1]
 
     @overload
     def __getitem__(self, position: int) -> "supervision.Detections": ...
@@ -93,17 +94,18 @@ class Detections(Sequence[Any]):
     def _of_frame(self, time: int) -> "supervision.Detections":
         import supervision
 
-        result = self._result
-        seen = [i for i, track in enumerate(result.tracks) if mask_area(track.counts[time], size=result.size)]
+        size = self._size
+        seen = [i for i, track in enumerate(self._tracks) if mask_area(track.counts[time], size=size)]
         if not seen:
             return supervision.Detections.empty()
-        boxes = np.array([mask_box(result.tracks[i].counts[time], size=result.size) for i in seen], dtype=np.float32)
+        tracks = [self._tracks[i] for i in seen]
+        boxes = np.array([mask_box(track.counts[time], size=size) for track in tracks], dtype=np.float32)
         boxes[:, 2:] += boxes[:, :2]  # width and height become right and bottom
         return supervision.Detections(
             xyxy=boxes,
-            mask=result.masks[seen, time],
-            confidence=np.array([result.tracks[i].scores[time] for i in seen], dtype=np.float32),
+            mask=self._masks[seen, time],
+            confidence=np.array([track.scores[time] for track in tracks], dtype=np.float32),
             class_id=np.array(seen),
             tracker_id=np.array(seen) + 1,
-            data={"class_name": np.array([result.sentences[i] for i in seen])},
+            data={"class_name": np.array([track.sentence for track in tracks])},
         )

@@ -9,7 +9,7 @@ from jaxtyping import install_import_hook
 
 CHECKED_PACKAGES = [
     *("structures", "media", "metrics", "datasets", "loading", "models", "engine", "evaluation", "prediction"),
-    *("soc_rvos.frames", "soc_rvos.result"),  # the segmenter itself tells users what they got wrong
+    *("soc_rvos.frames", "soc_rvos.result", "soc_rvos.tracks"),  # the segmenter itself tells users what they got wrong
 ]
 
 shape_checker = install_import_hook(CHECKED_PACKAGES, "beartype.beartype")

@@ -134,13 +134,24 @@ def modules_run_by(path: Path, modules: Collection[str]) -> set[str]:
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    """Imports inside functions count; so does a package whose `__init__` imports from its own modules."""
+    """Imports inside functions count; so does a package whose `__init__` imports from its own modules.
+
+    `soc_rvos` does not: it imports when a name is asked for, see the next test.
+    """
     paths = {name_of(path): path for path in source_files()}
+    del paths["soc_rvos"]
     graph = {name: modules_run_by(path, paths) for name, path in paths.items()}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_the_python_interface_imports_nothing_before_it_is_asked_for_a_name():
+    code = "import sys; import soc_rvos; dir(soc_rvos); print(sorted(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    modules = {name.split(".")[0] for name in ast.literal_eval(run.stdout)}
+    assert modules.isdisjoint({"torch", "numpy", *PROJECT} - {"soc_rvos"})
 
 
 def test_criterion_and_postprocessing_know_outputs_but_not_the_model():
