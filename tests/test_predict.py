@@ -14,6 +14,7 @@ from media.overlay import GREY, TEXT, Overlay, render_caption, wrap_text
 from media.video import open_video, write_video
 from predict import predict
 from prediction.stream import in_windows
+from tests.test_sound import CLICKS, FPS, read_sound, tones, write_source
 from tests.tiny_run import tiny_config, with_busy_weights, write_tiny_root
 
 SENTENCES = ("a square", "the upper  Square")
@@ -253,6 +254,17 @@ def test_what_was_not_found_is_grey_and_says_so():
     assert before.shape == missing.shape
     assert (before != missing).any(), "the caption is that of each frame"
     np.testing.assert_array_equal(before, after)
+
+
+def test_the_overlay_keeps_the_sound_of_the_part_that_is_shown(root, tmp_path):
+    source = write_source(tmp_path / "source.mp4", "aac")
+    settings = {"formats": ("overlay",), "frame_step": 5, "start": "20f", "sentences": ("a square",)}
+    predict(prediction_config(root, tmp_path / "out", source, data={"eval_num_frames": 4}, **settings))
+    expected = [click - 20 / FPS for click in CLICKS if click > 20 / FPS]
+    assert tones(tmp_path / "out" / "overlay.mp4") == pytest.approx(expected, abs=0.004)
+    assert len(decode(tmp_path / "out" / "overlay.mp4")[0]) == 11
+    predict(prediction_config(root, tmp_path / "slow", source, fps=2.0, **settings))
+    assert read_sound(tmp_path / "slow" / "overlay.mp4") is None
 
 
 def test_a_word_longer_than_the_line_is_broken():
