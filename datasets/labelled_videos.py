@@ -39,6 +39,7 @@ from datasets.label_sources import (
     read_video,
 )
 from datasets.problems import Problem
+from datasets.readers import KeptFrames
 from datasets.records import Expression, VideoRecord
 
 SPLITS = ("all", "train", "valid")
@@ -185,6 +186,7 @@ def _in_split(
         for number in record.object_ids:
             if not visible[number]:
                 problems.append(Problem("unseen", f"video {record.name}, object {number}", "only in held-out frames"))
+        record = replace(record, frames=KeptFrames(record.frames))  # the same few are read in every step
     return replace(record, visible=visible, annotated=positions)
 
 

@@ -5,7 +5,7 @@ worker processes by pickle: they hold paths, not pixels, and open files only whe
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -121,6 +121,42 @@ class ImageFrames:
     def size(self) -> tuple[int, int]:
         """See `FrameReader`."""
         return image_size(self.path(0))
+
+
+@dataclass(frozen=True)
+class KeptFrames:
+    """Frames of another reader, of which those that were read stay in memory as long as there is room.
+
+    For videos of which the same few frames are read again and again: a frame in the middle of a video file may cost the
+    decoding of hundreds before it.
+
+    Attributes:
+        source: decodes the frames.
+        most_bytes: room for pixels; what exceeds it is decoded anew each time.
+    """
+
+    source: FrameReader
+    most_bytes: int = 512 * 1024 * 1024
+    _kept: dict[int, UInt8[np.ndarray, "height width 3"]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def path(self, position: int) -> Path:
+        """See `FrameReader`."""
+        return self.source.path(position)
+
+    def size(self) -> tuple[int, int]:
+        """See `FrameReader`."""
+        return self.source.size()
+
+    def read(self, positions: Sequence[int]) -> UInt8[np.ndarray, "time height width 3"]:
+        """See `FrameReader`."""
+        missing = [position for position in dict.fromkeys(positions) if position not in self._kept]
+        read = dict(zip(missing, self.source.read(missing), strict=True)) if missing else {}
+        for position, pixels in read.items():
+            if (len(self._kept) + 1) * pixels.nbytes <= self.most_bytes:
+                self._kept[position] = pixels
+        return np.stack([read[each] if each in read else self._kept[each] for each in positions])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from datasets.readers import ImageFrames, PngMaskFolders, PngMasks
+from datasets.readers import ImageFrames, KeptFrames, PngMaskFolders, PngMasks
 from loading.clips import as_clip
 from media.images import image_size, read_rgb
 from media.mask_png import write_binary_png, write_index_png
@@ -105,3 +107,34 @@ def test_masks_of_a_folder_per_object_come_in_the_order_that_is_asked_for(tmp_pa
     np.testing.assert_array_equal(reader.read([1, 0], size=(3, 4), objects=[9, 7]), drawn[::-1, ::-1])
     with pytest.raises(ValueError, match=r"0/a\.png: mask of .height, width. \(3, 4\), but its frame has \(3, 5\)"):
         reader.read([0], size=(3, 5), objects=[7])
+
+
+class CountingFrames:
+    """Frames of one colour each, and which of them were decoded."""
+
+    def __init__(self):
+        self.decoded = []
+
+    def read(self, positions):
+        self.decoded += positions
+        return np.stack([np.full((2, 3, 3), position, dtype=np.uint8) for position in positions])
+
+    def size(self):
+        return (2, 3)
+
+    def path(self, position):
+        return Path(f"{position}.png")
+
+
+def test_kept_frames_are_decoded_once_as_long_as_there_is_room():
+    source = CountingFrames()
+    kept = KeptFrames(source, most_bytes=3 * 2 * 3 * 3)
+    for positions in ([4, 7, 4], [7, 4], [9, 4], [5], [5, 9]):
+        assert kept.read(positions)[:, 0, 0, 0].tolist() == positions
+    assert source.decoded == [4, 7, 9, 5, 5]  # three frames have room
+
+
+def test_what_is_done_to_a_frame_does_not_reach_the_kept_one():
+    kept = KeptFrames(CountingFrames())
+    kept.read([4])[...] = 0
+    assert kept.read([4])[0, 0, 0, 0] == 4
