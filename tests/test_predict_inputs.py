@@ -275,7 +275,7 @@ def test_a_folder_that_is_no_saved_model_is_one_message(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--model", "x"], "belong to predict, not to train"),
+        (["train", "--model", "x"], "--model: not an option of train"),
         (["predict"], "--config FILE is needed, or for predict --model FOLDER"),
         (["predict", "--model", "x", "--config", "y"], "and not both"),
     ],
