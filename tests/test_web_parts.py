@@ -276,6 +276,18 @@ def test_sessions_and_uploads_go_after_an_hour_without_use(tmp_path, clock):
     assert fresh.exists()
 
 
+def test_what_is_written_for_a_visitor_who_has_left_is_deleted_by_the_next_sweep(tmp_path, clock):
+    sessions = Sessions(tmp_path / "root", clock=clock)
+    left, stays = sessions.get("left"), sessions.get("stays")
+    sessions.end("left")
+    assert left.is_closed
+    left.new_folder("answer").mkdir(parents=True)
+    sessions.sweep()
+    assert not left.folder.exists()
+    assert stays.folder.exists()
+    assert not stays.is_closed
+
+
 def test_the_name_that_a_browser_gives_its_session_is_no_path(tmp_path, clock):
     sessions = Sessions(tmp_path / "root", clock=clock)
     session = sessions.get("../../etc")

@@ -62,7 +62,7 @@ def ids_of_layers(layers: Sequence[UInt8[np.ndarray, "_ _ 4"]], size: tuple[int,
         distances = ((layer[painted][:, None, :3].astype(np.int32) - palette) ** 2).sum(axis=-1)
         own[painted] = distances.argmin(axis=1) + 1
         if own.shape != size:
-            own = cv2.resize(own, size[::-1], interpolation=cv2.INTER_NEAREST)
+            own = cv2.resize(own, size[::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint8)
         ids[own > 0] = own[own > 0]
     return ids
 

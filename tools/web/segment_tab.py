@@ -94,13 +94,19 @@ def build_segment_tab(page: Page) -> SegmentTab:
             lines = clean_lines(text or "", most=page.limits.max_sentences)
             file = page.uploaded(video_path, what="video")
             facts = check_video(file, page.limits)
+
+            def tell(share: float, what: str) -> None:
+                if session.is_closed:
+                    raise ValueError("the visitor has left")
+                progress(share, desc=what)
+
             session.answered = ask(
                 segmenter,
                 session.keep(file),
                 lines,
                 num_frames=facts.num_frames,
                 folder=session.new_folder("answer"),
-                progress=lambda share, what: progress(share, desc=what),
+                progress=tell,
             )
             return _shown_after(session.answered)
 

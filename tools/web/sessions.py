@@ -1,6 +1,5 @@
 """Files and state of visitors: a folder each, deleted when the visitor leaves or has been idle for an hour."""
 
-import logging
 import os
 import secrets
 import shutil
@@ -17,8 +16,6 @@ from soc_rvos import Segmenter
 from tools.web.answers import Answered
 from tools.web.teaching import Lesson
 
-logger = logging.getLogger(__name__)
-
 LIFETIME_SECONDS = 3600.0
 SWEEP_SECONDS = 300.0
 
@@ -34,6 +31,7 @@ class Session:
         taught: the taught model, once it was loaded.
         lesson: the teaching that runs, or has run.
         labels: painted masks, by the number of their frame.
+        is_closed: the visitor has left, and nothing more shall be written.
     """
 
     folder: Path
@@ -42,6 +40,7 @@ class Session:
     taught: Segmenter | None = None
     lesson: Lesson | None = None
     labels: dict[int, UInt8[np.ndarray, "height width"]] = field(default_factory=dict)
+    is_closed: bool = False
 
     def new_folder(self, kind: str) -> Path:
         """A name in the folder of the visitor at which nothing is yet."""
@@ -60,6 +59,7 @@ class Session:
 
     def close(self) -> None:
         """Stops what runs for the visitor, and deletes the files."""
+        self.is_closed = True
         if self.lesson is not None:
             self.lesson.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -107,7 +107,7 @@ class Sessions:
                 _delete_files(self.uploads, before=float("inf"))
 
     def sweep(self) -> None:
-        """Deletes sessions that nobody has used for an hour, and uploads of that age."""
+        """Deletes sessions that nobody has used for an hour, uploads of that age, and what is nobody's."""
         oldest = self._clock() - LIFETIME_SECONDS
         with self._lock:
             names = [
@@ -118,6 +118,15 @@ class Sessions:
         for name in names:
             self.end(name)
         _delete_files(self.uploads, before=oldest)
+        self._delete_left_behind()
+
+    def _delete_left_behind(self) -> None:
+        """Deletes what work that could not be stopped at once has written for visitors who had left."""
+        with self._lock:
+            known = {session.folder for session in self._sessions.values()}
+            for folder in self.root.glob("session-*"):
+                if folder not in known:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def sweep_regularly(self) -> threading.Thread:
         """Sweeps every few minutes in a thread that ends with the process."""
