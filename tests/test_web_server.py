@@ -150,7 +150,7 @@ def test_a_sample_is_copied_with_its_png_labels_and_gives_sentences(page, root):
     (sample,) = page.samples
     assert root in sample.video.parents
     assert {path.suffix for path in sample.labels.iterdir()} == {".png", ".json"}
-    assert sample.sentences() == ["the brown dog", "the grey cat", "the white dog"]
+    assert sample.sentences() == ["The brown dog", "the grey cat", "the white dog"]
 
 
 def test_without_gradio_the_command_says_how_to_get_it(tmp_path):

@@ -63,7 +63,15 @@ def build_segment_tab(page: Page) -> SegmentTab:
                 stop = gr.Button("Stop", elem_id="segment-stop")
             verdicts = gr.HTML(label="Found or not", elem_id="segment-verdicts", min_height=60)
         with gr.Column(scale=3, min_width=420):
-            overlay = gr.Video(label="Overlay", interactive=False, autoplay=True, loop=True, elem_id="segment-overlay")
+            overlay = gr.Video(
+                label="Overlay",
+                show_label=False,
+                interactive=False,
+                autoplay=True,
+                loop=True,
+                height=440,
+                elem_id="segment-overlay",
+            )
             download = gr.DownloadButton(
                 "Download masks, answers and overlay (ZIP)", interactive=False, elem_id="segment-download"
             )
@@ -74,9 +82,17 @@ def build_segment_tab(page: Page) -> SegmentTab:
         with gr.Column(scale=2, min_width=320):
             shown = gr.CheckboxGroup([], label="Objects shown in the frame", elem_id="segment-shown")
             scores = gr.LinePlot(
-                x="time", y="score", color="sentence", x_title="time in s", y_title="score", y_lim=[0, 1], height=260,
-                label="Score of each sentence over time", elem_id="segment-scores",
-            )  # fmt: skip
+                x="time",
+                y="score",
+                color="sentence",
+                x_title="time in s",
+                y_title="score",
+                color_title="",
+                y_lim=[0, 1],
+                height=340,
+                label="Score of each sentence over time",
+                elem_id="segment-scores",
+            )
 
     for button, sample in buttons:
         button.click(_pick(sample), [sentences], [video, sentences], api_visibility="private", queue=False)
