@@ -15,6 +15,7 @@ from engine.logging import METRICS_FILE
 from loading import loaders
 from loading.transforms import resize_frames
 from tests.conftest import REPOSITORY
+from tests.tiny_labels import write_frames, write_pngs
 from tests.tiny_run import read_metrics
 from tools.shapes.writer import make_shapes
 from train import fit
@@ -26,8 +27,9 @@ LAYOUTS = {
     "jhmdb_sentences": "jhmdb",
     "refcoco": "refcoco",
     "mevis": "mevis",
+    "labelled_videos": "own",
 }
-"""Data set -> layout of the generator."""
+"""Data set -> layout of the generator; "own" is that of `tests.tiny_labels`."""
 
 RECIPES = sorted(path.name for path in (REPOSITORY / "configs").glob("*.yaml"))
 
@@ -40,6 +42,12 @@ def roots(tmp_path_factory):
     def make(layout):
         if layout not in made:
             root = tmp_path_factory.mktemp(layout) / "set"
+            if layout == "own":
+                for name in ("one", "two"):
+                    write_frames(root / name / "frames")
+                    write_pngs(root / name / "labels", sentences={"1": ["The brown dog"], "2": ["the grey cat"]})
+                made[layout] = root
+                return root
             make_shapes(
                 root, layout=layout, seed=5, num_train=2, num_valid=2, num_frames=4, size=(64, 96),
                 num_workers=1,
@@ -83,7 +91,8 @@ def test_training_and_evaluation_show_the_model_the_same(recipe, roots, tmp_path
     # only where and which videos is changed, so that both read the same ones
     elsewhere = {"root": Path(), "train_split": settings.eval_split, "sequences": (), "expressions": None}
     known = {key: value for key, value in elsewhere.items() if key in type(settings).model_fields}
-    data = config.training_stages()[-1].data.model_copy(
+    data = config.training_stages()[-1].data
+    data = data.model_copy(
         update={
             "sets": (settings.model_copy(update=known),),
             "root": roots(layout_of(settings)),
@@ -92,6 +101,12 @@ def test_training_and_evaluation_show_the_model_the_same(recipe, roots, tmp_path
             "num_frames": 1,
             "sentences_per_clip": 1,
             "flip_probability": 0.0,
+            "absent_share": None,
+            "word_dropout": 0.0,
+            "scale_jitter": (1.0, 1.0),
+            "colour_jitter": 0.0,
+            # absent words are others in evaluation, on purpose
+            "absent": "leave_out" if settings.dataset == "labelled_videos" else data.absent,
         }
     )
     clips = loaders.build_train_loader(data, seed=0).dataset
