@@ -113,7 +113,7 @@ class VideoBatch:
     """Several samples, padded: `clip` counts clips, `sentence` counts sentences.
 
     Attributes:
-        clips: the frames; the model takes `clips.normalised()`.
+        clips: the frames; the model takes `clips.normalised(model.normalisation)`.
         sentences: all sentences of all clips, clip by clip.
         clip_of_sentence: index of the clip that each sentence is about.
         targets: one per sentence, masks padded to the shape of `clips`.
