@@ -149,7 +149,7 @@ class Answered:
         found = set(self.found)
         greys = iter((110, 150, 180) * len(self.result.tracks))
         lines = {
-            sentence: _css(self.colours[index] if index in found else (next(greys),) * 3)  # type: ignore[arg-type]
+            sentence: _css(self.colours[index] if index in found else (next(greys),) * 3)
             for index, sentence in enumerate(self.result.sentences)
         }
         return {**lines, THRESHOLD: _css((60, 60, 60))}

@@ -199,10 +199,7 @@ def _training() -> _Training:
                 attempt = gr.Button("Try it", interactive=False, elem_id="teach-try")
                 download = gr.DownloadButton("Download the model (ZIP)", interactive=False, elem_id="teach-download")
         with gr.Column(scale=3, min_width=420):
-            empty = pd.DataFrame({"step": [], "loss": [], "stage": []})
-            curve = gr.LinePlot(
-                empty, x="step", y="loss", color="stage", height=240, label="Loss", elem_id="teach-curve"
-            )
+            curve = gr.LinePlot(x="step", y="loss", color="stage", height=260, label="Loss", elem_id="teach-curve")
     return _Training(train, stop, outcome, attempt, download, curve)
 
 
@@ -373,8 +370,9 @@ def _write_painted(session: Session, folder: Path, rows: list[list[str]], text: 
     write_labels(folder, session.labels, objects, absent)
 
 
-def _curve(lesson: Lesson) -> pd.DataFrame:
-    return pd.DataFrame(lesson.losses(), columns=["step", "loss", "stage"])
+def _curve(lesson: Lesson) -> pd.DataFrame | None:
+    losses = lesson.losses()
+    return pd.DataFrame(losses, columns=["step", "loss", "stage"]) if losses else None
 
 
 def _status(lesson: Lesson, seconds: float) -> str:
