@@ -1,5 +1,7 @@
 """The server round the page: who may ask, how much, and what the browser may load."""
 
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -115,9 +117,15 @@ THEME = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monos
 """With the fonts of the machine."""
 
 
+CLOSING_SECONDS = 3
+"""For answers that are under way when the server is stopped."""
+
+
 def serve(app: FastAPI, *, host: str, port: int) -> None:
-    """Runs until it is interrupted."""
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    """Runs until it is interrupted or terminated."""
+    # uvicorn repeats the signal when it has closed; unhandled, that would end the process before files are deleted
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=CLOSING_SECONDS)
 
 
 def _size(path: Path) -> int:
