@@ -23,11 +23,13 @@ MARGIN = 8
 """Pixels around an object that keep their colour, though they are transparent: encoders mix neighbouring pixels, and an
 object on black would have a dark seam."""
 
+OVERLAY = "overlay.mp4"
+
 
 class OverlayVideo(Output):
     """`overlay.mp4`: the video with its objects, their names and scores, above the sentences; with its sound."""
 
-    patterns = ("overlay.mp4",)
+    patterns = (OVERLAY,)
 
     def open(self, stack: ExitStack) -> None:
         """See `Output`."""
@@ -38,7 +40,7 @@ class OverlayVideo(Output):
             names=[each.label for each in self.video.objects],
             colours=self.video.colours,
         )
-        path = self.video.folder / "overlay.mp4"
+        path = self.video.folder / OVERLAY
         self._writer = stack.enter_context(write_video(path, fps=self.video.fps, sound=self.video.sound))
 
     def add(self, result: FrameResult) -> None:

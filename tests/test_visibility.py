@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import datasets.visibility as visibility_module
-from datasets.cache import user_cache_folder
 from media.mask_png import write_index_png
+from structures.user_cache import user_cache_folder
 from tests.tiny_clips import change_expressions, make_clips, where
 from tests.tiny_ref_youtube_vos import (
     HEIGHT,

@@ -15,9 +15,10 @@ from PIL import Image
 
 from media.colours import Colour, ObjectColours
 from media.overlay import GREY, Overlay
+from prediction.video_outputs import OVERLAY
 from soc_rvos import Result, ResultStream, Segmenter
 from soc_rvos.frames import RereadFrames
-from soc_rvos.result import OVERLAY, joined
+from soc_rvos.result import joined
 
 Progress = Callable[[float, str], None]
 """Takes the share that is done, from 0 to 1, and what is being done."""
