@@ -10,6 +10,7 @@ from PIL import Image
 
 from datasets.labelled_videos import held_out_positions
 from eval import evaluate
+from evaluation.benchmarks import evaluated_sets
 from loading.loaders import build_eval_dataset, build_train_loader
 from media.mask_png import write_index_png
 from tests.data_settings import data_config
@@ -403,6 +404,22 @@ def test_only_labelled_frames_are_scored_and_only_their_windows_run(config, root
     truth = mask_of(1, 7)
     assert entries["the brown dog"]["J"] == pytest.approx((mask & truth).sum() / (mask | truth).sum())
     assert mask.any()
+
+
+def test_the_score_is_that_of_the_labelled_frame_and_no_other(config):
+    """Of the frames of a window only the second is labelled; the mask is right there and nowhere else."""
+    dataset = build_eval_dataset(config.data)
+    (one,) = evaluated_sets(config.data)
+    run = one.benchmark.open(dataset[0], folder=None)
+    (clip,) = run.clips()
+    assert clip.positions == (6, 7, 8)
+    masks = np.stack([~mask_of(1, 6), mask_of(1, 7), ~mask_of(1, 8)])
+    part = run._finish(dog := clip.expressions[0], clip.positions, masks, masks, [], [0.9])
+    assert dog.sentence == "the brown dog"
+    assert [frame.region for frame in part.frames] == [1.0]
+    assert part.ranking[0].region == 1.0
+    (score, *_) = run.scores([part])
+    assert score.region.mean == 1.0
 
 
 def test_windows_that_follow_each_other_are_all_run(config):
