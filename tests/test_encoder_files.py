@@ -75,6 +75,8 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Index:
 class Hub:
     """Stands for huggingface.co: files of one repository, or no answer."""
 
+    folder: Path
+
     def __init__(self) -> None:
         self.files: dict[str, bytes] | None = dict(CONTENT)
         self.asked: list[str] = []
@@ -98,7 +100,7 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Hub:
     fake = Hub()
-    fake.folder = tmp_path_factory.mktemp("hub")  # type: ignore[attr-defined]
+    fake.folder = tmp_path_factory.mktemp("hub")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fake.download)
     monkeypatch.setattr(encoder_files, "_require_answer", fake.answer)
     return fake

@@ -72,7 +72,7 @@ class Camera:
 class Watched(np.ndarray):
     """An array that a WeakSet takes: each is only equal to itself."""
 
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
     def __eq__(self, other):
         return self is other

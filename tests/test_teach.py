@@ -217,4 +217,4 @@ def test_several_videos_teach_one_model(folder, tmp_path):
     rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["stage"] for row in rows if "total" in row] == ["learn", "learn", "all frames"]
     config = load_config(tmp_path / "model" / "config.yaml")
-    assert len(config.data.sets[0].videos) == 2  # type: ignore[attr-defined]
+    assert len(config.data.sets[0].videos) == 2

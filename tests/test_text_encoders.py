@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,10 +43,10 @@ SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 VOCABULARY = len(SPECIAL) + len(WORDS)
 POSITIONS = 12
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "vocab_size": VOCABULARY}
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-PATCHES = {"image_size": 16, "patch_size": 8, **SIZES}
+SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+IDS: dict[str, Any] = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "vocab_size": VOCABULARY}
+NO_DROPOUT: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+PATCHES: dict[str, Any] = {"image_size": 16, "patch_size": 8, **SIZES}
 
 
 def roberta() -> PreTrainedModel:
@@ -59,7 +60,11 @@ def bert() -> PreTrainedModel:
 
 
 def deberta() -> PreTrainedModel:
-    relative = {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"]}
+    relative: dict[str, Any] = {
+        "relative_attention": True,
+        "position_biased_input": False,
+        "pos_att_type": ["p2c", "c2p"],
+    }
     return DebertaV2Model(
         DebertaV2Config(**SIZES, **IDS, **NO_DROPOUT, **relative, max_position_embeddings=POSITIONS, type_vocab_size=0)
     )
@@ -97,7 +102,7 @@ def write_folder(folder: Path, model: PreTrainedModel) -> None:
 def load(tmp_path: Path) -> Callable[..., TextEncoder]:
     """Writes an encoder of a family and loads it as a user does."""
 
-    def write_and_load(family: str, **settings: object) -> TextEncoder:
+    def write_and_load(family: str, **settings: Any) -> TextEncoder:
         torch.manual_seed(0)
         write_folder(tmp_path / family, FAMILIES[family]())
         return load_text_encoder(str(tmp_path / family), frozen=False, **settings).eval()
@@ -196,7 +201,14 @@ def test_the_setting_reaches_the_encoder(tmp_path: Path):
 
 
 def test_encoders_with_a_decoder_and_tokenizers_without_padding_are_refused(tmp_path: Path):
-    small = {"d_model": 16, "d_kv": 8, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": VOCABULARY}
+    small: dict[str, Any] = {
+        "d_model": 16,
+        "d_kv": 8,
+        "d_ff": 8,
+        "num_layers": 1,
+        "num_heads": 2,
+        "vocab_size": VOCABULARY,
+    }
     write_folder(tmp_path / "t5", T5Model(T5Config(**small)))
     with pytest.raises(ValueError, match="t5 is a t5, which has a decoder; choose an encoder such as RoBERTa"):
         load_text_encoder(str(tmp_path / "t5"), frozen=True, pooling="mean")

@@ -284,7 +284,7 @@ def test_a_folder_must_hold_one_file_of_weights(tmp_path: Path):
 
 def test_the_folder_of_encoders_is_filled_in_or_named_with_its_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SOC_ENCODERS", str(tmp_path))
-    config = VisualEncoderConfig(name=f"timm/{CONVOLUTIONAL}", weights="{encoders}/small")
+    config = VisualEncoderConfig(name=f"timm/{CONVOLUTIONAL}", weights=Path("{encoders}/small"))
     with pytest.raises(ValueError, match=r"weights=\{encoders\}/small: there is no .*/small; python -m tools\.get_enc"):
         build_visual_encoder(config)
     (tmp_path / "small").mkdir()
@@ -360,6 +360,7 @@ def test_checkpoints_of_models_with_batch_norms_come_back(tmp_path: Path):
     saved, model = small_soc(TimmEncoder(WITH_BATCH_NORMS)), small_soc(TimmEncoder(WITH_BATCH_NORMS))
     for module in saved.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
             nn.init.normal_(module.running_mean)
     torch.save({"model": saved.state_dict()}, tmp_path / "model.pt")
     load_weights(model, tmp_path / "model.pt")

@@ -19,10 +19,9 @@ from models.ops.ms_deform_attn.functional import ms_deform_attn
 from models.ops.ms_deform_attn.module import MSDeformAttn
 from models.outputs import LayerOutput, SOCOutput, TextFeatures, Tokens, VideoFeatures
 from models.position_encoding import pixel_positions
-from models.resnet import ResNet50
 from models.soc import SOC, resize_padding
 from models.text_encoder import TextEncoder
-from models.video_swin import VideoSwin
+from models.visual_encoder import VisualEncoder
 from structures.checkpoint_file import load_strictly
 from structures.clips import PaddedClips
 from tools.parity import inputs, weights
@@ -60,8 +59,8 @@ def _without_randomness(module: nn.Module) -> nn.Module:
     return module
 
 
-def _visual_encoder(arch: str) -> VideoSwin | ResNet50:
-    encoder = build_visual_encoder(VisualEncoderConfig(name=arch, drop_path_rate=0.0))  # type: ignore[arg-type]
+def _visual_encoder(arch: str) -> VisualEncoder:
+    encoder = build_visual_encoder(VisualEncoderConfig(name=arch, drop_path_rate=0.0))
     return encoder.to(torch.get_default_dtype())
 
 
