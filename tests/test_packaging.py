@@ -178,6 +178,7 @@ def installed(tmp_path_factory, distributions):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_source_distribution_makes_the_same_wheel(distributions, script):
     source, wheel = distributions
     with tarfile.open(source) as archive:
@@ -195,6 +196,7 @@ def test_the_source_distribution_makes_the_same_wheel(distributions, script):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_installation_segments_beside_packages_of_the_same_names(installed, tmp_path, repository):
     commands, packages = installed
     write_tiny_saved_model(tmp_path / "m")
@@ -221,6 +223,7 @@ print(json.dumps([soc_rvos.__file__, datasets.WHOSE, models.WHOSE, ours]))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_commands_of_an_installation_run_in_an_empty_folder(installed, tmp_path):
     commands, _ = installed
     text = run(commands / "soc-rvos", "--help", cwd=tmp_path)
@@ -242,6 +245,7 @@ def test_the_commands_of_an_installation_run_in_an_empty_folder(installed, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_editable_installation_is_refused_with_the_reason(script, repository, tmp_path):
     checkout = tmp_path / "checkout"
     checkout.mkdir()
