@@ -1,4 +1,4 @@
-"""docs/your_own_data.md, executed on a small generated video: all of its commands but those that teach."""
+"""docs/your_own_data.md, executed on a small generated video: all of its commands."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from tests.tiny_run import tiny_config
 from tools.shapes.text import write_text_encoder
 
 SCRIPTS_AND_PACKAGES = [
-    "main.py", "train.py", "eval.py", "predict.py", "configs", "datasets", "engine", "evaluation", "loading", "media",
-    "metrics", "models", "prediction", "structures", "tools",
+    "main.py", "train.py", "eval.py", "predict.py", "teach.py", "configs", "datasets", "engine", "evaluation", "loading",
+    "media", "metrics", "models", "prediction", "structures", "tools",
 ]  # fmt: skip
 
 
@@ -153,3 +153,15 @@ def test_a_video_without_its_labels_stops_the_commands_with_one_line(folder, tmp
     assert done.returncode == 2
     assert "label '00050.png' is of frame 50, but the 12 frames of the video are counted from 0 to 11" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_models_are_taught_as_the_page_has_it(page, folder, tiny):
+    first, second = commands(page, "teach")
+    assert "--video" in first
+    assert "--data" in second
+    for command in (first, [*second, "overwrite=true"]):
+        done = run(folder, command, [*tiny, "stages.0.max_steps=2", "stages.1.max_steps=1", "teach.min_t_acc=0"])
+        assert done.returncode == 0, done.stderr
+        assert "J&F on them:" in done.stderr
+    assert (folder / "my_model" / "model.safetensors").is_file()
+    assert "garden, street" in (folder / "my_model" / "README.md").read_text(encoding="utf-8")
