@@ -19,8 +19,8 @@ from tests.tiny_run import tiny_config
 from tools.shapes.text import write_text_encoder
 
 SCRIPTS_AND_PACKAGES = [
-    "main.py", "train.py", "eval.py", "predict.py", "teach.py", "configs", "datasets", "engine", "evaluation", "loading",
-    "media", "metrics", "models", "prediction", "structures", "tools",
+    "main.py", "train.py", "eval.py", "predict.py", "teach.py", "configs", "datasets", "engine", "evaluation",
+    "loading", "media", "metrics", "models", "prediction", "structures", "tools",
 ]  # fmt: skip
 
 
