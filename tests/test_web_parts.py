@@ -402,6 +402,25 @@ def test_progress_is_told_window_by_window(answered):
     assert windows[-1].endswith("12 of 12 frames")
 
 
+def test_a_question_that_nobody_waits_for_is_given_up_at_the_next_window(segmenter, video, tmp_path):
+    sessions = Sessions(tmp_path / "root")
+    session = sessions.get("one")
+    told = []
+
+    def tell(share, what):
+        session.require_wanted()
+        told.append(what)
+        session.is_stopped = what.startswith("window 1")
+
+    with pytest.raises(ValueError, match="stopped"):
+        ask(segmenter, video, ["a square"], num_frames=12, folder=session.new_folder("answer"), progress=tell)
+    assert len(told) == 2
+    session.is_stopped = False
+    sessions.end("one")
+    with pytest.raises(ValueError, match="stopped"):
+        session.require_wanted()
+
+
 def test_the_archive_holds_masks_answers_and_overlay(answered):
     names = set(zipfile.ZipFile(answered[0].archive).namelist())
     assert {"segmentation/overlay.mp4", "segmentation/result.json", "segmentation/coco.json"} <= names

@@ -106,14 +106,14 @@ def build_segment_tab(page: Page) -> SegmentTab:
     ) -> list[Any]:
         with mistakes_shown():
             session = page.session(request)
+            session.is_stopped = False
             segmenter = _segmenter(page, session, which)
             lines = clean_lines(text or "", most=page.limits.max_sentences)
             file = page.uploaded(video_path, what="video")
             facts = check_video(file, page.limits)
 
             def tell(share: float, what: str) -> None:
-                if session.is_closed:
-                    raise ValueError("the visitor has left")
+                session.require_wanted()
                 progress(share, desc=what)
 
             session.answered = ask(
@@ -126,6 +126,9 @@ def build_segment_tab(page: Page) -> SegmentTab:
             )
             return _shown_after(session.answered)
 
+    def stop_segmenting(request: gr.Request) -> None:
+        page.session(request).is_stopped = True
+
     def show_frame(number: float, objects: Sequence[int], request: gr.Request) -> str:
         with mistakes_shown():
             answered = page.session(request).answered
@@ -133,11 +136,11 @@ def build_segment_tab(page: Page) -> SegmentTab:
                 raise ValueError(EXPIRED)
             return answered.picture_html(min(int(number), len(answered.result) - 1), objects)
 
-    running = run.click(
+    run.click(
         segment, [video, sentences, model], [verdicts, overlay, download, position, shown, frame, scores],
         api_visibility="private", show_progress_on=[verdicts], concurrency_id="segment", concurrency_limit=1,
     )  # fmt: skip
-    stop.click(None, cancels=[running], api_visibility="private", queue=False)
+    stop.click(stop_segmenting, None, None, api_visibility="private", queue=False)
     gr.on(
         [position.input, shown.input], show_frame, [position, shown], [frame],
         api_visibility="private", queue=False, show_progress="hidden", trigger_mode="always_last",

@@ -31,6 +31,7 @@ class Session:
         taught: the taught model, once it was loaded.
         lesson: the teaching that runs, or has run.
         labels: painted masks, by the number of their frame.
+        is_stopped: the visitor wants no answer to the last question any more.
         is_closed: the visitor has left, and nothing more shall be written.
     """
 
@@ -40,6 +41,7 @@ class Session:
     taught: Segmenter | None = None
     lesson: Lesson | None = None
     labels: dict[int, UInt8[np.ndarray, "height width"]] = field(default_factory=dict)
+    is_stopped: bool = False
     is_closed: bool = False
 
     def new_folder(self, kind: str) -> Path:
@@ -56,6 +58,11 @@ class Session:
         except OSError:  # another file system
             shutil.copyfile(upload, kept)
         return kept
+
+    def require_wanted(self) -> None:
+        """Raises ValueError if nobody waits for the answer any more."""
+        if self.is_stopped or self.is_closed:
+            raise ValueError("stopped")
 
     def close(self) -> None:
         """Stops what runs for the visitor, and deletes the files."""
