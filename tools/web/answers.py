@@ -123,7 +123,7 @@ class Answered:
             verdict = (
                 f"found {where}"
                 if num_found
-                else f"<b>not found</b>: highest score of a frame {best:.2f}, threshold {self.min_score:.2f}"
+                else f"<b>not found</b> (score at most {best:.2f}, threshold {self.min_score:.2f})"
             )
             colour = self.colours[index] if num_found else GREY
             style = f"background:{_css(colour)}" if num_found else f"border:2px solid {_css(colour)}"

@@ -69,7 +69,7 @@ def build_segment_tab(page: Page) -> SegmentTab:
                 interactive=False,
                 autoplay=True,
                 loop=True,
-                height=440,
+                height=560,
                 elem_id="segment-overlay",
             )
             download = gr.DownloadButton(
@@ -90,7 +90,7 @@ def build_segment_tab(page: Page) -> SegmentTab:
                 color_title="",
                 y_lim=[0, 1],
                 height=340,
-                label="Score of each sentence over time",
+                label="Score of each sentence over time, in its colour; dark grey: the threshold",
                 elem_id="segment-scores",
             )
 
