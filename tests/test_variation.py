@@ -250,7 +250,7 @@ def test_each_setting_reaches_the_samples(root, name):
 
 def test_the_target_of_a_zoomed_sample_is_at_its_object(root):
     """The dog is brown, the cat is grey, the ground is dark: the colours under the masks tell."""
-    changes = {"scale_jitter": (1.2, 1.5), "word_dropout": 0.2, "flip_probability": 0.5}
+    changes = {"scale_jitter": (1.2, 1.5), "word_dropout": 0.2, "flip_probability": 0.5, "absent": "leave_out"}
     samples = build_train_loader(config_of(root, **changes), seed=0).dataset
     seen = 0
     for epoch in range(8):

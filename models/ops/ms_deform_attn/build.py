@@ -22,8 +22,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from structures.user_cache import user_cache_folder
-
 logger = logging.getLogger(__name__)
 
 Target = Literal["cpu", "cuda"]
@@ -134,7 +132,8 @@ def cache_folder() -> Path:
     """Where compiled libraries are kept: SOC_CACHE_DIR, else `soc` in the user's cache folder."""
     if own := os.environ.get("SOC_CACHE_DIR"):
         return Path(own)
-    return user_cache_folder()
+    # As structures.user_cache has it; setup.py loads this file alone, where no other module of the project is found.
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "soc"
 
 
 def find_compiler(target: Target) -> list[str]:
