@@ -24,7 +24,6 @@ Progress = Callable[[float, str], None]
 """Takes the share that is done, from 0 to 1, and what is being done."""
 
 ARCHIVE = "segmentation.zip"
-OVERLAY = "overlay.mp4"
 
 SHARE_OF_MODEL = 0.8
 """Of the time; the rest goes into drawing and writing."""
