@@ -5,11 +5,12 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.loader import ConfigError, dump_config, load_config
+from configs.loader import DATA_ROOT_VARIABLE, ConfigError, dump_config, load_config
 from configs.schema import Config
 
 EXIT_BAD_INPUT = 2
@@ -104,6 +105,9 @@ def teaching_overrides(arguments: argparse.Namespace) -> list[str]:
         return [*overrides, f"data.root={json.dumps(arguments.data, ensure_ascii=False)}"]
     if len(videos) != len(labels):
         raise ValueError(f"teach needs --labels for each --video: there are {len(videos)} videos, {len(labels)} labels")
+    named = any(override.startswith("data.root=") for override in arguments.overrides)
+    if not videos and not named and DATA_ROOT_VARIABLE not in os.environ:
+        raise ValueError("teach needs --video FILE --labels PATH, or --data FOLDER (docs/your_own_data.md)")
     if videos:
         pairs = [{"video": video, "labels": path} for video, path in zip(videos, labels, strict=True)]
         overrides += ["data.root=.", f"data.sets.0.videos={json.dumps(pairs, ensure_ascii=False)}"]

@@ -186,6 +186,7 @@ def test_it_starts_from_a_saved_model(taught, folder, caplog):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda a: [a[0], *a[5:]], "teach needs --video FILE --labels PATH, or --data FOLDER"),
         (lambda a: [*a, "--labels", "more"], "--labels for each --video: there are 1 videos, 2 labels"),
         (lambda a: [*a, "--data", "folder"], "--data FOLDER, or --video and --labels"),
         (lambda a: [*a[:4], "missing", *a[5:]], "missing: no such file or folder of labels"),
