@@ -15,10 +15,10 @@ from datasets.records import VideoRecord
 from engine.distributed import World
 from engine.provenance import git_revision
 from engine.startup import start_process
-from evaluation.benchmarks import evaluated_sets
+from evaluation.benchmarks import EvaluatedSet
 from evaluation.report import EvalReport, presence_scores
 from evaluation.runner import run_benchmark
-from loading.loaders import build_eval_dataset
+from evaluation.whole_videos import OneMaskPerSentence
 from metrics.rejection import OperatingPoint, best_point, operating_points
 from models.encoder_files import fetch_named, named_in
 from models.model_card import Measure, ModelCard, Source
@@ -73,18 +73,21 @@ def teach(config: Config) -> Lesson:
     learning, refitting = split_stages(config.stages)
     require_free(config.output_dir, overwrite=config.overwrite)
     fetch_named(*encoder_paths(config))
-    records = build_eval_dataset(config.data).videos
+    scored = config.data.model_copy(update={"eval_num_frames": SCORED_FRAMES, "eval_identity": "independent"})
     with ExitStack() as stack:
         folder = config.teach.run_folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="soc_teach_"))
-        run_config = config.model_copy(update={"output_dir": Path(folder), "stages": learning})
-        run = replace(prepare_run(run_config, world, device), validation=())
-        untaught = score(run, min_score=0.0)
+        run_config = config.model_copy(update={"output_dir": Path(folder), "stages": learning, "data": scored})
+        run = prepare_run(run_config, world, device)
+        (held_out,) = run.validation
+        run = replace(run, validation=())  # scored here, and not at the end of each stage
+        untaught = score(run, held_out, min_score=0.0)
         logger.info("before teaching: J&F %s on the held-out frames", _percent(untaught.main_score))
         train_stages(run)
-        min_score = choose_min_score(score(run, min_score=0.0), min_t_acc=config.teach.min_t_acc)
-        taught = score(run, min_score=min_score)
+        min_score = choose_min_score(score(run, held_out, min_score=0.0), min_t_acc=config.teach.min_t_acc)
+        taught = score(run, held_out, min_score=min_score)
         if refitting:
             train_stages(replace(run, config=run_config.model_copy(update={"stages": refitting})))
+    records = held_out.dataset.videos
     lesson = Lesson(
         folder=config.output_dir,
         held_out=tuple(f"{record.name}/{name}" for record in records for name in _annotated_names(record)),
@@ -120,26 +123,26 @@ def encoder_paths(config: Config) -> tuple[str, str]:
     return str(config.model.visual_encoder.weights), config.model.text_encoder.path
 
 
-def score(run: Run, *, min_score: float) -> EvalReport:
+def score(run: Run, held_out: EvaluatedSet, *, min_score: float) -> EvalReport:
     """The report on the held-out frames.
 
     Args:
         run: with the model.
+        held_out: these frames.
         min_score: below which sentences are rejected.
     """
-    data = run.config.data.model_copy(update={"eval_num_frames": SCORED_FRAMES, "eval_identity": "independent"})
-    (one,) = evaluated_sets(data, min_score=min_score)
+    assert isinstance(held_out.benchmark, OneMaskPerSentence)  # of labelled videos
     result = run_benchmark(
         run.model,
-        one.dataset,
-        one.benchmark,
+        held_out.dataset,
+        replace(held_out.benchmark, min_score=min_score),
         folder=None,
         journal=None,
         workers=run.config.eval.workers,
         world=run.world,
         device=run.device,
     )
-    assert isinstance(result.report, EvalReport)  # of labelled videos
+    assert isinstance(result.report, EvalReport)
     return result.report
 
 

@@ -112,7 +112,7 @@ def test_the_model_is_scored_before_it_sees_the_held_out_frames(folder, monkeypa
             assert all(each == video for each in repeated)
             events.append(("train", HELD_OUT in video.annotated, len(video.annotated)))
 
-    def score(run, *, min_score):
+    def score(run, held_out, *, min_score):
         events.append(("score", min_score))
         return report([0.9], [0.1])
 
