@@ -148,12 +148,9 @@ def _image_entries(
             foreign.append(name)
         if not own or owner != video:
             continue
-        try:
-            position = frames.position_of(name)
-        except ValueError as error:
-            missed.add(name, str(error))
+        position = missed.position_of(name, frames)
+        if position is None:
             continue
-        missed.num_found += 1
         if position in name_at:
             detail = (
                 f"{name} and {name_at[position]} are both labels of frame {frames.stems[position]} of video {video}; "
@@ -210,12 +207,9 @@ def _video_entries(
         shown = [track for track in tracks if track["segmentations"][index] is not None]
         if not shown:
             continue
-        try:
-            position = frames.position_of(name)
-        except ValueError as error:
-            missed.add(name, str(error))
+        position = missed.position_of(name, frames)
+        if position is None:
             continue
-        missed.num_found += 1
         if position in name_at:
             detail = f"{name} and {name_at[position]} are both frame {frames.stems[position]} of video {video}"
             problems.append(Problem("labels", str(file.path), detail))
@@ -306,9 +300,15 @@ class _Missed:
     num_found: int = 0
     reasons: dict[str, str] = field(default_factory=dict)
 
-    def add(self, name: str, reason: str) -> None:
-        """Notes a label."""
-        self.reasons[name] = reason
+    def position_of(self, name: str, frames: FrameNames) -> int | None:
+        """The frame that a label belongs to; None, noted, where it belongs to none."""
+        try:
+            position = frames.position_of(name)
+        except ValueError as error:
+            self.reasons[name] = str(error)
+            return None
+        self.num_found += 1
+        return position
 
     def as_problems(self) -> Iterator[Problem]:
         """Nothing where all were found."""

@@ -3,16 +3,15 @@
 `datasets.coco_labels` reads those of labelling tools.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
 
 from datasets.frame_names import FrameNames
 from datasets.problems import Problem
-from datasets.readers import MaskReader, require_size
+from datasets.readers import IndexPngs, MaskReader
 from media.mask_png import read_index_png
 from structures.object_maps import VOID_INDEX
 
@@ -46,7 +45,7 @@ class VideoLabels:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelPngs:
+class LabelPngs(IndexPngs):
     """PNG files of object ids for some frames of a video; an `ObjectMapReader`.
 
     Attributes:
@@ -66,21 +65,6 @@ class LabelPngs:
         if position not in self.names:
             raise ValueError(f"{self.folder}: frame {position} is not labelled")
         return self.folder / self.names[position]
-
-    def read(
-        self, positions: Sequence[int], *, size: tuple[int, int], objects: Sequence[int]
-    ) -> Bool[np.ndarray, "object time height width"]:
-        """See `MaskReader`."""
-        object_map = self.read_map(positions, size=size)
-        return object_map[None] == np.array(objects, dtype=np.uint8)[:, None, None, None]
-
-    def read_map(self, positions: Sequence[int], *, size: tuple[int, int]) -> UInt8[np.ndarray, "time height width"]:
-        """See `ObjectMapReader`."""
-        maps = {}
-        for position in dict.fromkeys(positions):
-            maps[position] = read_index_png(self.path(position))
-            require_size(maps[position].shape, size, self.path(position))
-        return np.stack([maps[position] for position in positions])
 
 
 def read_label_pngs(folder: Path, *, frames: FrameNames, size: tuple[int, int], problems: list[Problem]) -> VideoLabels:

@@ -159,16 +159,14 @@ class KeptFrames:
         return np.stack([read[each] if each in read else self._kept[each] for each in positions])
 
 
-@dataclass(frozen=True, slots=True)
-class PngMasks:
-    """Masks as palette or grey images whose pixel values are object ids: `<folder>/<name>.png`."""
+class IndexPngs:
+    """Masks as palette or grey images whose pixel values are object ids; what they are called is for a class to say."""
 
-    folder: Path
-    names: tuple[str, ...]
+    __slots__ = ()
 
     def path(self, position: int) -> Path:
         """The file that holds the masks of this frame."""
-        return self.folder / f"{self.names[position]}.png"
+        raise NotImplementedError
 
     def read(
         self, positions: Sequence[int], *, size: tuple[int, int], objects: Sequence[int]
@@ -184,6 +182,18 @@ class PngMasks:
             maps[position] = read_index_png(self.path(position))
             require_size(maps[position].shape, size, self.path(position))
         return np.stack([maps[position] for position in positions])
+
+
+@dataclass(frozen=True, slots=True)
+class PngMasks(IndexPngs):
+    """Masks of a data set: `<folder>/<name>.png`."""
+
+    folder: Path
+    names: tuple[str, ...]
+
+    def path(self, position: int) -> Path:
+        """See `IndexPngs`."""
+        return self.folder / f"{self.names[position]}.png"
 
 
 def _read_images(
