@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Config, PredictConfig
+from configs.predict_schema import PredictConfig
+from configs.schema import Config
 from engine.distributed import World
 from engine.progress import progress_bar
 from engine.provenance import provenance

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from configs.schema import VisualEncoderConfig
+from configs.model_schema import VisualEncoderConfig
 from models.build import build_visual_encoder
 
 VISUAL = (

@@ -1,17 +1,15 @@
 """Every setting: its type, default, unit and meaning. YAML files only override these defaults.
 
-The settings of a single data set are defined in its module, `datasets/<name>.py`.
+Settings of the model are defined in `configs.model_schema`, those of videos of one's own in `configs.predict_schema`,
+and those of a single data set in its module, `datasets/<name>.py`.
 """
 
-import re
 from functools import reduce
 from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import (
-    AfterValidator,
-    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -21,11 +19,12 @@ from pydantic import (
     model_validator,
 )
 
+from configs.model_schema import ModelConfig, Probability
+from configs.predict_schema import PredictConfig, TeachConfig
 from datasets.definition import DatasetSettings
 from datasets.ref_youtube_vos import RefYoutubeVosSettings
 from datasets.table import DATASETS
 from structures.config_node import ConfigNode
-from structures.moments import parse_moment
 
 if TYPE_CHECKING:
     AnyDatasetSettings = DatasetSettings
@@ -33,149 +32,6 @@ else:
     AnyDatasetSettings = Annotated[
         reduce(or_, (definition.settings for definition in DATASETS.values())), Field(discriminator="dataset")
     ]
-
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-
-VISUAL_ENCODERS = ("video-swin-t", "video-swin-s", "video-swin-b", "video-swin", "resnet50")
-"""Names of visual encoders that are not timm's."""
-
-
-class VisualEncoderConfig(ConfigNode):
-    """The network that turns frames into maps of stride 4, 8, 16 and 32."""
-
-    name: str = "video-swin-t"
-    """A published encoder (`video-swin-t`, `video-swin-s`, `video-swin-b`, `resnet50`), `video-swin` with the four
-    fields below, or `timm/NAME`: an image encoder of timm, see docs/encoders.md."""
-
-    embed_dim: PositiveInt = 96
-    """Channels of the first stage; only read for `video-swin`."""
-
-    depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 6, 2)
-    """Blocks per stage; only read for `video-swin`."""
-
-    num_heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (3, 6, 12, 24)
-    """Attention heads per stage; only read for `video-swin`."""
-
-    window_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (8, 7, 7)
-    """Frames, rows and columns of an attention window; only read for `video-swin`."""
-
-    drop_path_rate: Probability = 0.2
-    """Probability of skipping the last block in training; earlier ones grow linearly from 0. Encoders of timm that have
-    no such thing do without."""
-
-    weights: Literal["hub"] | Path | None = None
-    """Pretrained weights: a file, or a folder with a single one (a Kinetics Video-Swin, a torchvision ResNet-50, or a
-    file of the model of timm); `hub`: those that timm names for its model; None starts at random. `{encoders}` stands
-    for the folder of `tools.get_encoders`."""
-
-    frozen: bool = False
-    """Keep the pretrained weights as they are: no gradients, and evaluation mode in training, too, so that batch norms
-    keep their statistics."""
-
-    @field_validator("name")
-    @classmethod
-    def names_an_encoder(cls, name: str) -> str:
-        """Raises ValueError for a name that is neither published nor of the form of one of timm."""
-        if name not in VISUAL_ENCODERS and not re.fullmatch(r"timm/\w+(\.\w+)?", name):
-            known = ", ".join(VISUAL_ENCODERS)
-            raise ValueError(f"no visual encoder {name!r}; there are {known}, and timm/NAME for a model of timm")
-        return name
-
-
-class TextEncoderConfig(ConfigNode):
-    """The encoder of sentences and its tokenizer: RoBERTa as published, or any other that `AutoModel` loads."""
-
-    path: str = "roberta-base"
-    """Local folder or hub id in the Hugging Face layout. A folder without weights starts at random.
-    `{data.root}` stands for the root of the data, `{encoders}` for the folder of `tools.get_encoders`."""
-
-    pooling: Literal["pooler", "mean"] = "pooler"
-    """The feature of a whole sentence: the encoder's `pooler`, as published, or the `mean` over its tokens, which
-    sentence encoders such as MiniLM were trained with, and which needs no pooler."""
-
-    frozen: bool = True
-    """Keep the encoder as it is loaded. Needs a folder with weights: random embeddings carry no meaning."""
-
-    eval_mode_when_frozen: bool = False
-    """Switch off the dropout of a frozen encoder. The published training leaves it on."""
-
-    random_init: bool = False
-    """Ignore weights in the folder and initialise from its config.json (tests, training from scratch)."""
-
-
-class MaskHeadConfig(ConfigNode):
-    """The dynamic convolutions that predict the masks."""
-
-    dim: PositiveInt = 8
-    """Channels of the mask features and of the hidden layers."""
-
-    offset_scale: PositiveFloat = 1.0
-    """Divisor of the pixel offsets that enter the head; 1 as published, larger suits short training."""
-
-
-class ModelConfig(ConfigNode):
-    """SOC."""
-
-    visual_encoder: VisualEncoderConfig = VisualEncoderConfig()
-    text_encoder: TextEncoderConfig = TextEncoderConfig()
-    mask_head: MaskHeadConfig = MaskHeadConfig()
-
-    dim: PositiveInt = 256
-    """Width of everything after the encoders."""
-
-    num_heads: PositiveInt = 8
-    """Attention heads of fusion, transformer and object cluster; must divide `dim`."""
-
-    num_queries: PositiveInt = 20
-    """Object queries per frame."""
-
-    num_classes: PositiveInt = 1
-    """1: referred or not. 65: the categories of Ref-YouTube-VOS."""
-
-    ffn_dim: PositiveInt = 2048
-    """Hidden width of the feed-forward layers."""
-
-    dropout: Probability = 0.1
-    """Dropout of transformer, object cluster and text projection."""
-
-    num_encoder_layers: PositiveInt = 3
-    """Deformable encoder layers."""
-
-    num_decoder_layers: PositiveInt = 3
-    """Deformable decoder layers."""
-
-    num_points: PositiveInt = 4
-    """Sampling points per head and level of deformable attention."""
-
-    ms_deform_attn: Literal["auto", "cuda", "triton", "cpu", "reference"] = "auto"
-    """Backend of deformable attention, for the whole process; the variable SOC_MS_DEFORM_ATTN overrules it. `auto`
-    takes the fastest that is there; `python -m models.ops.ms_deform_attn` lists them."""
-
-    num_cluster_layers: PositiveInt = 3
-    """Encoder and decoder layers of the object cluster."""
-
-    trajectory: bool = False
-    """The object cluster sees the boxes of each query over time, and so the order of the frames. Not published: weights
-    without this part load, and say what they said until it is trained."""
-
-    output_layer: Literal["first", "last"] = "first"
-    """Decoder layer whose prediction is used in evaluation. The published evaluation and numbers use the first; models
-    trained with this code should use the last."""
-
-    weights: Path | None = None
-    """Checkpoint to start from (of this code, or one with the published names)."""
-
-    keep_class_head: bool = True
-    """Take the classification head from `weights`, too; the published finetuning initialises it anew, whether it fits
-    or not. Evaluation and prediction take it wherever it fits: there `false` only drops one of another size."""
-
-    @model_validator(mode="after")
-    def heads_divide_dim(self) -> "ModelConfig":
-        """Raises ValueError if the width cannot be split into the heads."""
-        if self.dim % self.num_heads:
-            raise ValueError(f"num_heads={self.num_heads} must divide dim={self.dim}")
-        return self
 
 
 class DataConfig(ConfigNode):
@@ -482,117 +338,6 @@ class EvalConfig(ConfigNode):
 
     workers: NonNegativeInt = 2
     """Threads that write and score masks while the model goes on; 0: it waits for them."""
-
-
-def _as_list(value: object) -> object:
-    """A single path stands for a list with this one."""
-    if value is None:
-        return ()
-    return (str(value),) if isinstance(value, str | Path) else value
-
-
-def _as_moment(value: object) -> object:
-    """A number is a moment in seconds."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return format(value, "f").rstrip("0").rstrip(".")
-    return value
-
-
-def _checked_moment(text: str) -> str:
-    parse_moment(text)
-    return text
-
-
-MomentText = Annotated[str, BeforeValidator(_as_moment), AfterValidator(_checked_moment)]
-
-
-class TeachConfig(ConfigNode):
-    """Teaching a model one's own objects; docs/your_own_data.md."""
-
-    min_t_acc: Probability = 0.95
-    """Share of the sentences about objects that must be found on the held-out frames; among the thresholds of which
-    that is true, the one that best refuses sentences about nothing is chosen."""
-
-    licence: str | None = None
-    """Of the taught weights, for the model card, such as `apache-2.0`."""
-
-    data_licence: str = "not stated"
-    """Of the video and its labels, for the model card."""
-
-    run_folder: Path | None = None
-    """Keeps `metrics.jsonl`, which grows as it learns, and the checkpoints; None: they go when the model is saved."""
-
-
-OutputFormat = Literal[
-    "masks",
-    "palette",
-    "rle",
-    "coco",
-    "ytvis",
-    "cutouts",
-    "cutouts_webm",
-    "cutouts_mov",
-    "contact_sheet",
-    "overlay",
-]
-"""The names of `prediction.writers`, see docs/output_formats.md."""
-
-
-class PredictConfig(ConfigNode):
-    """Prediction on videos of one's own."""
-
-    video: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
-    """One or several videos: a video file, a folder of frames, a single image, a folder of videos (each of them), or a
-    glob (images that it matches are the frames of one video). Several write to a folder each."""
-
-    sentences: tuple[str, ...] = ()
-    """What to look for, one sentence per object; `name = sentence` gives the object a name."""
-
-    sentences_file: Path | None = None
-    """A file with sentences in place of `sentences`: text with one on a line, or JSON: a list of sentences, or
-    `{"name": "sentence"}`."""
-
-    start: MomentText | None = None
-    """Where in the video to begin: in seconds (3.5, or 00:01:02), or the number of a frame (120f)."""
-
-    end: MomentText | None = None
-    """Where to end; the frame at this moment is not looked at."""
-
-    size: PositiveInt | None = None
-    """Pixels of the shorter side of what the model sees, in place of `data.short_side`; the limit of the longer side
-    changes by the same factor. Masks have the size of the video, whatever the model sees."""
-
-    frame_step: PositiveInt = 1
-    """Use every so many frames."""
-
-    identity: Literal["matched", "independent"] = "matched"
-    """How the windows of a long video belong together, see `data.eval_identity`. Here objects are followed, so that
-    none jumps where a window ends; benchmarks have the published `independent`."""
-
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Probability above which a pixel belongs to an object; 0 and 1 would select all pixels and none."""
-
-    min_score: Probability | None = None
-    """A sentence whose best query has a lower score in a window is rejected there: its mask is empty. In evaluation of
-    whole videos, too. None: what `tools.calibrate` has stored in the checkpoint, or else 0, which rejects none, as
-    published."""
-
-    formats: tuple[OutputFormat, ...] = ("masks", "overlay")
-    """What is written, beside `prediction.json`: see docs/output_formats.md."""
-
-    fps: NonNegativeFloat = 0.0
-    """Frames per second of videos that are written; 0: as the source, or 10 for a folder. At another speed than that of
-    the source they have no sound."""
-
-    @model_validator(mode="after")
-    def looks_for_something_somewhere(self) -> "PredictConfig":
-        """Raises ValueError if sentences come from two places, or the video ends before it starts."""
-        if self.sentences and self.sentences_file is not None:
-            raise ValueError(f"sentences and sentences_file={self.sentences_file} are both given; give one of them")
-        start, end = (None if text is None else parse_moment(text) for text in (self.start, self.end))
-        if start is not None and end is not None and start.is_frame == end.is_frame and end.value <= start.value:
-            raise ValueError(f"end={self.end} must lie after start={self.start}")
-        return self
 
 
 class Config(ConfigNode):

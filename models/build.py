@@ -7,7 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from configs.schema import Config, LossConfig, ModelConfig, VisualEncoderConfig
+from configs.model_schema import ModelConfig, VisualEncoderConfig
+from configs.schema import Config, LossConfig
 from models.checkpoint_names import NOT_WEIGHTS, is_published_soc, soc_from_published
 from models.criterion import Criterion, LossWeights
 from models.encoder_files import ENCODERS, encoders_folder, hub_weights

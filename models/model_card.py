@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from huggingface_hub import ModelCardData
 
-from configs.schema import Config, VisualEncoderConfig
+from configs.model_schema import VisualEncoderConfig
+from configs.schema import Config
 
 NOT_STATED = "not stated"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.schema import PredictConfig
+from configs.predict_schema import PredictConfig
 from loading.text import clean_sentence
 from media.video import IMAGE_SUFFIXES, is_image, natural_order
 from prediction.sources import expand_glob, is_glob

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.schema import LossConfig, ModelConfig, TextEncoderConfig, VisualEncoderConfig
+from configs.model_schema import ModelConfig, TextEncoderConfig, VisualEncoderConfig
+from configs.schema import LossConfig
 from models.build import build_criterion, build_model, build_text_encoder, build_visual_encoder, load_weights
 from models.checkpoint_names import is_published_soc, soc_from_published, soc_name
 from models.criterion import LossWeights

@@ -16,7 +16,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from configs.schema import ModelConfig, VisualEncoderConfig
+from configs.model_schema import ModelConfig, VisualEncoderConfig
 from models import encoder_files
 from models.build import build_text_encoder, build_visual_encoder
 from models.encoder_files import (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from configs.schema import MaskHeadConfig, ModelConfig
+from configs.model_schema import MaskHeadConfig, ModelConfig
 from models.deformable_transformer import DeformableTransformer
 from models.dynamic_mask_head import DynamicMaskHead
 from models.object_cluster import ObjectCluster

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from configs.schema import ModelConfig
+from configs.model_schema import ModelConfig
 from models.ops.ms_deform_attn import __main__ as command
 from models.ops.ms_deform_attn import backends, build
 from models.ops.ms_deform_attn.backends import AUTO, BACKENDS, choose, use_backend

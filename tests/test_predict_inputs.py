@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from configs.schema import OutputFormat, PredictConfig
+from configs.predict_schema import OutputFormat, PredictConfig
 from main import main
 from media.mask_png import read_index_png
 from models.saved_model import read_saved_config

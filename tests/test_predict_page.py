@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from configs.loader import load_config
-from configs.schema import OutputFormat
+from configs.predict_schema import OutputFormat
 from main import REPEATED, SHORT_FORMS, main
 from tests.tiny_saved_model import write_tiny_saved_model
 from tests.video_files import moving_pictures, write_video

@@ -33,7 +33,7 @@ from transformers import (
     T5Model,
 )
 
-from configs.schema import ModelConfig
+from configs.model_schema import ModelConfig
 from models.build import build_text_encoder
 from models.text_encoder import TextEncoder, load_text_encoder
 

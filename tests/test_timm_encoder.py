@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from configs.schema import VisualEncoderConfig
+from configs.model_schema import VisualEncoderConfig
 from models.build import build_visual_encoder, load_weights
 from models.checkpoint_names import efficientnet_pytorch_to_timm
 from models.soc import SOC

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import RobertaConfig, RobertaModel
 
-from configs.schema import VisualEncoderConfig
+from configs.model_schema import VisualEncoderConfig
 from models.build import build_visual_encoder
 from models.checkpoint_names import soc_from_published, soc_name
 from models.criterion import Criterion
