@@ -15,7 +15,7 @@ from media.mask_png import write_index_png
 from tests.doc_blocks import blocks
 from tests.tiny_labels import NUM_FRAMES, coco, ids_at, write, write_file, write_frames
 from tests.tiny_ref_youtube_vos import write_tiny_data
-from tests.tiny_run import tiny_config
+from tests.tiny_run import tiny_model_overrides
 from tools.shapes.text import write_text_encoder
 
 SCRIPTS_AND_PACKAGES = [
@@ -54,14 +54,8 @@ def folder(repository, page, tmp_path_factory):
 @pytest.fixture(scope="module")
 def tiny(folder):
     """Overrides that make the model of the page so small that it runs in seconds; nothing is fetched."""
-    config = tiny_config(folder, folder / "run", stages=({"epochs": 1},)).model_dump(mode="json")
-    model = config["model"] | {"text_encoder": config["model"]["text_encoder"] | {"path": str(folder / "text_encoder")}}
-    overrides = [f"model.{key}={json.dumps(value)}" for key, value in model.items() if not isinstance(value, dict)]
-    for section in ("visual_encoder", "text_encoder"):
-        overrides += [f"model.{section}.{key}={json.dumps(value)}" for key, value in model[section].items()]
-    few = ["data.short_side=24", "data.long_side=40", "data.sets.0.repeat=1", "data.sets.0.max_eval_absent=4"]
-    # weights are named by the commands
-    return [*(o for o in overrides if not o.startswith("model.weights=")), *few, "num_threads=1"]
+    few = ["data.sets.0.repeat=1", "data.sets.0.max_eval_absent=4", "num_threads=1"]
+    return [*tiny_model_overrides(folder), *few]  # weights are named by the commands
 
 
 def run(folder, command, extra=()):

@@ -115,6 +115,19 @@ def tiny_config(root: Path, output_dir: Path, **sections: object) -> Config:
     return Config.model_validate(values)
 
 
+def tiny_model_overrides(root: Path) -> list[str]:
+    """Overrides that give any recipe the model and the frame size of `tiny_config`; the text encoder lies in `root`."""
+    config = tiny_config(root, root / "run").model_dump(mode="json")
+    model = config["model"]
+    values = {f"model.{key}": value for key, value in model.items() if not isinstance(value, dict)}
+    for section in ("visual_encoder", "text_encoder"):
+        values |= {f"model.{section}.{key}": value for key, value in model[section].items()}
+    values |= {f"data.{key}": config["data"][key] for key in ("short_side", "long_side")}
+    values["model.text_encoder.path"] = str(root / "text_encoder")
+    del values["model.weights"]
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
 def with_busy_weights(config: Config) -> Config:
     """Random weights draw no mask at all; noise on them makes masks that differ between sentences.
 

@@ -14,7 +14,7 @@ import pytest
 
 from soc_rvos import Segmenter
 from tests.tiny_labels import write_file, write_pngs
-from tests.tiny_run import tiny_config, write_tiny_root
+from tests.tiny_run import tiny_model_overrides, write_tiny_root
 from tests.tiny_saved_model import write_tiny_saved_model
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -49,14 +49,8 @@ def free_port():
 def teach_overrides(folder):
     """A model so small that it is taught in seconds; nothing is fetched."""
     root = write_tiny_root(folder)
-    config = tiny_config(root, root / "run", stages=({"epochs": 1},)).model_dump(mode="json")
-    text = config["model"]["text_encoder"] | {"path": str(root / "text_encoder")}
-    sections = {"visual_encoder": config["model"]["visual_encoder"], "text_encoder": text}
-    values = [(f"model.{key}", value) for key, value in config["model"].items() if not isinstance(value, dict)]
-    values += [(f"model.{name}.{key}", value) for name, section in sections.items() for key, value in section.items()]
-    values += [("data.short_side", 24), ("data.long_side", 40), ("stages.0.max_steps", 6), ("stages.1.max_steps", 4)]
-    values += [("train.log_every", 2), ("num_threads", 1)]
-    return [f"{key}={json.dumps(value)}" for key, value in values if key != "model.weights"]
+    steps = ["stages.0.max_steps=6", "stages.1.max_steps=4", "train.log_every=2", "num_threads=1"]
+    return [*tiny_model_overrides(root), *steps]
 
 
 @pytest.fixture(scope="module")
