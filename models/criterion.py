@@ -12,6 +12,7 @@ from models.losses import contrastive_loss, dice_loss, focal_loss, generalized_i
 from models.matcher import Assignment, Matcher, StackedTargets, stack_targets
 from models.outputs import LayerOutput, SOCOutput
 from structures.samples import ClipTarget
+from structures.transfer import send
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,7 @@ def _sorted_pairs(assignments: tuple[Assignment, ...], targets: StackedTargets, 
     starts = [sum(targets.num_objects[:i]) for i in range(len(targets.num_objects))]
     referred = [start + i for start, i in zip(starts, targets.referred, strict=True) if i is not None]
     of_referred = all_pairs[:, torch.tensor(referred, dtype=torch.long)]
-    moved = torch.cat([all_pairs, of_referred], dim=1).to(device)
+    moved = send(torch.cat([all_pairs, of_referred], dim=1), device)
     all_pairs, of_referred = moved.split([all_pairs.shape[1], of_referred.shape[1]], dim=1)
     return Pairs(
         sample=all_pairs[0],

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.layers import MLP, AttentionLayer, FeedForwardLayer, xavier_matrices
 from models.ops.ms_deform_attn.module import MSDeformAttn
+from structures.transfer import send
 
 
 def inverse_sigmoid(x: Float[Tensor, "*shape"], epsilon: float = 1e-5) -> Float[Tensor, "*shape"]:
@@ -205,9 +206,10 @@ class DeformableTransformer(nn.Module):
         level_shapes: Sequence[tuple[int, int]],
         is_padding: Bool[Tensor, "frame token"],
     ) -> Float[Tensor, "frame token dim"]:
+        sizes = torch.tensor([(width, height) for height, width in level_shapes], dtype=tokens.dtype)
         centres = torch.cat(
             [
-                _pixel_centres(shape, tokens) / (valid_ratio[:, None, level] * tokens.new_tensor(shape[::-1]))
+                _pixel_centres(shape, tokens) / (valid_ratio[:, None, level] * send(sizes[level], tokens.device))
                 for level, shape in enumerate(level_shapes)
             ],
             dim=1,

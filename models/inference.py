@@ -64,7 +64,7 @@ def segment_clip(
     only = None if annotated_frame is None else torch.tensor([annotated_frame], device=device)
     video = model.encode_video(one_clip(frames).to(device).normalised(model.normalisation), annotated_frame=only)
     for text in texts:
-        clip_of_sentence = torch.zeros(len(text.sentence), dtype=torch.long, device=device)
+        clip_of_sentence = torch.zeros(len(text.sentence), dtype=torch.long)
         video_of_sentence = video.for_sentences(clip_of_sentence)
         objects = model.detect(video_of_sentence, text)
         layer = model.predict(objects, video_of_sentence, text).final

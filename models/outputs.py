@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from structures.transfer import send
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -65,10 +67,15 @@ class VideoFeatures:
         return (~self.is_padding[-1].flatten(2).all(dim=2)).sum(dim=1)
 
     def for_sentences(self, clip_of_sentence: Int[Tensor, " sentence"]) -> "VideoFeatures":
-        """The features of clip `clip_of_sentence[i]` at index i: sentences of one clip share its encoding."""
+        """The features of clip `clip_of_sentence[i]` at index i: sentences of one clip share its encoding.
+
+        Args:
+            clip_of_sentence: on the CPU, so that nothing waits for a GPU.
+        """
         chosen = clip_of_sentence.tolist()
         if chosen == list(range(len(self.sizes_px))):
             return self
+        clip_of_sentence = send(clip_of_sentence, self.stride4.device)
         return replace(
             self,
             stride4=self.stride4[clip_of_sentence],

@@ -28,6 +28,7 @@ from models.trajectory import Trajectory
 from models.visual_encoder import VisualEncoder
 from structures.clips import Normalisation, PaddedClips
 from structures.parameters import ParameterGroup
+from structures.transfer import send
 
 # The score that every query starts with: focal loss is unstable when most of many negatives start near one half.
 PRIOR_PROBABILITY = 0.01
@@ -171,7 +172,7 @@ class SOC(nn.Module):
         Args:
             clips: the frames.
             tokens: the sentences.
-            clip_of_sentence: which clip each sentence is about; None pairs them one to one.
+            clip_of_sentence: which clip each sentence is about, on the CPU; None pairs them one to one.
             annotated_frame: per clip, the only frame to segment; the visual encoder still sees the others.
         """
         video = self.encode_video(clips, annotated_frame=annotated_frame)
@@ -257,11 +258,12 @@ class SOC(nn.Module):
         decoded = objects.decoded
         last = len(self.class_heads) - 1
         if self.training:
-            output_layers = cluster_layers = list(range(last + 1)) if self._trains_all_layers else [last]
+            output_layers = cluster_layers = slice(0 if self._trains_all_layers else last, last + 1)
         else:
             # The published evaluation takes the first layer and adds the cluster of the last one to it.
-            output_layers = [0 if self.output_layer == "first" else last]
-            cluster_layers = [last]
+            first = 0 if self.output_layer == "first" else last
+            output_layers, cluster_layers = slice(first, first + 1), slice(last, last + 1)
+        # Slices, because a GPU would have to wait for an index of numbers, forward and backward.
         cluster = self.object_cluster(decoded.objects[cluster_layers], text, trajectory or objects.trajectory)
         queries = decoded.objects[output_layers] + cluster[:, :, None]
         masks = self._predict_masks(queries, decoded.references[output_layers], objects.mask_features, video.sizes_px)
@@ -272,7 +274,9 @@ class SOC(nn.Module):
                 boxes_cxcywh_norm=refine_box(self.box_heads[layer](of_layer), _reference_before(decoded, layer)),
                 cluster=clustered,
             )
-            for layer, of_layer, mask_logits, clustered in zip(output_layers, queries, masks, cluster, strict=True)
+            for layer, of_layer, mask_logits, clustered in zip(
+                range(last + 1)[output_layers], queries, masks, cluster, strict=True
+            )
         )
         return SOCOutput(layers=layers, sentence=self.sentence_feature(video, text) if self.training else None)
 
@@ -312,7 +316,8 @@ class SOC(nn.Module):
         sizes_px: Sequence[tuple[int, int]],
     ) -> Float[Tensor, "layer batch time query height4 width4"]:
         num_layers = objects.shape[0]
-        width_height = references.new_tensor([(width, height) for height, width in sizes_px])
+        sizes = torch.tensor([(width, height) for height, width in sizes_px], dtype=references.dtype)
+        width_height = send(sizes, references.device)
         reference_px = rearrange(references[..., :2] * width_height[:, None, None], "l b t q xy -> b t (l q) xy")
         logits = self.mask_head(rearrange(objects, "l b t q c -> b t (l q) c"), reference_px, features)
         return rearrange(logits, "b t (l q) h w -> l b t q h w", l=num_layers)

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU: builds the CUDA kernels, tests them, times them. Downloads nothing, also not its
-# environment: run it where PyTorch with CUDA, pytest and the rest of requirements-dev.txt are installed.
+# Everything that needs a GPU: builds the CUDA kernels, tests them, times them, and measures the whole model. Downloads
+# nothing, also not its environment: run it where PyTorch with CUDA, pytest and the rest of requirements-dev.txt are
+# installed.
 #
 #   bash scripts/gpu_check.sh [arguments of models.ops.ms_deform_attn.benchmarks.roofline]
 #
 #   PYTHON  the interpreter; default: SOC_VENV, else .venv, else python3
 #
-# Results: benchmarks/results/ms_deform_attn_<gpu>_<date>.md. Exit code 1 where a test fails, a backend is wrong or a
+# Results: benchmarks/results/ms_deform_attn_<gpu>_<date>.md and gpu_<gpu>_<date>.md. Exit code 1 where a test fails, a backend is wrong or a
 # goal is missed; all steps run in any case.
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -39,5 +40,8 @@ say "tests"
 
 say "times"
 "$python" -m models.ops.ms_deform_attn.benchmarks.roofline "$@" || status=1
+
+say "the whole model"
+"$python" -m benchmarks.bench_gpu || status=1
 
 exit "$status"

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from structures.transfer import send
+
 
 @dataclass(frozen=True, slots=True)
 class Normalisation:
@@ -90,6 +92,6 @@ def normalise(
     frames: UInt8[Tensor, "*shape 3 height width"], normalisation: Normalisation = IMAGENET
 ) -> Float[Tensor, "*shape 3 height width"]:
     """RGB in [0, 255], shifted and scaled as the encoder was trained."""
-    mean = torch.tensor(normalisation.mean, device=frames.device)[:, None, None]
-    deviation = torch.tensor(normalisation.std, device=frames.device)[:, None, None]
+    mean = send(torch.tensor(normalisation.mean), frames.device)[:, None, None]
+    deviation = send(torch.tensor(normalisation.std), frames.device)[:, None, None]
     return frames.float().div_(255).sub_(mean).div_(deviation)

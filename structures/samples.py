@@ -115,7 +115,7 @@ class VideoBatch:
     Attributes:
         clips: the frames; the model takes `clips.normalised(model.normalisation)`.
         sentences: all sentences of all clips, clip by clip.
-        clip_of_sentence: index of the clip that each sentence is about.
+        clip_of_sentence: index of the clip that each sentence is about; always on the CPU.
         targets: one per sentence, masks padded to the shape of `clips`.
         meta: one per sentence.
         annotated_frame: per clip, the only frame that is segmented; None when all frames are.
@@ -131,11 +131,10 @@ class VideoBatch:
     skipped: tuple[SkippedSample, ...] = ()
 
     def to(self, device: torch.device | str) -> "VideoBatch":
-        """The same batch on another device; one move per tensor."""
+        """The same batch on another device, apart from `clip_of_sentence`; one move per tensor."""
         return replace(
             self,
             clips=self.clips.to(device),
-            clip_of_sentence=self.clip_of_sentence.to(device, non_blocking=True),
             targets=tuple(target.to(device) for target in self.targets),
             annotated_frame=None
             if self.annotated_frame is None
@@ -147,7 +146,6 @@ class VideoBatch:
         return replace(
             self,
             clips=self.clips.pin_memory(),
-            clip_of_sentence=self.clip_of_sentence.pin_memory(),
             targets=tuple(target.pin_memory() for target in self.targets),
             annotated_frame=None if self.annotated_frame is None else self.annotated_frame.pin_memory(),
         )

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from models.ops.ms_deform_attn.functional import ms_deform_attn
+from structures.transfer import send
 
 
 class MSDeformAttn(nn.Module):
@@ -93,7 +94,8 @@ class MSDeformAttn(nn.Module):
         weights = logits.softmax(dim=-1).unflatten(-1, (self.num_levels, self.num_points))
         reference = rearrange(reference, "b q l ref -> b q 1 l 1 ref")
         if reference.shape[-1] == 2:
-            sizes = reference.new_tensor([(width, height) for height, width in level_shapes])
+            shapes = torch.tensor([(width, height) for height, width in level_shapes], dtype=reference.dtype)
+            sizes = send(shapes, reference.device)
             return reference + offsets / sizes[:, None], weights
         if reference.shape[-1] == 4:
             return reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5, weights

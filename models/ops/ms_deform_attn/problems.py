@@ -28,7 +28,8 @@ class Problem:
     Attributes:
         value: tokens of all levels.
         spatial_shapes: (height, width) of each level.
-        sampling_locations: within some pixels of each query's own location, now and then outside.
+        sampling_locations: within some pixels of each query's own location, now and then outside; never at the centre
+            of a pixel, where the gradient jumps, and rounding would decide to which side.
         attention_weights: sum to one.
         grad_output: what flows back.
     """
@@ -96,7 +97,7 @@ def make_problem(
     problem = Problem(
         normal(batch, sum(height * width for height, width in spatial_shapes), heads, channels),
         tuple(spatial_shapes),
-        locations[:, :, None, None, None] + offsets,
+        _off_pixel_centres(locations[:, :, None, None, None] + offsets, sizes[:, None]),
         weights,
         normal(batch, count, heads * channels),
     )
@@ -117,6 +118,12 @@ def error_against_reference(backend: str, problem: Problem, device: str, dtype: 
         (ours.double() - right).abs().amax() / right.abs().amax() for ours, right in zip(result, expected, strict=True)
     ]
     return float(torch.stack(errors).amax())
+
+
+def _off_pixel_centres(locations: Tensor, sizes: Tensor, *, margin_px: float = 1e-3) -> Tensor:
+    position = locations * sizes - 0.5
+    pixel = position.floor()
+    return (pixel + (position - pixel).clamp(margin_px, 1 - margin_px) + 0.5) / sizes
 
 
 def _centres(height: int, width: int) -> Tensor:

@@ -1,11 +1,13 @@
 """Deformable attention in Triton, for GPUs where neither `nvcc` nor an installed library is found.
 
 Importing this module imports Triton; the choice of backends does so only where it is needed. Checked on a CPU with
-Triton's interpreter and compiled for sm_80 and sm_90; it has never run on a GPU.
+Triton's interpreter, and on an H100 by `scripts/gpu_check.sh`. The kernels say `no_type_check`: Triton compiles what is
+written, and a checker around them would stand in its way.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import no_type_check
 
 import torch
 import triton
@@ -18,7 +20,8 @@ MAX_QUERIES = 64
 
 
 @triton.jit
-def _position(coordinate, side):  # type: ignore[no-untyped-def]
+@no_type_check
+def _position(coordinate, side):
     """Pixel before a coordinate, the offset from it, and whether it lies on the map or less than a pixel outside."""
     position = coordinate * side - 0.5
     inside = (position >= -1) & (position < side)  # false for NaN
@@ -28,7 +31,8 @@ def _position(coordinate, side):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _forward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - as many as the data has axes
+@no_type_check
+def _forward_kernel(  # noqa: PLR0913, PLR0917 - as many as the data has axes
     value, shapes, locations, weights, output,
     tokens, queries, heads, channels, levels, points,
     QUERIES: tl.constexpr, CHANNELS: tl.constexpr,
@@ -64,7 +68,8 @@ def _forward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 -
 
 
 @triton.jit
-def _backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - as many as the data has axes
+@no_type_check
+def _backward_kernel(  # noqa: PLR0913, PLR0917 - as many as the data has axes
     grad_output, value, shapes, locations, weights, grad_value, grad_locations, grad_weights,
     tokens, queries, heads, channels, levels, points,
     QUERIES: tl.constexpr, CHANNELS: tl.constexpr,

@@ -3,7 +3,8 @@
 The roofline is the time in which the bytes that must move (every input once, every output once) would be copied. The
 comparators are the published algorithm (`baseline.cu` beside this file, float32 only) and the package `deformops` where
 it can be imported. All take turns, round after round; a time is the median over the rounds. Exit code 1 where a
-contestant is wrong or a goal is missed; goals are for an H200. `--device cpu` only shows that this program works.
+contestant is wrong or a goal is missed; that of milliseconds is for an H200. `--device cpu` only shows that this
+program works.
 """
 
 import argparse
@@ -39,7 +40,7 @@ GOALS = {
     (ENCODER, torch.bfloat16, True): 4.0,
     (ENCODER, torch.float32, False): 2.5,
 }
-GOAL_MS = 0.13  # forward in bfloat16, ENCODER
+GOAL_MS = 0.13  # forward in bfloat16, ENCODER, on an H200
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +252,7 @@ def measure(case: Case, device: str, rounds: int, bandwidth: float) -> tuple[lis
         complaints += [
             f"{name} is wrong: {case.title}, {dtype}, error {value:.1e}"
             for name, value in error.items()
-            if not value <= BOUNDS[dtype]  # also where it is not a number
+            if name != DEFORMOPS and not value <= BOUNDS[dtype]  # also where it is not a number
         ]
         with torch.no_grad():
             forward = race({c.name: c.forward for c in competitors}, device, rounds)
@@ -282,7 +283,8 @@ def missed_goals(
     goal = GOALS.get((title, dtype, is_forward))
     if goal is not None and base is not None and base / times[OURS] < goal:
         missed.append(f"{direction}: {base / times[OURS]:.2f} times the published algorithm, goal {goal}")
-    if (title, dtype, is_forward) == (ENCODER, torch.bfloat16, True) and times[OURS] > GOAL_MS:
+    is_timed = (title, dtype, is_forward) == (ENCODER, torch.bfloat16, True) and "H200" in torch.cuda.get_device_name()
+    if is_timed and times[OURS] > GOAL_MS:
         missed.append(f"{direction}: {times[OURS]:.3f} ms, goal {GOAL_MS}")
     if DEFORMOPS in times and times[OURS] > times[DEFORMOPS]:
         missed.append(f"{direction}: slower than deformops ({times[OURS]:.3f} > {times[DEFORMOPS]:.3f} ms)")

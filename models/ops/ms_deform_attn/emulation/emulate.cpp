@@ -7,6 +7,7 @@
 #include <fstream>
 #include <memory>
 #include <stdexcept>
+#include <type_traits>
 
 #include "kernels.cuh"
 
@@ -104,12 +105,16 @@ void run(const Case& c, std::istream& in, std::ostream& out) {
   Buffer scattered(elements, sizeof(Real<T>), kZero), gathered(elements, sizeof(T), fill);
   Buffer grad_locations(2 * samples, sizeof(Real<T>), fill), grad_weights(samples, weight_size, fill);
   Real<T>* grad_value = c.task == kDeterministicBackward ? nullptr : scattered.as<Real<T>>();
-  constexpr int packed = 16 / sizeof(T);
-  if (!is_empty(s) && s.channels % packed == 0 && !c.one_channel_per_lane) {
-    run_rows<T, packed>(
-        c, value, locations, weights, grad_output, output, grad_value, grad_locations, grad_weights);
+  const auto run_with = [&]<int kVector>(std::integral_constant<int, kVector>) {
+    run_rows<T, kVector>(c, value, locations, weights, grad_output, output, grad_value, grad_locations, grad_weights);
+  };
+  const int vector = c.task == kForward ? kForwardVector<T> : kBackwardVector<T>;
+  if (!is_empty(s) && (s.channels % vector != 0 || c.one_channel_per_lane)) {
+    run_with(std::integral_constant<int, 1>{});
+  } else if (!is_empty(s) && c.task == kForward) {
+    run_with(std::integral_constant<int, kForwardVector<T>>{});
   } else if (!is_empty(s)) {
-    run_rows<T, 1>(c, value, locations, weights, grad_output, output, grad_value, grad_locations, grad_weights);
+    run_with(std::integral_constant<int, kBackwardVector<T>>{});
   }
   if (c.task == kForward) {
     output.write(out);

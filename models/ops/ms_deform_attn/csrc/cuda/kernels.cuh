@@ -1,5 +1,5 @@
-// Kernels of multi-scale deformable attention. Written without a GPU at hand: checked on a CPU by an emulation of the
-// grid (emulation/), compiled for sm_80 to sm_100, never timed.
+// Kernels of multi-scale deformable attention. Checked on a CPU by an emulation of the grid (emulation/), and on an H100
+// by `scripts/gpu_check.sh`.
 //
 // Forward and backward: a lane holds kVector neighbouring channels (16 bytes where the channels allow), four or more
 // lanes make a row. Four samples are computed at once, one per lane, and shared by shuffles. In the backward the
@@ -231,6 +231,14 @@ SOC_DEVICE SharedSample<R> share(const SharedSample<R>& own, int from) {
   }
   return shared;
 }
+
+// Channels of a lane: 16 bytes of the values in the forward; in the backward 16 bytes of the sums, so that neighbouring
+// lanes add to neighbouring addresses (with eight channels a lane, half of each sector, bfloat16 took twice as long as
+// float32 on an H100).
+template <class T>
+constexpr int kForwardVector = 16 / sizeof(T);
+template <class T>
+constexpr int kBackwardVector = 16 / sizeof(Real<T>);
 
 // Blocks per multiprocessor that the compiler leaves registers for: 64 per thread, 128 where more is needed.
 template <class T>

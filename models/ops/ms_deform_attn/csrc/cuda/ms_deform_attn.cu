@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/macros.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/BFloat16.h>
@@ -43,7 +44,7 @@ Tensor prepared(const Tensor& tensor, ScalarType dtype) {
 
 cudaStream_t current_stream(const Tensor& tensor) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device(), &stream));
   return static_cast<cudaStream_t>(stream);
 }
 
@@ -134,10 +135,11 @@ void for_dtype(ScalarType dtype, const Call& call) {
   }
 }
 
-// Channels that fit into 16 bytes, where the maps can be read in such pieces.
-template <class T>
+// Whether the maps can be read in pieces of so many channels.
+template <class T, int kVector>
 bool fits_packs(const Sizes& sizes, const void* first, const void* second) {
-  return sizes.channels % (16 / sizeof(T)) == 0 && is_aligned(first, 16) && is_aligned(second, 16);
+  constexpr size_t bytes = kVector * sizeof(T);
+  return sizes.channels % kVector == 0 && is_aligned(first, bytes) && is_aligned(second, bytes);
 }
 
 template <class T, int kVector>
@@ -169,8 +171,8 @@ Tensor forward(const Tensor& value, const std::vector<int64_t>& shapes, const Te
   const Levels levels = levels_of(problem.levels, value, stream, storage);
   for_dtype(dtype, [&](auto element) {
     using T = decltype(element);
-    if (fits_packs<T>(sizes, tokens.const_data_ptr(), output.const_data_ptr())) {
-      launch_forward<T, 16 / sizeof(T)>(problem, tokens, levels, points, attention, output, stream);
+    if (fits_packs<T, kForwardVector<T>>(sizes, tokens.const_data_ptr(), output.const_data_ptr())) {
+      launch_forward<T, kForwardVector<T>>(problem, tokens, levels, points, attention, output, stream);
     } else {
       launch_forward<T, 1>(problem, tokens, levels, points, attention, output, stream);
     }
@@ -240,9 +242,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output, const Ten
   for_dtype(dtype, [&](auto element) {
     using T = decltype(element);
     Tensor* scattered = deterministic ? nullptr : &grad_value;
-    if (fits_packs<T>(sizes, tokens.const_data_ptr(), gradient.const_data_ptr())) {
-      launch_backward<T, 16 / sizeof(T)>(problem, gradient, tokens, levels, points, attention, scattered,
-                                         grad_locations, grad_weights, stream);
+    if (fits_packs<T, kBackwardVector<T>>(sizes, tokens.const_data_ptr(), gradient.const_data_ptr())) {
+      launch_backward<T, kBackwardVector<T>>(problem, gradient, tokens, levels, points, attention, scattered,
+                                             grad_locations, grad_weights, stream);
     } else {
       launch_backward<T, 1>(problem, gradient, tokens, levels, points, attention, scattered, grad_locations,
                             grad_weights, stream);
