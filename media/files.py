@@ -1,6 +1,8 @@
-"""Files that are complete or absent, and output folders that hold one run each."""
+"""Files that are complete or absent, names from data as paths, and output folders that hold one run each."""
 
 import json
+import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -8,16 +10,90 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+MOST_BYTES = 255
+"""Of the name of a file or folder, on the file systems of Linux, macOS and Windows."""
+
+MOST_SHOWN = 80
+"""Characters of a value that a message repeats."""
+
+_NOT_IN_NAMES = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]")
+_LONGEST_SUFFIX = 16
+
+
+def plain_name(name: str, *, what: str) -> str:
+    """The name itself, if it can be that of one file or folder.
+
+    Args:
+        name: from data: an index file, an annotation, an archive.
+        what: whose name it is, and in which file it stands; begins the message.
+
+    Raises:
+        ValueError: it is empty, `.` or `..`, has a separator of folders (of Windows, too: archives go there), a
+            control character or half a surrogate pair, or is longer than file systems allow.
+    """
+    reason = _fault_of(name)
+    if reason:
+        shown = repr(name)
+        shown = shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]}..."
+        raise ValueError(f"{what} {shown}: {reason}; expected the name of one file or folder")
+    return name
+
+
+def _fault_of(name: str) -> str:
+    """Why a name is none; empty where it is one."""
+    if name in ("", ".", ".."):
+        return "an empty name" if not name else "a step between folders, not a name"
+    bad = _NOT_IN_NAMES.search(name)
+    if bad:
+        return f"names cannot hold {bad[0]!r}" if bad[0] not in "/\\" else f"a path ({bad[0]}), not a name"
+    num_bytes = len(name.encode())
+    return f"{num_bytes} bytes, more than the {MOST_BYTES} of file names" if num_bytes > MOST_BYTES else ""
+
+
+def path_inside(folder: Path, *names: str, what: str) -> Path:
+    """The path of a file or folder that data names: the only way by which such a name becomes a path.
+
+    Args:
+        folder: where it lies.
+        names: of the folders on the way, from the outside in, and of the file; each is one name. `video/00000.png` is
+            given as `"video", "00000.png"`.
+        what: as for `plain_name`.
+
+    Raises:
+        ValueError: as `plain_name`.
+    """
+    return folder.joinpath(*(plain_name(name, what=what) for name in names))
+
+
+def output_path(folder: Path, *names: str, what: str) -> Path:
+    """As `path_inside`, for a file or folder that is written: links on the way do not lead out of the folder.
+
+    Args:
+        folder: of the output; may be a link itself, because the user named it.
+        names: as for `path_inside`.
+        what: as for `plain_name`.
+
+    Raises:
+        ValueError: as `plain_name`, or a link leads elsewhere.
+    """
+    path = path_inside(folder, *names, what=what)
+    real, real_folder = os.path.realpath(path), os.path.realpath(folder)
+    if os.path.commonpath([real, real_folder]) != real_folder:
+        raise ValueError(f"{path}: a link leads out of {folder}, to {real}; remove it, or name another output folder")
+    return path
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name in the folder of `path`, renamed to it when the block succeeds and deleted when it fails.
 
     The suffix is kept, because some writers choose the format by it. The name is random, because processes of
-    several machines may write the same file.
+    several machines may write the same file; it does not grow with the name of the file, which may be as long as names
+    can be.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
+    suffix = path.suffix if len(path.suffix) <= _LONGEST_SUFFIX else ""
+    temporary = path.with_name(f".{path.stem[:16]}.{secrets.token_hex(8)}{suffix}")
     try:
         yield temporary
         temporary.replace(path)
