@@ -15,6 +15,7 @@ from datasets.records import VideoRecord
 from engine.distributed import World
 from engine.provenance import git_revision
 from engine.startup import start_process
+from engine.stop import StopSignals
 from evaluation.benchmarks import EvaluatedSet
 from evaluation.report import EvalReport, presence_scores
 from evaluation.runner import run_benchmark
@@ -82,11 +83,12 @@ def teach(config: Config) -> Lesson:
         run = replace(run, validation=())  # scored here, and not at the end of each stage
         untaught = score(run, held_out, min_score=0.0)
         logger.info("before teaching: J&F %s on the held-out frames", _percent(untaught.main_score))
-        train_stages(run)
+        stop = StopSignals()  # not entered: Ctrl-C ends the lesson, there is nothing to go on with
+        train_stages(run, stop)
         min_score = choose_min_score(score(run, held_out, min_score=0.0), min_t_acc=config.teach.min_t_acc)
         taught = score(run, held_out, min_score=min_score)
         if refitting:
-            train_stages(replace(run, config=run_config.model_copy(update={"stages": refitting})))
+            train_stages(replace(run, config=run_config.model_copy(update={"stages": refitting})), stop)
     records = held_out.dataset.videos
     lesson = Lesson(
         folder=config.output_dir,

@@ -2,11 +2,13 @@
 
 import logging
 import math
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, cast
+from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,20 +21,29 @@ from engine.checkpoint import (
     BEST,
     CHECKPOINT_FOLDER,
     LAST,
+    Checkpoint,
     Progress,
     TrainingState,
+    discard_checkpoints,
     last_checkpoint,
+    make_best,
+    newest_checkpoint,
+    note_validation,
     read_checkpoint,
+    remove_litter,
     restore_model,
     restore_optimizer,
     save_checkpoint,
 )
-from engine.distributed import World, gather, process_group, read_world, wait_for_all
+from engine.distributed import World, gather, largest, process_group, read_world, wait_for_all
 from engine.logging import METRICS_FILE, MetricsLog, StepWindow, describe
 from engine.optim import build_optimizer, build_schedule, learning_rates
 from engine.progress import progress_bar
+from engine.resuming import require_same_run
+from engine.run_folder import claimed_folder
 from engine.seeding import random_state, restore_random_state, seed_everything
 from engine.startup import start_process
+from engine.stop import Stopped, StopSignals
 from eval import validate_model
 from evaluation.benchmarks import EvaluatedSet, evaluated_sets
 from loading.loaders import build_train_loader, require_held_out, validation_data
@@ -47,20 +58,35 @@ from structures.samples import VideoBatch
 
 logger = logging.getLogger(__name__)
 
+SIGNAL_OFFSET = 1
+"""What processes agree on: 0 for nothing, 1 for a checkpoint, more for the signal whose number is that minus 1."""
+
 
 def fit(config: Config) -> None:
     """Trains all stages; writes `config.yaml`, `metrics.jsonl` and `checkpoints/` to `output_dir`.
 
     Under `torchrun` every process calls this with the same configuration. With `train.resume` the run goes on from
-    its last checkpoint as if it had never stopped.
+    its newest checkpoint as if it had never stopped. SIGINT (Ctrl-C), SIGTERM, SIGHUP and SIGUSR1 end it after the step
+    that is being computed, with a checkpoint.
 
     Raises:
         ValueError: if data, weights or output folder are not usable, or a loss is not finite.
+        Stopped: a signal has ended the run; its exit code is 128 and the number of the signal.
     """
     world = read_world()
     device = start_process(config, world)
-    with process_group(world, device):
-        train_stages(prepare_run(config, world, device))
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopSignals())
+        stack.enter_context(process_group(world, device))
+        if world.is_main:
+            stack.enter_context(claimed_folder(config.output_dir))
+        try:
+            train_stages(prepare_run(config, world, device), stop)
+        except Stopped as signal:
+            there = last_checkpoint(config.output_dir)
+            hint = f"; train.resume=true goes on from {there}" if there.exists() else ", before the first checkpoint"
+            logger.info("stopped by %s%s", signal, hint)
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +101,7 @@ class Run:
         validation: the data sets that it is validated on; none where nothing can be scored.
         metrics: the log of numbers.
         progress: where the run starts: zero, or that of a checkpoint.
-        resumed: content of that checkpoint; None for a new run.
+        resumed: that checkpoint; None for a new run.
     """
 
     config: Config
@@ -85,11 +111,15 @@ class Run:
     validation: tuple[EvaluatedSet, ...]
     metrics: MetricsLog
     progress: Progress
-    resumed: dict[str, Any] | None
+    resumed: Checkpoint | None
+
+    def is_resumed_at(self, progress: Progress) -> bool:
+        """Whether nothing has been trained since the checkpoint."""
+        return self.resumed is not None and progress.step == self.progress.step
 
 
-def train_stages(run: Run) -> None:
-    """The loop: batches, gradients, clip, step, log, validate, save."""
+def train_stages(run: Run, stop: StopSignals) -> None:
+    """The loop: batches, gradients, clip, step, log, save, validate."""
     config, model = run.config, run.model
     progress = run.progress
 
@@ -102,20 +132,28 @@ def train_stages(run: Run) -> None:
     for index, stage in stages:
         loader = loaders.pop(0)
         steps_per_epoch = math.ceil(len(loader) / stage.optim.accumulate)
-        require_same_steps(run, stage, progress, steps_per_epoch=steps_per_epoch)
         num_steps = stage_length(stage, steps_per_epoch)
+        require_same_steps(run, stage, progress, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
+        progress = replace(progress, steps_per_epoch=steps_per_epoch, clips_per_step=clips_per_step(run, stage))
         criterion = build_criterion(stage.loss)
         model.train_only(stage.trainable, layers=stage.supervised_layers)
         # A wrapper per stage: it waits for the gradients of what is trained when it is made, and of nothing else.
         parallel = DistributedDataParallel(model) if run.world.size > 1 else model
         state = build_state(run, stage, num_steps=num_steps, steps_per_epoch=steps_per_epoch, progress=progress)
+        window = build_window(run, progress)
+        keeper = Keeper(run, stop, state, window)
         logger.info(
             "stage %s: %d steps, %d per epoch, %s", stage.name, num_steps, steps_per_epoch, step_size(run, stage)
         )
-        window = StepWindow(run.world)
-        with progress_bar(total=num_steps, initial=progress.stage_step, title=stage.name, world=run.world) as bar:
-            while progress.stage == index:
-                for batches in steps_of(loader, stage, progress.epoch, at_most=num_steps - progress.stage_step):
+        if run.resumed is not None and run.is_resumed_at(progress) and run.resumed.is_validated_next:
+            progress = validate(run, stage, progress, checkpoint=run.resumed.path)
+        with (
+            progress_bar(total=num_steps, initial=progress.stage_step, title=stage.name, world=run.world) as bar,
+            stop.noted(),
+        ):
+            while progress.stage_step < num_steps:
+                window.restart_clock()
+                for batches in steps_of(loader, stage, progress, at_most=num_steps - progress.stage_step):
                     model.train()
                     state.optimizer.zero_grad()
                     losses = add_gradients(run, parallel, criterion, batches)
@@ -132,22 +170,24 @@ def train_stages(run: Run) -> None:
                     if progress.step % config.train.log_every == 0:
                         means = window.flush()
                         bar.set_postfix_str(f"loss {means['total']:.3f}", refresh=False)
-                        run.metrics.write("train", **log_position(stage, progress), lr=rates, **means)
+                        run.metrics.write("train", **log_position(stage, progress, progress.epoch), lr=rates, **means)
+                    if progress.stage_step < num_steps and progress.stage_step % steps_per_epoch:
+                        keeper.save_if_due(progress)
 
                 window.pause_clock()
-                window.check_finite()  # so that no checkpoint holds a model with a loss that is not finite
-                is_end = progress.stage_step >= num_steps
-                progress = replace(progress, epoch=progress.epoch + 1)
-                best_before = progress.best_score
-                if run.validation and (is_end or is_due(progress.epoch, config.train.validate_every)):
-                    progress = validate(run, stage, progress)
-                is_best = progress.best_score > best_before
-                end_of_epoch = progress
-                if is_end:
-                    progress = replace(progress, stage=index + 1, epoch=0, stage_step=0)
-                if is_end or is_best or is_due(end_of_epoch.epoch, config.train.checkpoint_every):
-                    save(run, state, progress, is_best=is_best)
-                window.restart_clock()
+                window.check_finite()
+                progress = replace(progress, epoch=progress.stage_step // steps_per_epoch)
+                is_end, epoch = progress.stage_step >= num_steps, passes(progress)
+                is_validated = bool(run.validation) and (is_end or is_due(epoch, config.train.validate_every))
+                # Saved before the validation, so that one that fails or is interrupted costs nothing that was trained.
+                path = keeper.save_if_due(
+                    replace(progress, is_validated_next=is_validated),
+                    is_due=is_end or is_validated or is_due(epoch, config.train.checkpoint_every),
+                )
+                if is_validated:
+                    with stop.heeded():
+                        progress = validate(run, stage, progress, checkpoint=path)
+        progress = replace(progress, stage=index + 1, epoch=0, stage_step=0)
     newest = "" if run.validation else f"; not validated, {LAST} is the newest checkpoint"
     logger.info("finished after %d steps; results in %s%s", progress.step, config.output_dir, newest)
 
@@ -160,34 +200,74 @@ def prepare_run(config: Config, world: World, device: torch.device) -> Run:
     require_held_out(data, (stage.data for stage in config.training_stages()))
     min_score = config.predict.min_score or 0.0  # one that is stored in a checkpoint is no longer that of the weights
     validation = scorable(evaluated_sets(data.model_copy(update={"max_eval_videos": limit}), min_score=min_score))
-    path = last_checkpoint(config.output_dir)
-    resumed = read_checkpoint(path) if config.train.resume else None
-    if world.is_main and resumed is None:
-        claim_output(
-            config.output_dir,
-            markers=(METRICS_FILE, f"{CHECKPOINT_FOLDER}/{LAST}"),
-            overwrite=config.overwrite,
-            hint=", or train.resume=true to continue it",
-        )
+    resumed = find_checkpoint(config, world)
+    if resumed is None:
+        if world.is_main:
+            claim_run(config)
+    else:
+        require_same_run(resumed, config)
+        if world.is_main:
+            remove_litter(config.output_dir)
     seed_everything(config.train.seed)  # all processes build the same model ...
-    model = build_model(config.model, data_root=config.data.root).to(device)
+    model = build_model(config.model, data_root=config.data.root)
+    if resumed is not None:
+        restore_model(resumed, model)
+    model = model.to(device)
     choose(device.type, torch.float32)  # logs which backend is used, and compiles it before the first step
     seed_everything(config.train.seed + world.rank)  # ... and draw their own dropout
     progress = Progress()
     if resumed is not None:
-        restore_model(resumed, model, path=path)
-        progress = Progress(**resumed["progress"])
-        states = resumed["random_states"]
+        progress = replace(resumed.progress, is_validated_next=False)
+        states = resumed.content["process_states"]
         if len(states) == world.size:
-            restore_random_state(states[world.rank])
+            restore_random_state(states[world.rank]["random"])
         else:
             logger.warning("resuming with %d processes instead of %d: other random numbers", world.size, len(states))
-        logger.info("resumed %s after %d steps", path, progress.step)
+        logger.info("resumed %s after %d steps", resumed.path, progress.step)
     if world.is_main:
         write_text(config.output_dir / "config.yaml", dump_config(config))
-    metrics = MetricsLog(config.output_dir, world, keep_up_to_step=None if resumed is None else progress.step)
+    metrics = MetricsLog(
+        config.output_dir,
+        world,
+        keep_up_to_step=None if resumed is None else progress.step,
+        validates_again=resumed is not None and resumed.is_validated_next,
+    )
     wait_for_all(world)
     return Run(config, world, device, model, validation, metrics, progress, resumed)
+
+
+def find_checkpoint(config: Config, world: World) -> Checkpoint | None:
+    """The checkpoint to go on from, as `train.resume` says; all processes take the one that the first has found.
+
+    Raises:
+        ValueError: if there is none and `train.resume` is true, or none is whole.
+    """
+    if not config.train.resume:
+        return None
+    found = newest_checkpoint(config.output_dir) if world.is_main else None
+    (path, *_) = gather(None if found is None else found.path, world)
+    if path is None and config.train.resume is True:
+        raise ValueError(
+            f"{last_checkpoint(config.output_dir)} does not exist: there is no checkpoint to go on from; "
+            "train.resume=auto starts a run where there is none"
+        )
+    return found if found is not None or path is None else read_checkpoint(path)
+
+
+def claim_run(config: Config) -> None:
+    """Makes the output folder ready for a new run; what belongs to an old one is gone before the new one begins.
+
+    Raises:
+        ValueError: if the folder holds a run, and is not to be overwritten.
+    """
+    claim_output(
+        config.output_dir,
+        markers=(METRICS_FILE, CHECKPOINT_FOLDER),
+        # A run that was stopped before its first checkpoint has nothing to go on with.
+        overwrite=config.overwrite or config.train.resume == "auto",
+        hint=", or train.resume=true to continue it",
+    )
+    discard_checkpoints(config.output_dir)
 
 
 def scorable(sets: tuple[EvaluatedSet, ...]) -> tuple[EvaluatedSet, ...]:
@@ -220,9 +300,26 @@ def build_state(
     optimizer = build_optimizer(groups, stage.optim)
     schedule = build_schedule(optimizer, stage.optim, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
     state = TrainingState(run.model, optimizer, schedule)
-    if run.resumed is not None and progress == run.progress and progress.stage_step:
-        restore_optimizer(run.resumed, state, path=last_checkpoint(run.config.output_dir))
+    if run.resumed is not None and run.is_resumed_at(progress) and progress.stage_step:
+        restore_optimizer(run.resumed, state)
     return state
+
+
+def build_window(run: Run, progress: Progress) -> StepWindow:
+    """A new window of the log for the stage, or that of the checkpoint that stopped inside it.
+
+    Raises:
+        ValueError: if the checkpoint holds something else.
+    """
+    window = StepWindow(run.world)
+    states = run.resumed.content["process_states"] if run.resumed is not None else []
+    # With another number of processes the lines of the log are means of other steps, no more.
+    if run.resumed is not None and run.is_resumed_at(progress) and len(states) == run.world.size:
+        try:
+            window.restore(states[run.world.rank]["window"])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise ValueError(f"{run.resumed.path}: the window of the log (process_states) is damaged") from None
+    return window
 
 
 def add_gradients(
@@ -262,14 +359,15 @@ def add_gradients(
 
 
 def steps_of(
-    loader: DataLoader[VideoBatch], stage: StageConfig, epoch: int, *, at_most: int
+    loader: DataLoader[VideoBatch], stage: StageConfig, progress: Progress, *, at_most: int
 ) -> Iterator[tuple[VideoBatch, ...]]:
-    """The batches of each step of one epoch, cut off where the stage ends; skipped samples are counted.
+    """The batches of each step of one epoch, from where the run is, to where the stage ends; counts skipped samples.
 
     The last step of an epoch has fewer batches where their number is no multiple of `optim.accumulate`.
     """
     sampler = cast(EpochSampler, loader.sampler)
-    sampler.set_epoch(epoch)
+    epoch, done = divmod(progress.stage_step, progress.steps_per_epoch)
+    sampler.set_epoch(epoch, start=done * stage.optim.accumulate * stage.data.batch_size)
     count = SkipCount(num_samples=len(sampler), max_share=stage.data.max_skipped_share)
     batches = islice(loader, at_most * stage.optim.accumulate)
     while step := tuple(islice(batches, stage.optim.accumulate)):
@@ -279,17 +377,30 @@ def steps_of(
     count.report()
 
 
-def require_same_steps(run: Run, stage: StageConfig, progress: Progress, *, steps_per_epoch: int) -> None:
-    """Raises ValueError if an epoch of a resumed stage has more or fewer steps now than in its checkpoint.
+def require_same_steps(
+    run: Run, stage: StageConfig, progress: Progress, *, steps_per_epoch: int, num_steps: int
+) -> None:
+    """Raises ValueError if a resumed stage has other steps than in its checkpoint, or fewer than are done.
 
-    Checkpoints are written after whole epochs. Length of the stage, schedule and milestones count steps: with other
-    steps they would be those of another recipe.
+    Length of the stage, schedule, milestones and the place in an epoch count steps: with other steps they would be
+    those of another recipe.
     """
-    if progress.stage_step != progress.epoch * steps_per_epoch:
+    if run.resumed is None or not progress.stage_step:
+        return
+    clips = clips_per_step(run, stage)
+    are_same = (progress.steps_per_epoch, progress.clips_per_step) == (steps_per_epoch, clips)
+    if not progress.steps_per_epoch:  # a checkpoint of an earlier version, written after whole epochs
+        are_same = progress.stage_step == progress.epoch * steps_per_epoch
+    if not are_same:
         raise ValueError(
-            f"{last_checkpoint(run.config.output_dir)}: {progress.stage_step} steps are done in {progress.epoch} "
-            f"epochs of stage {stage.name}, but an epoch has {steps_per_epoch} steps of {step_size(run, stage)} now; "
+            f"{run.resumed.path}: {progress.stage_step} steps are done in {passes(progress)} epochs of stage "
+            f"{stage.name}, but an epoch has {steps_per_epoch} steps of {step_size(run, stage)} now; "
             "resume with the same data and the same product of processes, data.batch_size and optim.accumulate"
+        )
+    if progress.stage_step > num_steps:
+        raise ValueError(
+            f"{run.resumed.path}: progress.stage_step={progress.stage_step} steps of stage {stage.name} are done, but "
+            f"it has only {num_steps} now; raise epochs or max_steps"
         )
 
 
@@ -299,11 +410,20 @@ def stage_length(stage: StageConfig, steps_per_epoch: int) -> int:
     return min(planned, stage.max_steps or planned)
 
 
+def clips_per_step(run: Run, stage: StageConfig) -> int:
+    """Of all processes together."""
+    return run.world.size * stage.data.batch_size * stage.optim.accumulate
+
+
 def step_size(run: Run, stage: StageConfig) -> str:
     """How many clips make a step, and why, for the log."""
-    processes, batch_size, batches = run.world.size, stage.data.batch_size, stage.optim.accumulate
-    clips = processes * batch_size * batches
-    return f"{clips} clips each (processes {processes} x batch_size {batch_size} x accumulate {batches})"
+    factors = f"processes {run.world.size} x batch_size {stage.data.batch_size} x accumulate {stage.optim.accumulate}"
+    return f"{clips_per_step(run, stage)} clips each ({factors})"
+
+
+def passes(progress: Progress) -> int:
+    """Epochs of the stage that have begun; the last one may be cut off."""
+    return math.ceil(progress.stage_step / max(progress.steps_per_epoch, 1))
 
 
 def is_due(epoch: int, every: int) -> bool:
@@ -311,32 +431,84 @@ def is_due(epoch: int, every: int) -> bool:
     return every > 0 and epoch % every == 0
 
 
-def log_position(stage: StageConfig, progress: Progress) -> dict[str, str | int]:
-    """Stage, finished epochs and finished steps, for a line of the log."""
-    return {"stage": stage.name, "epoch": progress.epoch, "step": progress.step}
+def log_position(stage: StageConfig, progress: Progress, epoch: int) -> dict[str, str | int]:
+    """Stage, epoch and finished steps, for a line of the log."""
+    return {"stage": stage.name, "epoch": epoch, "step": progress.step}
 
 
-def validate(run: Run, stage: StageConfig, progress: Progress) -> Progress:
-    """Scores the model on `train.validate_videos` videos; returns the progress with the best score so far."""
+def validate(run: Run, stage: StageConfig, progress: Progress, *, checkpoint: Path | None) -> Progress:
+    """Scores the model on `train.validate_videos` videos; returns the progress with the best score so far.
+
+    Args:
+        run: the model and its data.
+        stage: the current one.
+        progress: after the last step.
+        checkpoint: that of this progress; becomes `best.pt` if the score is the best. None in other processes.
+    """
     workers = run.config.eval.workers
     results = validate_model(run.model, run.validation, workers=workers, world=run.world, device=run.device)
-    run.metrics.write("validation", **log_position(stage, progress), **results.scores())
     assert results.main_score is not None  # `scorable` leaves out what has no masks
-    logger.info("%s, epoch %d: %s", stage.name, progress.epoch, describe(results.scores()))
-    return replace(progress, best_score=max(progress.best_score, results.main_score))
+    is_best = results.main_score > progress.best_score
+    progress = replace(progress, best_score=max(progress.best_score, results.main_score))
+    if is_best and checkpoint is not None:
+        make_best(run.config.output_dir, checkpoint)
+    position = log_position(stage, progress, passes(progress))
+    run.metrics.write("validation", **position, **results.scores())
+    if checkpoint is not None:
+        note_validation(run.config.output_dir, progress, is_best=is_best)
+    logger.info("%s, epoch %d: %s", stage.name, passes(progress), describe(results.scores()))
+    return progress
 
 
-def save(run: Run, state: TrainingState, progress: Progress, *, is_best: bool) -> None:
-    """Writes a checkpoint with the random states of all processes."""
-    random_states = gather(random_state(), run.world)
-    if run.world.is_main:
-        save_checkpoint(
-            run.config.output_dir,
-            state,
-            progress,
-            random_states=random_states,
-            config=run.config,
-            is_best=is_best,
-            keep=run.config.train.keep_checkpoints,
-        )
-    wait_for_all(run.world)
+class Keeper:
+    """Writes checkpoints when they are due, and ends the run when a signal asks for it.
+
+    Args:
+        run: its settings say when.
+        stop: the signals.
+        state: model, optimiser and schedule of the stage.
+        window: of the log.
+    """
+
+    def __init__(self, run: Run, stop: StopSignals, state: TrainingState, window: StepWindow) -> None:
+        self._run, self._stop, self._state, self._window = run, stop, state, window
+        self._saved_at = time.monotonic()
+
+    def save_if_due(self, progress: Progress, *, is_due: bool = False) -> Path | None:
+        """Called after every step, by all processes; they agree on what the first of them, or a signal, asks for.
+
+        Args:
+            progress: after the step.
+            is_due: save in any case.
+
+        Returns:
+            The checkpoint; None if none was written, and in other processes than the first.
+
+        Raises:
+            Stopped: a signal has come, to any of the processes; the checkpoint is written.
+        """
+        train = self._run.config.train
+        minutes = (time.monotonic() - self._saved_at) / 60
+        is_late = self._run.world.is_main and 0 < train.checkpoint_minutes <= minutes
+        is_due = is_due or (train.checkpoint_steps > 0 and progress.step % train.checkpoint_steps == 0)
+        asked = largest(SIGNAL_OFFSET + self._stop.signum if self._stop.signum else int(is_late), self._run.world)
+        path = self._save(progress) if is_due or asked else None
+        if asked > SIGNAL_OFFSET:
+            raise Stopped(asked - SIGNAL_OFFSET)
+        return path
+
+    def _save(self, progress: Progress) -> Path | None:
+        run = self._run
+        self._window.pause_clock()
+        self._window.check_finite()  # so that no checkpoint holds a model with a loss that is not finite
+        states = gather({"random": random_state(), "window": self._window.state()}, run.world)
+        path = None
+        if run.world.is_main:
+            keep = run.config.train.keep_checkpoints
+            path = save_checkpoint(
+                run.config.output_dir, self._state, progress, process_states=states, config=run.config, keep=keep
+            )
+        wait_for_all(run.world)
+        self._saved_at = time.monotonic()
+        self._window.restart_clock()
+        return path

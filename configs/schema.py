@@ -311,13 +311,25 @@ class TrainConfig(ConfigNode):
     """Videos per validation during training; 0: all."""
 
     checkpoint_every: PositiveInt = 1
-    """Epochs between checkpoints (the last of a stage is always written)."""
+    """Epochs between checkpoints (the last of a stage, and one before each validation, are always written)."""
+
+    checkpoint_steps: NonNegativeInt = 0
+    """Steps between checkpoints, inside epochs, too; 0: they do not matter."""
+
+    checkpoint_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    """Minutes after which a checkpoint is written, inside an epoch, too; 0: they do not matter."""
 
     keep_checkpoints: PositiveInt = 3
     """Older ones are deleted; the best is always kept."""
 
-    resume: bool = False
-    """Continue the run in `output_dir` from its last checkpoint."""
+    resume: bool | Literal["auto"] = False
+    """Continue the run in `output_dir` from its newest checkpoint that is whole. `auto`: start one where there is no
+    checkpoint yet; a job that a cluster may stop and start again needs no other command."""
+
+    accept_changes: bool = False
+    """Resume although settings have changed since the checkpoint that decide what is trained: data, seed, optimiser,
+    model or losses. The result is then that of neither recipe. Learning rates, length, workers and the like may change
+    without it."""
 
 
 class EvalConfig(ConfigNode):

@@ -12,6 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_on_cpu: list[Any] = [None]
+"""The group in which processes agree without their GPUs; None where that is the group of all."""
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -80,10 +83,13 @@ def process_group(world: World, device: torch.device) -> Iterator[None]:
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Rank 0 may score a long validation while the others wait.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
+    if device.type == "cuda":
+        _on_cpu[0] = dist.new_group(backend="gloo")
     try:
         yield
     finally:
         dist.destroy_process_group()
+        _on_cpu[0] = None
 
 
 def gather(value: Any, world: World) -> list[Any]:
@@ -93,6 +99,15 @@ def gather(value: Any, world: World) -> list[Any]:
     values: list[Any] = [None] * world.size
     dist.all_gather_object(values, value)
     return values
+
+
+def largest(value: int, world: World) -> int:
+    """The largest of the values of all processes, in every process. No GPU takes part, so that none is waited for."""
+    if world.size == 1:
+        return value
+    tensor = torch.tensor(value)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=_on_cpu[0])
+    return int(tensor)
 
 
 def mean_over_processes(values: Tensor, world: World) -> Tensor:

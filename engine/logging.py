@@ -38,13 +38,19 @@ class MetricsLog:
         folder: where the file lies.
         world: who writes.
         keep_up_to_step: on resuming, later lines of the interrupted run are dropped; None starts a new file.
+        validates_again: on resuming, the validation of that very step is dropped, too, because it will be repeated.
     """
 
-    def __init__(self, folder: Path, world: World, *, keep_up_to_step: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, world: World, *, keep_up_to_step: int | None = None, validates_again: bool = False
+    ) -> None:
         self.path = folder / METRICS_FILE
         self.is_active = world.is_main
         if self.is_active:
             kept = [] if keep_up_to_step is None else _lines_up_to(self.path, keep_up_to_step)
+            if validates_again:
+                again = {"event": "validation", "step": keep_up_to_step}
+                kept = [line for line in kept if not again.items() <= json.loads(line).items()]
             write_text(self.path, "".join(kept))
 
     def write(self, event: str, **values: Any) -> None:
@@ -74,6 +80,20 @@ class StepWindow:
         """Notes one step; the values, scalars without a graph, stay where they are."""
         self._steps.append((step, values))
         self._num_sentences += num_sentences
+
+    def state(self) -> dict[str, Any]:
+        """What is in the window, for a checkpoint; the clock is paused for it."""
+        return {
+            "steps": [(step, list(values), _row(values).cpu()) for step, values in self._steps],
+            "num_sentences": self._num_sentences,
+            "seconds": self._seconds,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on with a window that `state` returned."""
+        self._steps = [(step, dict(zip(names, row.unbind(), strict=True))) for step, names, row in state["steps"]]
+        self._num_sentences = state["num_sentences"]
+        self._seconds = state["seconds"]
 
     def restart_clock(self) -> None:
         """Time since the last step (validation, saving) does not count as training."""
@@ -106,8 +126,9 @@ class StepWindow:
         """Steps in rows, values in columns, on the CPU."""
         if not self._steps:
             return torch.zeros(0, 0)
-        rows = [torch.stack([value.detach().float() for value in values.values()]) for _, values in self._steps]
-        table = mean_over_processes(torch.stack(rows), self._world).cpu()
+        rows = [_row(values) for _, values in self._steps]
+        device = rows[-1].device  # rows from a checkpoint are on the CPU
+        table = mean_over_processes(torch.stack([row.to(device) for row in rows]), self._world).cpu()
         for (step, values), row in zip(self._steps, table, strict=True):
             if not row.isfinite().all():
                 shown = describe(dict(zip(values, row.tolist(), strict=True)))
@@ -116,6 +137,10 @@ class StepWindow:
                     "optim.max_grad_norm, or check the data; checkpoints from before this step are untouched"
                 )
         return table
+
+
+def _row(values: dict[str, Tensor]) -> Tensor:
+    return torch.stack([value.detach().float() for value in values.values()])
 
 
 def describe(values: dict[str, float]) -> str:

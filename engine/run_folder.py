@@ -88,6 +88,7 @@ def claimed_folder(folder: Path) -> Iterator[None]:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={folder} is a file, expected a folder")
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
     deadline = time.monotonic() + PATIENCE_S
@@ -108,6 +109,8 @@ def claimed_folder(folder: Path) -> Iterator[None]:
         # The folder may have become read-only or be gone. A file that stays keeps nobody out: its process is gone.
         with suppress(OSError):
             path.unlink()
+            if is_new:
+                folder.rmdir()  # where nothing was written, nothing stays
         os.close(file)
 
 

@@ -95,10 +95,17 @@ class EpochSampler(Sampler[SampleKey]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self.start = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Call before each pass: order, windows, sentences and flips of a pass follow from its number."""
+    def set_epoch(self, epoch: int, *, start: int = 0) -> None:
+        """Call before each pass: order, windows, sentences and flips of a pass follow from its number.
+
+        Args:
+            epoch: number of the pass.
+            start: so many samples of this process have been seen already, by a run that was interrupted.
+        """
         self.epoch = epoch
+        self.start = start
 
     def __len__(self) -> int:
         return (self.num_samples + self.world_size - 1) // self.world_size
@@ -106,5 +113,6 @@ class EpochSampler(Sampler[SampleKey]):
     def __iter__(self) -> Iterator[SampleKey]:
         generator = sample_generator(self.seed, SampleKey(sample=-1, epoch=self.epoch))
         order = torch.randperm(self.num_samples, generator=generator).tolist()
-        for i in range(self.rank, len(self) * self.world_size, self.world_size):
+        first = self.rank + self.start * self.world_size
+        for i in range(first, len(self) * self.world_size, self.world_size):
             yield SampleKey(sample=order[i % self.num_samples], epoch=self.epoch)
