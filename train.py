@@ -316,7 +316,8 @@ def build_window(run: Run, progress: Progress) -> StepWindow:
     # With another number of processes the lines of the log are means of other steps, no more.
     if run.resumed is not None and run.is_resumed_at(progress) and len(states) == run.world.size:
         try:
-            window.restore(states[run.world.rank]["window"])
+            if (state := states[run.world.rank]["window"]) is not None:
+                window.restore(state)
         except (KeyError, TypeError, ValueError, AttributeError):
             raise ValueError(f"{run.resumed.path}: the window of the log (process_states) is damaged") from None
     return window
