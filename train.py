@@ -114,8 +114,9 @@ class Run:
     resumed: Checkpoint | None
 
     def is_resumed_at(self, progress: Progress) -> bool:
-        """Whether nothing has been trained since the checkpoint."""
-        return self.resumed is not None and progress.step == self.progress.step
+        """Whether nothing has been trained since the checkpoint, and its stage has not been left."""
+        same = (progress.stage, progress.step) == (self.progress.stage, self.progress.step)
+        return self.resumed is not None and same
 
 
 def train_stages(run: Run, stop: StopSignals) -> None:
