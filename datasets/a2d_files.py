@@ -17,6 +17,7 @@ from jaxtyping import Bool
 
 from datasets.problems import Problem
 from datasets.readers import require_size
+from media.files import path_inside, plain_name
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,11 @@ class A2DFiles:
 
     def clip(self, video: str) -> Path:
         """The video file."""
-        return self.clips / f"{video}.mp4"
+        return path_inside(self.clips, f"{video}.mp4", what=f"{self.videoset}: video")
+
+    def annotations(self, video: str) -> Path:
+        """The folder of its h5 files."""
+        return path_inside(self.instances, video, what=f"{self.videoset}: video")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +148,7 @@ class H5Masks:
         """
         if position not in self.stems:
             raise ValueError(f"{self.folder}: frame {position + 1} is not annotated")
-        return self.folder / f"{self.stems[position]}.h5"
+        return path_inside(self.folder, f"{self.stems[position]}.h5", what=f"{self.folder}: frame")
 
     def size_of(self, position: int) -> tuple[int, int]:
         """See `SizedMaskReader`."""
@@ -236,7 +241,7 @@ def _parse_row(columns: Sequence[str]) -> Row | None:
         raise ValueError(f"instance_id={instance!r} must be a number")
     if not query.strip():
         raise ValueError(f"video {video}: the sentence is empty")
-    return Row(video, int(instance), query)
+    return Row(plain_name(video, what="video_id"), int(instance), query)
 
 
 def read_missed(path: Path, problems: list[Problem]) -> frozenset[str] | None:

@@ -162,7 +162,7 @@ def _compare_lists(
 def _fingerprint(request: SplitRequest[A2DSentencesSettings], files: A2DFiles, lengths: Mapping[str, int]) -> str:
     paths = [files.clip(video) for video in lengths]
     for video in lengths:
-        paths += (files.instances / video).glob("*.h5")
+        paths += files.annotations(video).glob("*.h5")
     return fingerprint([*paths, files.videoset, files.annotation], root=request.root, version=INDEX_FORMAT)
 
 
@@ -200,7 +200,7 @@ def _examine(root: Path, files: A2DFiles, video: str, num_listed: int) -> dict[s
     from media.video_seek import VideoFileFrames
 
     problems: list[tuple[str, str, str]] = []
-    clip, folder = files.clip(video), files.instances / video
+    clip, folder = files.clip(video), files.annotations(video)
     num_frames: int | None = None
     frame_size: tuple[int, int] | None = None
     try:
@@ -264,7 +264,7 @@ def _record(files: A2DFiles, video: str, rows: Sequence[Row], content: Mapping[s
         name=video,
         frame_names=tuple(f"{position + 1:05d}" for position in range(num_frames)),
         frames=VideoFileFrames(files.clip(video)),
-        masks=H5Masks(files.instances / video, stems),
+        masks=H5Masks(files.annotations(video), stems),
         expressions=tuple(Expression(str(row.instance), row.query, (row.instance,)) for row in rows),
         visible={
             row.instance: frozenset(position for position, stem in stems.items() if row.instance in actors[stem])

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt, field_validator, model_validator
 
 from datasets.counts import Counts, count_videos
 from datasets.held_out import HELD_OUT
 from datasets.listing import FolderListing
 from datasets.problems import Problem
 from datasets.records import VideoRecord
+from media.files import plain_name
 from structures.config_node import ConfigNode
 
 
@@ -48,6 +49,12 @@ class DatasetSettings(ConfigNode):
     eval_as_written: bool = False
     """Evaluate with the sentences exactly as they stand in the file, whatever training does with them, as the
     published inference does on Ref-YouTube-VOS and Ref-DAVIS17; RoBERTa tells the difference."""
+
+    @field_validator("train_split", "eval_split")
+    @classmethod
+    def is_name_of_a_folder(cls, split: str) -> str:
+        """Raises ValueError if a split cannot be called so: folders and files of data and results are."""
+        return plain_name(split, what="split")
 
     @property
     def label(self) -> str:

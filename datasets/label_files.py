@@ -12,6 +12,7 @@ import numpy as np
 from datasets.frame_names import FrameNames
 from datasets.problems import Problem
 from datasets.readers import IndexPngs, MaskReader
+from media.files import path_inside
 from media.mask_png import read_index_png
 from structures.object_maps import VOID_INDEX
 
@@ -64,7 +65,7 @@ class LabelPngs(IndexPngs):
         """
         if position not in self.names:
             raise ValueError(f"{self.folder}: frame {position} is not labelled")
-        return self.folder / self.names[position]
+        return path_inside(self.folder, self.names[position], what=f"{self.folder}: label")
 
 
 def read_label_pngs(folder: Path, *, frames: FrameNames, size: tuple[int, int], problems: list[Problem]) -> VideoLabels:

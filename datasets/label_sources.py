@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import field_validator
+
 from datasets.absent_words import nouns
 from datasets.coco_labels import LabelJson, open_label_json, read_json_labels
 from datasets.frame_names import FrameNames
@@ -13,6 +15,7 @@ from datasets.problems import Problem, ProblemKind
 from datasets.readers import FrameReader, ImageFiles
 from datasets.records import Expression, VideoRecord
 from datasets.sentence_file import FILE_NAME, SentenceFile, name_as_sentence, read_sentence_file
+from media.files import plain_name
 from structures.config_node import ConfigNode
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
@@ -41,6 +44,12 @@ class LabelledVideo(ConfigNode):
 
     name: str = ""
     """Of the video, in results; empty: that of its file or folder."""
+
+    @field_validator("name")
+    @classmethod
+    def is_name_of_a_folder(cls, name: str) -> str:
+        """Raises ValueError if a folder of results cannot be called so."""
+        return plain_name(name, what="name") if name else name
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any
 from datasets.listing import FolderListing
 from datasets.problems import Problem
 from datasets.records import Expression
+from media.files import path_inside, plain_name
 
 Entry = Mapping[str, Any]
 """What the file says about one expression."""
@@ -42,7 +43,7 @@ def read_videos(path: Path) -> dict[str, Any]:
     """What a file of expressions (or meta.json) says about each video.
 
     Raises:
-        ValueError: the file is missing or damaged, or has no `videos`.
+        ValueError: the file is missing or damaged, or has no `videos`, or one that cannot be the name of a folder.
     """
     try:
         videos = json.loads(path.read_bytes())["videos"]
@@ -52,6 +53,8 @@ def read_videos(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a readable JSON file with `videos` ({error!r})") from None
     if not isinstance(videos, dict):
         raise ValueError(f"{path}: `videos` must be a mapping, not {type(videos).__name__}")
+    for name in videos:
+        plain_name(name, what=f"{path}: video")
     return videos
 
 
@@ -80,7 +83,8 @@ def describe_videos(
     """
     for name, content in videos.items():
         try:
-            frames, described = tuple(map(str, content["frames"])), dict(content["expressions"])
+            frames = tuple(plain_name(str(frame), what="frame") for frame in content["frames"])
+            described = dict(content["expressions"])
         except (KeyError, TypeError, ValueError) as error:
             problems.append(Problem("expressions", str(file), f"video {name}: bad or missing entry ({error!r})"))
             continue
@@ -89,6 +93,11 @@ def describe_videos(
             continue
         expressions = []
         for key, entry in described.items():
+            try:
+                plain_name(key, what=f"video {name}: expression")  # results go to a folder of this name
+            except ValueError as error:
+                problems.append(Problem("expressions", str(file), str(error)))
+                continue
             try:
                 if not isinstance(entry["exp"], str):
                     raise ValueError(f"exp={entry['exp']!r} must be a text")
@@ -115,7 +124,8 @@ def missing_folders(folder: Path, videos: Sequence[str], hint: str = "") -> Iter
     present = {path.name for path in folder.iterdir()}
     for video in videos:
         if video not in present:
-            yield Problem("missing", f"{folder / video}/", f"no such folder of video {video}{hint}")
+            missing = path_inside(folder, video, what="video")
+            yield Problem("missing", f"{missing}/", f"no such folder of video {video}{hint}")
 
 
 def repeated_keys(path: Path) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from media.files import path_inside
 from media.images import image_size, read_rgb
 from media.mask_png import read_index_png
 
@@ -91,7 +92,7 @@ class ImageFiles:
 
     def path(self, position: int) -> Path:
         """See `FrameReader`."""
-        return self.folder / self.files[position]
+        return path_inside(self.folder, self.files[position], what=f"{self.folder}: frame")
 
     def read(self, positions: Sequence[int]) -> UInt8[np.ndarray, "time height width 3"]:
         """See `FrameReader`."""
@@ -112,7 +113,7 @@ class ImageFrames:
 
     def path(self, position: int) -> Path:
         """See `FrameReader`."""
-        return self.folder / f"{self.names[position]}{self.suffix}"
+        return path_inside(self.folder, f"{self.names[position]}{self.suffix}", what=f"{self.folder}: frame")
 
     def read(self, positions: Sequence[int]) -> UInt8[np.ndarray, "time height width 3"]:
         """See `FrameReader`."""
@@ -193,7 +194,7 @@ class PngMasks(IndexPngs):
 
     def path(self, position: int) -> Path:
         """See `IndexPngs`."""
-        return self.folder / f"{self.names[position]}.png"
+        return path_inside(self.folder, f"{self.names[position]}.png", what=f"{self.folder}: mask")
 
 
 def _read_images(

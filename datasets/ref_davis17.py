@@ -45,6 +45,7 @@ from datasets.problems import Problem, any_stops
 from datasets.readers import ImageFrames, PngMasks, pixel_value
 from datasets.records import Expression, VideoRecord
 from datasets.visibility import records_with_visibility
+from media.files import path_inside
 from structures.object_maps import VOID_INDEX
 
 SPLITS = ("train", "valid")
@@ -161,13 +162,13 @@ def read(request: SplitRequest[RefDavis17Settings]) -> SplitContents:
                 f"{PROTOCOL.num_annotators} per object"
             )
             problems.append(Problem("expressions", str(files.expressions), detail))
-        has_masks = (files.masks / video.name).is_dir()
+        masks = path_inside(files.masks, video.name, what="video")
         videos.append(
             VideoRecord(
                 name=video.name,
                 frame_names=frames,
-                frames=ImageFrames(files.frames / video.name, frames),
-                masks=PngMasks(files.masks / video.name, frames) if has_masks else None,
+                frames=ImageFrames(path_inside(files.frames, video.name, what="video"), frames),
+                masks=PngMasks(masks, frames) if masks.is_dir() else None,
                 expressions=tuple(sorted(video.expressions, key=lambda expression: int(expression.name))),
                 listed_objects=frozenset(),  # nothing lists objects, so each one must be in a mask
             )
@@ -206,11 +207,12 @@ def _read_texts(
         raise ValueError(
             f"{files.list_of_videos}: no such file; the original sentences do not say which videos are in a split"
         )
+    folders = {name: path_inside(files.frames, name, what=f"{files.list_of_videos}: video") for name in names}
     problems += missing_folders(files.frames, names)
-    frames = {name: sorted(path.stem for path in (files.frames / name).glob("*.jpg")) for name in names}
+    frames = {name: sorted(path.stem for path in folder.glob("*.jpg")) for name, folder in folders.items()}
     is_complete = request.split != "train"
     described = read_text_annotations(files.expressions, frames, is_complete=is_complete, problems=problems)
-    return {video: content for video, content in described.items() if (files.frames / video).is_dir()}
+    return {video: content for video, content in described.items() if folders[video].is_dir()}
 
 
 def _notes(

@@ -50,6 +50,7 @@ from datasets.readers import ImageFrames, PngMaskFolders, PngMasks, pixel_value
 from datasets.records import Expression, VideoRecord
 from datasets.run_lengths import RunLengthMasks, pack_track
 from datasets.visibility import FILE_NAME, records_with_visibility
+from media.files import path_inside
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
             VideoRecord(
                 name=video.name,
                 frame_names=frames,
-                frames=ImageFrames(folder / "JPEGImages" / video.name, frames),
+                frames=ImageFrames(path_inside(folder / "JPEGImages", video.name, what="video"), frames),
                 masks=masks,
                 expressions=expressions,
                 listed_objects=(
@@ -203,14 +204,16 @@ def _with_masks(
         expressions: about it.
         problems: takes files of run lengths that cannot be used.
     """
-    own = folder / "Annotations" / video
+    own = path_inside(folder / "Annotations", video, what="video")
     # a video about which no sentence is true has masks like the others
     if any(e.object_ids for e in expressions) or all(e.is_absent for e in expressions):
-        run_lengths = folder / RUN_LENGTH_FOLDER / video
+        run_lengths = path_inside(folder / RUN_LENGTH_FOLDER, video, what="video")
         if run_lengths.parent.is_dir() and not own.is_dir():
             return expressions, _read_run_lengths(run_lengths, len(frames), expressions, problems)
         return expressions, PngMasks(own, frames)
-    folders = {n: own / e.name for n, e in enumerate(expressions, start=1) if e.is_secret}
+    folders = {
+        n: path_inside(own, e.name, what="expression") for n, e in enumerate(expressions, start=1) if e.is_secret
+    }
     if not any(path.is_dir() for path in folders.values()):
         return expressions, None
     numbered = tuple(replace(e, object_ids=(n,)) if n in folders else e for n, e in enumerate(expressions, start=1))

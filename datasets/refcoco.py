@@ -36,6 +36,7 @@ from datasets.readers import ImageFrames
 from datasets.records import Expression, VideoRecord
 from datasets.refcoco_files import Reference, read_plain_pickle, read_references, read_split_file
 from datasets.run_lengths import RunLengthMasks, Track
+from media.files import path_inside
 
 SPLITS_BY = {"refcoco": ("unc", "google"), "refcoco+": ("unc",), "refcocog": ("umd", "google")}
 """Of each set, who divided it into splits; the first is the one that papers use."""
@@ -112,14 +113,14 @@ def read(request: SplitRequest[RefcocoSettings]) -> SplitContents:
     present = {path.name for path in images.iterdir()}
     videos = []
     for image, own in sorted(by_image.items()):
-        sizes = {reference.size for reference in own}
+        sizes, path = {reference.size for reference in own}, path_inside(images, image, what=f"{file}: image")
         if image not in present:
             detail = "no such image; unpack train2014.zip of COCO completely"
-            problems.append(Problem("missing", str(images / image), detail))
+            problems.append(Problem("missing", str(path), detail))
         elif len(sizes) > 1:
             problems.append(Problem("mismatched", str(file), f"image {image} has several sizes: {sorted(sizes)}"))
         else:
-            video = _record(file, images / image, own)
+            video = _record(file, path, own)
             problems += _unseen_objects(video)
             if request.for_training:
                 video = replace(video, is_pseudo_clip=request.settings.pseudo_clips)

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from datasets.problems import Problem, ProblemKind
 from datasets.run_lengths import encode_segmentation, mask_box
+from media.files import plain_name
 
 Box = tuple[float, float, float, float]
 """Left, top, width and height in pixels."""
@@ -75,7 +76,7 @@ def read_split_file(path: Path, problems: list[Problem]) -> list[Reference]:
                     Problem("duplicates", str(path), f"image {number} occurs more than once; the first one is read")
                 )
             known.add(number)
-            size, file_name, sentence = _size(image), _text(image, "file_name"), _sentence(image, "caption")
+            size, file_name, sentence = _size(image), _file_name(image), _sentence(image, "caption")
             own = annotations.get(number, [])
             if not own:
                 raise _EntryError(Problem("objects", str(path), f"image {number} ({file_name}) has no annotation"))
@@ -122,7 +123,7 @@ def read_references(path: Path, instances: Path, split: str, problems: list[Prob
             annotation = _look_up(path, reference, "ann_id", annotations, instances)
             image = _look_up(path, reference, "image_id", images, instances)
             with _entry(instances, "image", image):
-                size, file_name = _size(image), _text(image, "file_name")
+                size, file_name = _size(image), _file_name(image)
             mask = _mask(instances, annotation, size)
             if not reference["sentences"]:
                 raise ValueError("it has no sentences")
@@ -197,6 +198,10 @@ def _text(entry: Any, key: str) -> str:
     if not isinstance(entry[key], str):
         raise ValueError(f"{key}={entry[key]!r} must be a text")
     return str(entry[key])
+
+
+def _file_name(image: Any) -> str:
+    return plain_name(_text(image, "file_name"), what="file_name")
 
 
 def _sentence(entry: Any, key: str) -> str:

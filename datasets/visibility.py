@@ -11,6 +11,7 @@ import numpy as np
 from datasets.cache import cached, fingerprint
 from datasets.problems import Problem
 from datasets.records import VideoRecord
+from media.files import path_inside
 from media.mask_png import read_index_png
 from structures.user_cache import user_cache_folder
 
@@ -86,11 +87,11 @@ def visible_objects(
         total = sum(len(names) for names in frames.values())
         logger.info("reading %d masks under %s once, to learn where each object is visible", total, mask_folder)
         with ThreadPoolExecutor() as threads:
-            contents = threads.map(lambda item: _visible_in(mask_folder / item[0], item[1]), frames.items())
+            contents = threads.map(_visible_in, folders, frames.values())
             return dict(zip(frames, contents, strict=True))
 
     # the time of a folder changes when a file in it is added, removed or replaced
-    folders = [mask_folder / video for video in frames]
+    folders = [path_inside(mask_folder, video, what=f"{mask_folder}: video") for video in frames]
     key = fingerprint(folders, root=mask_folder, version=FORMAT, settings=repr(list(frames.items())))
     name = f"visible_objects_{key[:16]}.json"
     candidates = [keep_in, user_cache_folder() / name] if cache is None else [cache / name]
@@ -104,7 +105,9 @@ def _visible_in(mask_folder: Path, frames: tuple[str, ...]) -> dict[str, list[in
     """Positions of the frames that show an object, by its id as a key of JSON."""
     positions: dict[str, list[int]] = {}
     for position, frame in enumerate(frames):
-        counts = np.bincount(read_index_png(mask_folder / f"{frame}.png").ravel())
+        counts = np.bincount(
+            read_index_png(path_inside(mask_folder, f"{frame}.png", what=f"{mask_folder}: mask")).ravel()
+        )
         for object_id in np.flatnonzero(counts).tolist():
             if object_id:
                 positions.setdefault(str(object_id), []).append(position)

@@ -18,7 +18,7 @@ from typing import Any, Generic, TextIO, TypeVar
 from pydantic import TypeAdapter
 
 from engine.distributed import World, wait_for_all
-from media.files import atomic_path, write_json
+from media.files import atomic_path, output_path, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Journal(Generic[Score]):
     """
 
     def __init__(self, folder: Path, origin: Mapping[str, Any], score_type: type[Score], world: World) -> None:
-        self._folder, self._world = folder / UNFINISHED, world
+        self._folder, self._world = output_path(folder, UNFINISHED, what="journal"), world
         self._scores: TypeAdapter[list[Score]] = TypeAdapter(list[score_type])  # type: ignore[valid-type]
         if world.is_main:
             self._folder.mkdir(parents=True, exist_ok=True)

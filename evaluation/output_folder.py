@@ -11,7 +11,7 @@ from configs.schema import Config
 from evaluation.benchmarks import EvaluatedSet, all_outputs
 from evaluation.journal import UNFINISHED, VIDEOS, Journal, changes, is_unfinished, remove_journal
 from evaluation.results import ANALYSIS_PAGE, EXPRESSIONS_CSV, RESULTS_JSON, RESULTS_MARKDOWN
-from media.files import claim_output
+from media.files import claim_output, output_path
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,21 @@ SUBMISSION = "submission.zip"
 
 def folder_of(config: Config, one: EvaluatedSet) -> Path:
     """Where a data set has its results: `output_dir`, or with several data sets a folder of its own there."""
-    return config.output_dir / one.settings.eval_name if len(config.data.evaluated) > 1 else config.output_dir
+    several = len(config.data.evaluated) > 1
+    return folder_of_set(config.output_dir, one.settings.eval_name) if several else config.output_dir
+
+
+def folder_of_set(output_dir: Path, name: str) -> Path:
+    """Where one of several data sets has its results.
+
+    Args:
+        output_dir: of the evaluation.
+        name: of the data set and its split, as `results.json` has it.
+
+    Raises:
+        ValueError: the name leads out of the folder.
+    """
+    return output_path(output_dir, *name.split("/"), what="data set")
 
 
 def claim(config: Config, sets: Sequence[EvaluatedSet]) -> None:
@@ -52,7 +66,7 @@ def _folders_of_earlier(output_dir: Path) -> list[Path]:
         names = json.loads((output_dir / RESULTS_JSON).read_text(encoding="utf-8"))["sets"]
     except (OSError, ValueError, KeyError, TypeError):
         return unfinished  # no results, or the file of something else
-    return [*unfinished, *([output_dir / name for name in names] if len(names) > 1 else [output_dir])]
+    return [*unfinished, *([folder_of_set(output_dir, name) for name in names] if len(names) > 1 else [output_dir])]
 
 
 def _require_no_data(folder: Path) -> None:
@@ -87,7 +101,7 @@ def forget_without_masks(one: EvaluatedSet, folder: Path, journal: Journal) -> N
     """Finished videos whose masks are no longer there are evaluated again: a power cut may lose or empty files."""
     finished = [video for video in one.dataset if video.record.name in journal.finished]
     for video in finished:
-        paths = (folder / mask.path for mask in one.benchmark.submission(video))
+        paths = (mask.below(folder) for mask in one.benchmark.submission(video))
         if not all(path.is_file() and path.stat().st_size for path in paths):
             logger.warning("%s: masks of the finished video %s are missing", one.settings.eval_name, video.record.name)
             del journal.finished[video.record.name]

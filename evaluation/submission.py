@@ -14,7 +14,7 @@ from datasets.generated import read_statistics
 from datasets.table import definition_of
 from loading.loaders import split_request
 from loading.videos import EvalDataset
-from media.files import atomic_path
+from media.files import atomic_path, path_inside, plain_name
 from media.mask_png import read_index_png
 
 MOST_NAMED = 5
@@ -27,7 +27,7 @@ class ExpectedMask:
 
     Attributes:
         path: below the output folder.
-        name: in the archive.
+        name: in the archive, with its folders; each of them is a plain name, so that it unpacks in one place.
         size: (height, width) in pixels.
         values: that its pixels may have.
     """
@@ -36,6 +36,15 @@ class ExpectedMask:
     name: str
     size: tuple[int, int]
     values: Set[int]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError if a part of the name is none."""
+        for part in self.name.split("/"):
+            plain_name(part, what=f"{self.path}: submission")
+
+    def below(self, folder: Path) -> Path:
+        """Where it lies in an output folder."""
+        return path_inside(folder, *self.path.split("/"), what="mask of the submission")
 
 
 def require_complete(data: DataConfig, settings: DatasetSettings, dataset: EvalDataset) -> None:
@@ -89,12 +98,12 @@ def pack(folder: Path, path: Path, masks: Iterable[ExpectedMask]) -> int:
         raise ValueError(f"{path.name} was not packed: {len(faults)} of {len(wanted)} masks are wrong\n  {shown}{more}")
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for mask in wanted:
-            archive.write(folder / mask.path, mask.name)
+            archive.write(mask.below(folder), mask.name)
     return len(wanted)
 
 
 def _fault(folder: Path, mask: ExpectedMask) -> str | None:
-    path = folder / mask.path
+    path = mask.below(folder)
     try:
         pixels = read_index_png(path)
     except ValueError as error:

@@ -15,6 +15,7 @@ from evaluation.protocol import Benchmark, EvalClip, Job, VideoRun
 from evaluation.report import EntryScore, EvalReport, FrameScore, RankedQuery, score_frames
 from evaluation.submission import ExpectedMask
 from loading.videos import EvalVideo
+from media.files import output_path
 from media.mask_png import write_binary_png, write_index_png
 from metrics.region_boundary import SequenceMasks, assign_proposals, compare_all_pairs, count_objects
 from models.answers import Answer, Answers
@@ -94,6 +95,11 @@ class WholeVideoRun(VideoRun[EntryScore]):
         return clip.positions[self.num_old_frames(clip) :]
 
 
+def mask_path(folder: Path, record: VideoRecord, position: int, *folders: str) -> Path:
+    """Where the mask of a frame is written: in folders named after videos and sentences, and never elsewhere."""
+    return output_path(folder, *folders, f"{record.frame_names[position]}.png", what="mask")
+
+
 def scored_windows(data: DataConfig, record: VideoRecord) -> list[tuple[int, int]]:
     """First frame and end of the windows that are run: all of them, or those with a frame that has masks.
 
@@ -120,7 +126,7 @@ class OneMaskPerSentence(WholeVideos):
 
     def open(self, video: EvalVideo, *, folder: Path | None) -> VideoRun[EntryScore]:
         """See `Benchmark`."""
-        masks = None if folder is None else folder / self.outputs[0]
+        masks = None if folder is None else output_path(folder, self.outputs[0], what="masks")
         # Without an annotation there is nothing to compare runners-up with.
         num_ranked = 1 if video.record.masks is None else 1 + self.runners_up
         return _SentenceRun(self.data, video, masks, min_score=self.min_score, num_ranked=num_ranked)
@@ -190,9 +196,8 @@ class _SentenceRun(WholeVideoRun):
         """
         record = self.record
         if self.folder is not None:
-            target = self.folder / record.name / expression.name
             for position, mask in zip(positions, masks, strict=True):
-                write_binary_png(target / f"{record.frame_names[position]}.png", mask)
+                write_binary_png(mask_path(self.folder, record, position, record.name, expression.name), mask)
         # What means nothing in its video is nowhere; objects are known where they are labelled.
         is_partial = record.annotated is not None and not expression.is_absent
         scored = [i for i, p in enumerate(positions) if not is_partial or p in (record.annotated or ())]
@@ -317,9 +322,8 @@ class _MergedRun(WholeVideoRun):
         """Writes and compares the objects of one annotator in one window."""
         record = self.record
         if self.folder is not None:
-            target = self.folder / annotator / record.name
             for position, index_map in zip(positions, index_maps, strict=True):
-                write_index_png(target / f"{record.frame_names[position]}.png", index_map)
+                write_index_png(mask_path(self.folder, record, position, annotator, record.name), index_map)
         num_predicted = int(index_maps.max())
         annotation = self.video.load_object_maps(positions)
         if annotation is None:

@@ -146,10 +146,12 @@ def claim_output(folder: Path, *, markers: tuple[str, ...], overwrite: bool, hin
         hint: another way out for the user, added to the message.
 
     Raises:
-        ValueError: if the folder holds one of the markers, or is a file.
+        ValueError: if the folder holds one of the markers, or one that is a link to elsewhere, or is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={folder} is a file, expected a folder")
+    for marker in markers:
+        output_path(folder, *marker.split("/"), what="output")
     existing = [marker for marker in markers if (folder / marker).exists()]
     if existing and not overwrite:
         raise ValueError(

@@ -23,7 +23,7 @@ class MaskFolders(Output):
     def add(self, result: FrameResult) -> None:
         """Writes one file per object."""
         for index, (each, mask) in enumerate(zip(self.video.objects, result.masks, strict=True)):
-            write_binary_png(self.video.folder / "masks" / each.folder(index) / f"{result.frame.name}.png", mask)
+            write_binary_png(self.video.path("masks", each.folder(index), f"{result.frame.name}.png"), mask)
 
 
 class PaletteMasks(Output):
@@ -51,7 +51,7 @@ class PaletteMasks(Output):
         scores = result.scores
         for index in sorted(range(len(scores)), key=lambda i: (scores[i], -i)):
             index_map[result.masks[index]] = index + 1
-        write_index_png(self.video.folder / "palette" / f"{result.frame.name}.png", index_map)
+        write_index_png(self.video.path("palette", f"{result.frame.name}.png"), index_map)
 
 
 class Cutouts(Output):
@@ -65,7 +65,7 @@ class Cutouts(Output):
             pixels = np.zeros((*self.video.size, 4), dtype=np.uint8)
             pixels[mask, :3] = result.frame.pixels[mask]
             pixels[mask, 3] = 255
-            path = self.video.folder / "cutouts" / each.folder(index) / f"{result.frame.name}.png"
+            path = self.video.path("cutouts", each.folder(index), f"{result.frame.name}.png")
             with atomic_path(path) as temporary:
                 Image.fromarray(pixels).save(temporary, format="PNG")
 
@@ -126,7 +126,7 @@ class ContactSheet(Output):
         """Writes the picture."""
         number = min(self.NUM_TILES, len(self._tiles))
         places = np.linspace(0, len(self._tiles) - 1, number).round().astype(int)
-        with atomic_path(self.video.folder / "contact_sheet.jpg") as temporary:
+        with atomic_path(self.video.path("contact_sheet.jpg")) as temporary:
             sheet = self._sheet([self._tiles[place] for place in places])
             sheet.save(temporary, format="JPEG", quality=self.QUALITY, subsampling=0)
 

@@ -68,7 +68,7 @@ class JsonOutput(Output):
 
     def write(self, name: str, parts: Sequence[str | JsonList]) -> None:
         """Writes the file of this name: texts and the items of lists, one after the other."""
-        with atomic_path(self.video.folder / name) as temporary, temporary.open("w", encoding="utf-8") as file:
+        with atomic_path(self.video.path(name)) as temporary, temporary.open("w", encoding="utf-8") as file:
             for part in parts:
                 if isinstance(part, str):
                     file.write(part)

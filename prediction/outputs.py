@@ -14,6 +14,7 @@ from jaxtyping import Bool
 from pycocotools import mask as mask_utils
 
 from media.colours import ObjectColours
+from media.files import output_path
 from media.overlay import resized_mask
 from media.sound import Sound
 from media.video import Frame
@@ -42,6 +43,10 @@ class OutputVideo:
     fps: float
     sound: Sound | None
     colours: ObjectColours
+
+    def path(self, *names: str) -> Path:
+        """A file that is written, by the names of the folders on the way and its own; see `output_path`."""
+        return output_path(self.folder, *names, what=f"video {self.name}: output")
 
     @property
     def captions(self) -> list[str]:
@@ -137,9 +142,14 @@ class Output(ABC):
 
 
 def remove_files(folder: Path, patterns: Sequence[str]) -> None:
-    """Deletes the files of a folder that match, and folders that have become empty by that."""
+    """Deletes the files of a folder that match, and folders that have become empty by that.
+
+    Raises:
+        ValueError: a link leads to files outside of the folder.
+    """
     for pattern in patterns:
         for path in list(folder.glob(pattern)):
+            output_path(folder, *path.parent.relative_to(folder).parts, what="output")
             path.unlink()
             for parent in path.parents:
                 if parent == folder or any(parent.iterdir()):

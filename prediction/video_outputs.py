@@ -40,7 +40,7 @@ class OverlayVideo(Output):
             names=[each.label for each in self.video.objects],
             colours=self.video.colours,
         )
-        path = self.video.folder / OVERLAY
+        path = self.video.path(OVERLAY)
         self._writer = stack.enter_context(write_video(path, fps=self.video.fps, sound=self.video.sound))
 
     def add(self, result: FrameResult) -> None:
@@ -61,7 +61,7 @@ class CutoutVideos(Output):
         self._writers = [
             stack.enter_context(
                 write_video(
-                    self.video.folder / folder / f"{each.folder(index)}{suffix}",
+                    self.video.path(folder, f"{each.folder(index)}{suffix}"),
                     fps=self.video.fps,
                     encoding=self.encoding,
                 )

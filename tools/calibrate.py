@@ -16,6 +16,7 @@ from typing import Any
 from engine.checkpoint import store_min_score
 from engine.provenance import file_digest, state_digest
 from evaluation.journal import read_videos
+from evaluation.output_folder import folder_of_set
 from evaluation.report import EntryScore, presence_scores
 from evaluation.results import RESULTS_JSON
 from metrics.rejection import OperatingPoint, auc, best_point, operating_points
@@ -115,7 +116,7 @@ def _choose_set(evaluation: Path, results: dict[str, Any], name: str | None) -> 
     chosen = names[0] if name is None and len(names) == 1 else name
     if chosen is None or chosen not in names:
         raise ValueError(f"--set {name or 'is missing'}: {evaluation} evaluates {', '.join(names)}; name one of them")
-    return chosen, evaluation / chosen if len(names) > 1 else evaluation
+    return chosen, folder_of_set(evaluation, chosen) if len(names) > 1 else evaluation
 
 
 def _require_same_weights(weights: Path, evaluated: dict[str, Any], evaluation: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from media.files import write_text
+from media.files import path_inside, write_text
 from media.mask_png import read_index_png
 from metrics.region_boundary import TASKS, DavisScores, SequenceMasks, Task, score_sequences
 
@@ -68,7 +68,9 @@ def load_sequences(davis: Path, prediction: Path, names: Sequence[str], task: Ta
         raise ValueError(f"sequences named more than once: {', '.join(duplicates)}")
     masks = _mask_folder(davis, task)
     # look at all folders first: a missing one shows before minutes of scoring
-    folders = [(masks / name, prediction / name) for name in names]
+    folders = [
+        (path_inside(masks, name, what="sequence"), path_inside(prediction, name, what="sequence")) for name in names
+    ]
     for annotated, predicted in folders:
         if not annotated.is_dir():
             raise ValueError(f"{annotated}: no such folder of annotations")

@@ -12,11 +12,13 @@ from configs.schema import DataConfig
 from datasets.definition import AnnotatedFrames, DatasetSettings, MaskPerSentence, MergedObjects, RankedImages
 from datasets.table import definition_of
 from evaluation.journal import read_videos
+from evaluation.output_folder import folder_of_set
 from evaluation.ranked_report import RankedScore
 from evaluation.report import EntryScore
 from evaluation.results import RESULTS_JSON
 from loading.loaders import build_eval_dataset
 from loading.videos import EvalVideo
+from media.files import path_inside
 from tools.analyze.comparison import in_order_of, require_same_samples
 from tools.analyze.samples import Sample, sample_of_video, samples_of_frames
 
@@ -60,8 +62,10 @@ class RunSet:
         """The predicted mask of a sample of a whole video in one frame."""
         protocol = definition_of(self.settings).protocol
         if isinstance(protocol, MaskPerSentence):
-            return self.folder / protocol.folder / sample.video / sample.expression / f"{frame}.png"
-        return self.folder / sample.group / sample.video / f"{frame}.png"
+            names = [protocol.folder, sample.video, sample.expression]
+        else:
+            names = [sample.group, sample.video]
+        return path_inside(self.folder, *names, f"{frame}.png", what=f"{self.folder}: mask")
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ def _read_run(folder: Path, label: str, data_root: Path | None) -> Run:
             videos[name] = {video.record.name: video for video in build_eval_dataset(data, settings)}
         except (ValueError, OSError) as error:
             videos[name], without_pictures[name] = {}, str(error)
-        one = _read_set(folder / name if len(data.evaluated) > 1 else folder, settings, videos[name])
+        one = _read_set(folder_of_set(folder, name) if len(data.evaluated) > 1 else folder, settings, videos[name])
         if one.samples:
             sets[name] = one
     if not sets:
