@@ -14,6 +14,7 @@ from jaxtyping import Bool
 
 from datasets.problems import Problem
 from datasets.readers import require_size
+from media.files import plain_name
 
 PERSON = 1
 """Object id of the only person."""
@@ -108,7 +109,10 @@ def read_sentences(path: Path, problems: list[Problem]) -> dict[str, str]:
         elif row[0] in sentences:
             problems.append(Problem("expressions", line, f"video {row[0]} is listed twice"))
         else:
-            sentences[row[0]] = row[1]
+            try:
+                sentences[plain_name(row[0], what="video_id")] = row[1]
+            except ValueError as error:
+                problems.append(Problem("expressions", line, str(error)))
     if is_empty:
         raise ValueError(f"{path}: no sentence")
     return sentences

@@ -85,8 +85,11 @@ def describe_videos(
         try:
             frames = tuple(plain_name(str(frame), what="frame") for frame in content["frames"])
             described = dict(content["expressions"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError) as error:
             problems.append(Problem("expressions", str(file), f"video {name}: bad or missing entry ({error!r})"))
+            continue
+        except ValueError as error:
+            problems.append(Problem("expressions", str(file), f"video {name}: {error}"))
             continue
         if not frames or not described:
             problems.append(Problem("expressions", str(file), f"video {name} has no frames or no expressions"))

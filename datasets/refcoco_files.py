@@ -83,7 +83,8 @@ def read_split_file(path: Path, problems: list[Problem]) -> list[Reference]:
             if len(own) > 1:
                 raise ValueError(f"it has {len(own)} annotations; one per sentence is expected")
             mask = _mask(path, own[0], size)
-            references.append(Reference(file_name, size, *mask, ((str(number), sentence),)))
+            name = plain_name(str(number), what="id")
+            references.append(Reference(file_name, size, *mask, ((name, sentence),)))
     return references
 
 
@@ -130,7 +131,7 @@ def read_references(path: Path, instances: Path, split: str, problems: list[Prob
             sentences = []
             for sentence in reference["sentences"]:
                 with _collecting(problems), _entry(path, f"image {file_name}, sentence", sentence):
-                    name = str(sentence["sent_id"])
+                    name = plain_name(str(sentence["sent_id"]), what="sent_id")
                     if (file_name, name) in known:
                         detail = f"image {file_name}: sentence {name} occurs more than once; the first one is read"
                         raise _EntryError(Problem("duplicates", str(path), detail))

@@ -162,6 +162,39 @@ def test_criterion_and_postprocessing_know_outputs_but_not_the_model():
         assert modules.isdisjoint({"soc", "build"}), name
 
 
+NAMES_IN_DATA = {"video", "frame", "expression", "image", "sentence", "sequence", "annotator", "record", "sample"}
+"""Words for what index files name, and `stem`, `names` and so on, which readers keep of it."""
+
+NAMES_KEPT = {"stem", "stems", "names", "files", "file_name"}
+JOIN_OTHERS = {
+    "datasets/label_sources.py": "paths that the user's settings name",
+    "tools/web/page.py": "sample videos that the user names",
+    "tools/web/painting.py": "numbers of frames",
+    "media/files.py": "path_inside itself",
+}
+
+
+def test_names_from_data_become_paths_by_path_inside_alone():
+    """Told by words: `folder / video`, `folder / f"{frame}.png"`, `folder / self.names[position]`."""
+    wrong = []
+    for package in ("datasets", "loading", "evaluation", "prediction", "soc_rvos", "tools/analyze", "tools/checks"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if path.relative_to(ROOT).as_posix() in JOIN_OTHERS:
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and _names_in_data(node.right):
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def _names_in_data(node: ast.expr) -> bool:
+    if isinstance(node, ast.Call):
+        return False  # a number, such as len(names)
+    words = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    words |= {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
+    return not words.isdisjoint(NAMES_IN_DATA | NAMES_KEPT)
+
+
 def test_no_data_set_imports_another():
     table = ROOT / "datasets" / "table.py"
     modules = {module for _, module in imports_of(table) if module.startswith("datasets.")} - {"datasets.definition"}
