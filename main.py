@@ -12,6 +12,7 @@ from pathlib import Path
 
 from configs.loader import DATA_ROOT_VARIABLE, ConfigError, dump_config, load_config
 from configs.schema import Config
+from structures.user_path import user_path
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -54,11 +55,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     modes = ("train", "eval", "predict", "teach", "config")
     parser.add_argument("mode", choices=modes, help="config: print what is in force")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file, see configs/")
+    parser.add_argument("--config", type=user_path, metavar="FILE", help="YAML file, see configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key of configs/schema.py, dotted")
     parser.add_argument(
         "--model",
-        type=Path,
+        type=user_path,
         metavar="FOLDER",
         help="predict: a saved model, in place of --config; teach: start from it",
     )

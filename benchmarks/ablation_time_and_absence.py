@@ -32,6 +32,7 @@ from ruamel.yaml import YAML
 from evaluation.journal import read_videos
 from evaluation.report import EntryScore, EvalReport, presence_scores
 from metrics.rejection import best_point, operating_points
+from structures.user_path import user_path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECIPE = REPOSITORY / "configs" / "shapes.yaml"
@@ -138,8 +139,8 @@ def as_table(by_seed: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 def main() -> int:
     """Run what is not there yet, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="Referring Shapes with absent sentences")
-    parser.add_argument("out", type=Path, help="folder of runs and results")
+    parser.add_argument("data", type=user_path, help="Referring Shapes with absent sentences")
+    parser.add_argument("out", type=user_path, help="folder of runs and results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--share", type=float, default=1.0, help="of the steps of each stage (default: all)")
     options = parser.parse_args()

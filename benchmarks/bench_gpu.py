@@ -45,6 +45,7 @@ from models.postprocess import best_queries
 from models.soc import SOC
 from models.text_encoder import ROBERTA_BASE, TextEncoder
 from structures.samples import ClipTarget, SentenceMeta, VideoBatch, VideoSample
+from structures.user_path import user_path
 from train import Run, add_gradients
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a small model and clip")
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--output", type=Path, help="the page; default: benchmarks/results/gpu_NAME_DATE.md")
+    parser.add_argument("--output", type=user_path, help="the page; default: benchmarks/results/gpu_NAME_DATE.md")
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
     device = torch.device(options.device)

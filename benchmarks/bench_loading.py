@@ -37,6 +37,7 @@ from loading.loaders import read_split
 from loading.sampling import SampleKey
 from media.files import write_text
 from structures.samples import VideoSample
+from structures.user_path import user_path
 from tools.shapes.writer import make_shapes
 
 GOAL = 3.0
@@ -258,7 +259,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=6, help="of each set")
     parser.add_argument("--rounds", type=int, default=5, help="turns; the fastest of each way counts")
     parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES), help="sets to time")
-    parser.add_argument("--output", type=Path, help="folder for the result file")
+    parser.add_argument("--output", type=user_path, help="folder for the result file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = [

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from structures.user_path import user_path
 from tools.make_shapes import main as make_shapes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -67,7 +68,7 @@ def main() -> int:
     """Measure, print a table, and write it with `--output`; 1 if the goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="frames")
-    parser.add_argument("--output", type=Path, help="folder for the result file")
+    parser.add_argument("--output", type=user_path, help="folder for the result file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="other settings of the evaluation")
     options = parser.parse_args()
     rows, peaks = [], []

@@ -27,6 +27,7 @@ from metrics.region_boundary import (
     score_semi_supervised,
     score_unsupervised,
 )
+from structures.user_path import user_path
 from tools.score_davis import load_sequences, read_sequence_names
 
 GOAL = 3.0
@@ -133,11 +134,11 @@ def _seconds(score: Callable[[SequenceMasks], Scores], sequences: list[SequenceM
 def main() -> int:
     """Time both, print and store a table; exit code 1 where the goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--davis", type=Path, help="folder like DAVIS; default: generated masks")
-    parser.add_argument("--pred", type=Path, help="folder with a folder of predicted masks per sequence")
+    parser.add_argument("--davis", type=user_path, help="folder like DAVIS; default: generated masks")
+    parser.add_argument("--pred", type=user_path, help="folder with a folder of predicted masks per sequence")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--hardware", default=f"{platform.machine()}-cpu", help="part of the name of the result file")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=user_path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     cv2.setNumThreads(1)  # ours runs in one thread
 

@@ -29,6 +29,7 @@ from media.video import open_video
 from metrics.region_boundary import region_and_boundary
 from models.saved_model import load_saved_model
 from prediction.stream import PredictionSettings, VideoPredictor
+from structures.user_path import user_path
 from teach import teach
 
 
@@ -161,9 +162,9 @@ def _percent(share: float | None) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("davis", type=Path)
-    parser.add_argument("expressions", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("davis", type=user_path)
+    parser.add_argument("expressions", type=user_path)
+    parser.add_argument("out", type=user_path)
     parser.add_argument("--sequences", nargs="+", default=["blackswan", "car-shadow", "dog", "libby"])
     parser.add_argument("--labelled", type=int, default=3)
     parser.add_argument("--together", action="store_true", help="one model for all sequences")

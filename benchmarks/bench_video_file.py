@@ -24,6 +24,7 @@ import torch
 
 from loading.sampling import centred_window
 from media.video_seek import VideoFileFrames, forget_indices
+from structures.user_path import user_path
 
 GOAL = 5.0
 NUM_FRAMES, HEIGHT, WIDTH = 150, 320, 568
@@ -86,7 +87,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=20, help="clips of each file")
     parser.add_argument("--rounds", type=int, default=3, help="turns; the fastest of each way counts")
-    parser.add_argument("--output", type=Path, help="folder for the result file")
+    parser.add_argument("--output", type=user_path, help="folder for the result file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rng = np.random.default_rng(1)

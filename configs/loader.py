@@ -28,6 +28,7 @@ from configs.yaml_tree import (
     write_tree,
 )
 from datasets.table import DATASETS
+from structures.user_path import user_path
 
 COMMAND_LINE = "command line"
 DATA_ROOT_VARIABLE = "SOC_DATA_ROOT"
@@ -103,7 +104,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: with all problems found.
     """
     draft = Draft()
-    read_file(draft, find_recipe(Path(path)), chain=())
+    read_file(draft, find_recipe(user_path(path)), chain=())
     if draft.problems:  # keys of an unreadable file are unknown: errors about them would mislead
         raise ConfigError(draft.problems)
     inherit_into_stages(draft)
@@ -149,7 +150,7 @@ def read_base(draft: Draft, base: object, origin: Origin, chain: tuple[Path, ...
     if not isinstance(base, str) or not base:
         draft.report(origin, f"expected the path of a YAML file, relative to this one, got {base!r}")
         return
-    target = chain[-1].parent / base
+    target = chain[-1].parent / user_path(base)
     if not target.is_file():
         draft.report(origin, f"no such file: {show_path(target)}{suggest_file(target)}")
         return

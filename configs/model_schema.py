@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -13,6 +14,7 @@ from pydantic import (
 )
 
 from structures.config_node import ConfigNode
+from structures.user_path import expand_home
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -65,7 +67,7 @@ class VisualEncoderConfig(ConfigNode):
 class TextEncoderConfig(ConfigNode):
     """The encoder of sentences and its tokenizer: RoBERTa as published, or any other that `AutoModel` loads."""
 
-    path: str = "roberta-base"
+    path: Annotated[str, AfterValidator(expand_home)] = "roberta-base"
     """Local folder or hub id in the Hugging Face layout. A folder without weights starts at random.
     `{data.root}` stands for the root of the data, `{encoders}` for the folder of `tools.get_encoders`."""
 

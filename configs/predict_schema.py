@@ -15,6 +15,7 @@ from pydantic import (
 from configs.model_schema import Probability
 from structures.config_node import ConfigNode
 from structures.moments import parse_moment
+from structures.user_path import expand_home
 
 
 def _as_list(value: object) -> object:
@@ -74,7 +75,7 @@ OutputFormat = Literal[
 class PredictConfig(ConfigNode):
     """Prediction on videos of one's own."""
 
-    video: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    video: Annotated[tuple[Annotated[str, AfterValidator(expand_home)], ...], BeforeValidator(_as_list)] = ()
     """One or several videos: a video file, a folder of frames, a single image, a folder of videos (each of them), or a
     glob (images that it matches are the frames of one video). Several write to a folder each."""
 

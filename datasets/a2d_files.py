@@ -17,7 +17,7 @@ from jaxtyping import Bool
 
 from datasets.problems import Problem
 from datasets.readers import require_size
-from media.files import path_inside, plain_name
+from media.files import path_inside, plain_name, regular_file
 
 logger = logging.getLogger(__name__)
 
@@ -296,7 +296,7 @@ def _open_h5(path: Path) -> Iterator[Mapping[str, Any]]:
     import h5py  # here, because configurations are read without it
 
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(regular_file(path), "r") as file:
             yield file
     except FileNotFoundError:
         raise ValueError(f"{path}: no such annotation file") from None

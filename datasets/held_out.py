@@ -40,7 +40,7 @@ def read_held_out(path: Path) -> tuple[str, ...]:
         ValueError: it is missing, unreadable or empty.
     """
     try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"held_out={path}: not a readable text file of video names ({error})") from None
     names = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))

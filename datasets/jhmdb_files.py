@@ -14,7 +14,7 @@ from jaxtyping import Bool
 
 from datasets.problems import Problem
 from datasets.readers import require_size
-from media.files import plain_name
+from media.files import plain_name, regular_file
 
 PERSON = 1
 """Object id of the only person."""
@@ -43,7 +43,7 @@ class MatMasks:
         import scipy.io  # here, because configurations are read without it
 
         with _named_in_errors(self.file):
-            shapes = {name: shape for name, shape, _ in scipy.io.whosmat(self.file)}
+            shapes = {name: shape for name, shape, _ in scipy.io.whosmat(regular_file(self.file))}
             return shapes["part_mask"][2]
 
     def read(
@@ -53,7 +53,7 @@ class MatMasks:
         import scipy.io  # here, because configurations are read without it
 
         with _named_in_errors(self.file):
-            masks = np.asarray(scipy.io.loadmat(self.file, variable_names=["part_mask"])["part_mask"])
+            masks = np.asarray(scipy.io.loadmat(regular_file(self.file), variable_names=["part_mask"])["part_mask"])
         if masks.ndim != 3 or max(positions) >= masks.shape[2]:
             raise ValueError(
                 f"{self.file}: part_mask has shape {masks.shape}, but frame {max(positions) + 1} is needed"
@@ -73,7 +73,7 @@ def _named_in_errors(file: Path) -> Iterator[None]:
     except (
         OSError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, MatReadError, zlib.error
     ) as error:  # fmt: skip
-        if not file.is_file():
+        if not file.exists():
             raise ValueError(f"{file}: no such mask file") from None
         raise ValueError(f"{file}: not a readable mask file ({type(error).__name__}: {error})") from None
 

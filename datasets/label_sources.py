@@ -94,9 +94,9 @@ def find_videos(root: Path, listed: Sequence[LabelledVideo], problems: list[Prob
     if listed:
         videos = [
             LabelledVideo(
-                video=root / one.video.expanduser(),
-                labels=root / one.labels.expanduser(),
-                sentences=None if one.sentences is None else root / one.sentences.expanduser(),
+                video=root / one.video,
+                labels=root / one.labels,
+                sentences=None if one.sentences is None else root / one.sentences,
                 name=one.name or _name_of(root / one.video),
             )
             for one in listed

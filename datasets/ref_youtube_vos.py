@@ -171,7 +171,7 @@ def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
 def _valid_objects(request: SplitRequest[RefYoutubeVosSettings]) -> Mapping[str, Any] | None:
     """The videos of `valid_objects`; None where that is not set, or another split is read."""
     path = request.settings.valid_objects
-    return None if path is None or request.split != "valid" else read_videos(path.expanduser())
+    return None if path is None or request.split != "valid" else read_videos(path)
 
 
 def _object_elsewhere(videos: Mapping[str, Any], video: str, name: str, entry: Entry, file: Path | None) -> Any:

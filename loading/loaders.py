@@ -26,6 +26,7 @@ from loading.text import clean_sentence
 from loading.variation import Variation
 from loading.videos import EvalDataset
 from structures.samples import VideoBatch
+from structures.user_path import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def split_request(data: DataConfig, settings: DatasetSettings, split: str, *, fo
     """
     if data.root is None:
         raise ValueError("data.root is not set: give data.root=FOLDER on the command line or set SOC_DATA_ROOT")
-    common, own = Path(data.root).expanduser(), settings.root.expanduser()
+    common, own = user_path(data.root), settings.root
     if not (own.is_absolute() or common.is_dir()):
         raise ValueError(f"data.root={data.root}: no such folder")
     root = common / own

@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +81,20 @@ def output_path(folder: Path, *names: str, what: str) -> Path:
     real, real_folder = os.path.realpath(path), os.path.realpath(folder)
     if os.path.commonpath([real, real_folder]) != real_folder:
         raise ValueError(f"{path}: a link leads out of {folder}, to {real}; remove it, or name another output folder")
+    return path
+
+
+def regular_file(path: Path) -> Path:
+    """The path itself, if a file can be read there to its end: pipes and devices may never give one.
+
+    Raises:
+        OSError: there is nothing, or nothing that can be looked at.
+        ValueError: it is something else than a file.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device or socket"
+        raise ValueError(f"{path}: a {kind}, expected a file")
     return path
 
 

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from media.files import regular_file
+
 
 def read_rgb(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     """An image file as RGB: grey and CMYK are converted, transparency is dropped.
@@ -18,11 +20,14 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     from torchvision.io import ImageReadMode, decode_image
 
     try:
-        data = path.read_bytes()
-        image = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+        data = regular_file(path).read_bytes()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such frame") from None
-    except (RuntimeError, ValueError, OSError) as error:
+    except OSError as error:
+        raise ValueError(f"{path}: not a readable image ({error})") from None
+    try:
+        image = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: not a readable image ({error})") from None
     if image.dtype != torch.uint8:
         raise ValueError(f"{path}: an image with {image.dtype} values; convert it to 8 bits per channel")
@@ -32,7 +37,7 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "height width 3"]:
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width) of an image file, from its header."""
     try:
-        with Image.open(path) as image:
+        with Image.open(regular_file(path)) as image:
             return image.height, image.width
     except OSError as error:
         raise ValueError(f"{path}: not a readable image ({error})") from None

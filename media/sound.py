@@ -13,6 +13,8 @@ import av.container
 import av.error
 import numpy as np
 
+from media.video_stream import ffmpeg_name
+
 logger = logging.getLogger(__name__)
 
 COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")
@@ -152,7 +154,7 @@ class SoundTrack:
 @contextmanager
 def sound_track(sound: Sound, target: "av.container.OutputContainer") -> Iterator[SoundTrack | None]:
     """The sound, ready to be written; None where the file has none, or none that can be read or encoded."""
-    with av.open(str(sound.path)) as source:
+    with av.open(ffmpeg_name(sound.path)) as source:
         stream = source.streams.best("audio")
         if not isinstance(stream, av.AudioStream):
             yield None

@@ -17,9 +17,9 @@ from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from media.files import atomic_path
+from media.files import atomic_path, regular_file
 from media.sound import Sound, SoundTrack, sound_track
-from media.video_stream import open_video_stream, rgb_pixels
+from media.video_stream import ffmpeg_name, open_video_stream, rgb_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class FrameFiles:
         for index in range(len(self._paths))[start:stop:step]:
             path = self._paths[index]
             try:
-                with Image.open(path) as image:
+                with Image.open(regular_file(path)) as image:
                     pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
             except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
                 raise ValueError(f"{path}: not a readable image ({error})") from None
@@ -297,7 +297,7 @@ def write_video(
     """
     with ExitStack() as stack:
         temporary = stack.enter_context(atomic_path(path))
-        container = stack.enter_context(av.open(str(temporary), "w", options=encoding.container_options))
+        container = stack.enter_context(av.open(ffmpeg_name(temporary), "w", options=encoding.container_options))
         track = None if sound is None else stack.enter_context(sound_track(sound, container))
         writer = VideoWriter(container, fps=fps, encoding=encoding, sound=track)
         yield writer

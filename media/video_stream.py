@@ -10,6 +10,13 @@ import av.error
 import numpy as np
 from jaxtyping import UInt8
 
+from media.files import regular_file
+
+
+def ffmpeg_name(path: Path) -> str:
+    """A file as FFmpeg takes it: `12:30.mp4` and `concat:a` would be protocols, what starts with `/` is a file."""
+    return str(path.absolute())
+
 
 @contextmanager
 def open_video_stream(
@@ -25,7 +32,7 @@ def open_video_stream(
         ValueError: if the file is missing, is no video or holds no pictures.
     """
     try:
-        container = av.open(str(path))
+        container = av.open(ffmpeg_name(regular_file(path)))
     except (av.error.FFmpegError, OSError) as error:
         raise ValueError(f"video {path}: not a readable video ({error})") from None
     with container:

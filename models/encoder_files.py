@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from structures.user_cache import user_cache_folder
+from structures.user_path import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ SMALL_PAIR = (LITE0, MINILM)
 def encoders_folder() -> Path:
     """The folder that `{encoders}` stands for: SOC_ENCODERS, else `encoders` in the user's cache folder."""
     own = os.environ.get(ENCODERS_VARIABLE)
-    return Path(own) if own else user_cache_folder() / "encoders"
+    return user_path(own) if own else user_cache_folder() / "encoders"
 
 
 def fetch_small_pair(folder: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from media.video import UNKNOWN_FPS, Frame, FrameFiles, FrameSource, is_image, natural_order, open_video
 from structures.moments import Moment
+from structures.user_path import user_path
 
 VideoInput = str | Path | np.ndarray | Tensor | Iterable[Any]
 """A video: a path or glob; bytes (time, height, width, 3); a tensor of bytes (time, 3, height, width), or with the
@@ -167,8 +168,9 @@ class _AtRate:
 
 
 def _open_path(path: str | Path) -> FrameSource:
+    path = user_path(path)
     if not is_glob(path):
-        return open_video(Path(path))
+        return open_video(path)
     matches = expand_glob(path)
     if all(is_image(match) for match in matches):
         return FrameFiles(matches, name=str(path))

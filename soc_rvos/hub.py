@@ -6,6 +6,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 
 from models.saved_model import CARD, CONFIG, TEXT_ENCODER, WEIGHTS
+from structures.user_path import user_path
 
 PATTERNS = [WEIGHTS, CONFIG, CARD, *(f"{TEXT_ENCODER}/*.{suffix}" for suffix in ("json", "txt", "model"))]
 """What is downloaded: the parts of a saved model, of which tokenizers are JSON, lists of words, or SentencePiece."""
@@ -33,7 +34,7 @@ def find_folder(
     Raises:
         ValueError: there is no such folder, and no such model that can be reached.
     """
-    folder = Path(name)
+    folder = user_path(name)
     if folder.is_dir():
         if revision is not None:
             raise ValueError(f"revision={revision}: {name} is a folder on this machine, which has no revisions")

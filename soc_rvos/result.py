@@ -20,6 +20,7 @@ from prediction.writers import output_markers, outputs_of, write_outputs
 from soc_rvos.exports import coco_dataset, supervision_detections
 from soc_rvos.frames import KeptFrames, ResultFrames
 from soc_rvos.tracks import Masks, Track
+from structures.user_path import user_path
 
 if TYPE_CHECKING:
     import supervision
@@ -151,7 +152,7 @@ class Result:
         Raises:
             ValueError: the folder holds something else, a format is unknown, or one shows frames that are not kept.
         """
-        folder = Path(folder)
+        folder = user_path(folder)
         if formats is None:
             formats = (
                 DEFAULT_FORMATS if self.frames is not None else [each for each in DEFAULT_FORMATS if each in BLIND]

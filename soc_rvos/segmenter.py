@@ -22,6 +22,7 @@ from soc_rvos.frames import RereadFrames
 from soc_rvos.hub import find_folder, upload
 from soc_rvos.result import Result, joined
 from structures.moments import Moment, parse_moment
+from structures.user_path import user_path
 
 AnyVideo = VideoInput | Image.Image
 """What `prediction.sources` takes, or a single image of Pillow."""
@@ -112,7 +113,7 @@ class Segmenter:
             name,
             revision=revision,
             token=token,
-            cache=None if cache_dir is None else Path(cache_dir),
+            cache=None if cache_dir is None else user_path(cache_dir),
             local_files_only=local_files_only,
         )
         model, config = load_saved_model(folder)
@@ -248,7 +249,7 @@ class Segmenter:
         text: ModelCard | str | None = card
         if card is None and self._card is not None:
             text = with_threshold(self._card, self.config.predict.min_score, self.settings.min_score)
-        save_model(Path(folder), self.model, self._config_with_settings(), card=text, overwrite=overwrite)
+        save_model(user_path(folder), self.model, self._config_with_settings(), card=text, overwrite=overwrite)
 
     def push_to_hub(
         self,

@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+from structures.user_path import user_path
+
 
 def user_cache_folder() -> Path:
     """Where files go that can be made or fetched again, unless the user chose a folder."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "soc"
+    return (user_path(base) if base else Path.home() / ".cache") / "soc"

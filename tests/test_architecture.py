@@ -84,7 +84,7 @@ def imports_of(path: Path) -> Iterator[tuple[ast.stmt, str]]:
             yield from ((node, f"{module}.{alias.name}" if module in PACKAGES else module) for alias in node.names)
 
 
-def place(path: Path, node: ast.stmt) -> str:
+def place(path: Path, node: ast.stmt | ast.expr) -> str:
     return f"{path.relative_to(ROOT)}:{node.lineno}"
 
 
@@ -193,6 +193,21 @@ def _names_in_data(node: ast.expr) -> bool:
     words = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
     words |= {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
     return not words.isdisjoint(NAMES_IN_DATA | NAMES_KEPT)
+
+
+def test_every_option_that_is_a_path_knows_the_home_folder():
+    """`type=user_path` expands `~`; with `Path` a folder of that name is made."""
+    wrong = [
+        place(path, node)
+        for path in source_files()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and any(
+            keyword.arg == "type" and isinstance(keyword.value, ast.Name) and keyword.value.id == "Path"
+            for keyword in node.keywords
+        )
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_no_data_set_imports_another():

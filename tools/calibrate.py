@@ -21,6 +21,7 @@ from evaluation.report import EntryScore, presence_scores
 from evaluation.results import RESULTS_JSON
 from metrics.rejection import OperatingPoint, auc, best_point, operating_points
 from models.build import read_weights
+from structures.user_path import user_path
 
 T_ACC_LEVELS = (0.99, 0.95, 0.9, 0.8)
 """The table shows the best threshold for each of these, too."""
@@ -150,9 +151,15 @@ def _table(points: list[OperatingPoint], best: OperatingPoint, min_t_acc: float)
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.calibrate", description=__doc__)
-    parser.add_argument("evaluation", type=Path, metavar="EVALUATION", help="output folder of `python main.py eval`")
-    parser.add_argument("--weights", type=Path, required=True, metavar="CHECKPOINT", help="what was evaluated there")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write a new checkpoint (default: into CHECKPOINT)")
+    parser.add_argument(
+        "evaluation", type=user_path, metavar="EVALUATION", help="output folder of `python main.py eval`"
+    )
+    parser.add_argument(
+        "--weights", type=user_path, required=True, metavar="CHECKPOINT", help="what was evaluated there"
+    )
+    parser.add_argument(
+        "--output", type=user_path, metavar="FILE", help="write a new checkpoint (default: into CHECKPOINT)"
+    )
     parser.add_argument("--set", metavar="NAME", help="data set and split, where EVALUATION has several")
     parser.add_argument(
         "--min-t-acc", type=float, default=0.95, metavar="SHARE", help="the lowest T-acc (default: 0.95)"

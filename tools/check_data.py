@@ -17,6 +17,7 @@ from configs.schema import Config, DataConfig
 from datasets.definition import DatasetSettings, SplitRequest
 from datasets.table import DATASETS, definition_of, find_datasets
 from loading.loaders import split_request
+from structures.user_path import user_path
 from tools.checks.report import SplitReport
 from tools.checks.split import check_split
 
@@ -70,10 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.check_data", description="Check data sets before training; exit code 1 if it would fail."
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="check the data that this configuration names")
+    parser.add_argument("--config", type=user_path, metavar="FILE", help="check the data that this configuration names")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for main.py, such as data.root=FOLDER")
     parser.add_argument("--all", action="store_true", help="check every known data set below --root")
-    parser.add_argument("--root", type=Path, metavar="FOLDER", help="where to look with --all")
+    parser.add_argument("--root", type=user_path, metavar="FOLDER", help="where to look with --all")
     parser.add_argument("--full", action="store_true", help="open all images and videos instead of a sample")
     parser.add_argument("--sample", type=int, default=200, help="frames to open of each split (default 200)")
     parser.add_argument(

@@ -15,6 +15,7 @@ from engine.provenance import git_revision
 from models.build import build_model_for_inference, resolve_min_score
 from models.model_card import ModelCard, Source
 from models.saved_model import save_model
+from structures.user_path import user_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,8 +71,10 @@ def _source(text: str) -> Source:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.export_model", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any setting; model.weights is needed")
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML of the model, see configs/")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the saved model")
+    parser.add_argument(
+        "--config", type=user_path, required=True, metavar="FILE", help="YAML of the model, see configs/"
+    )
+    parser.add_argument("--output", type=user_path, required=True, metavar="FOLDER", help="the saved model")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier saved model there")
     card = parser.add_argument_group("for the model card")
     card.add_argument("--title", metavar="TEXT", help="default: the name of the folder")

@@ -8,9 +8,9 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from models.encoder_files import ENCODERS_VARIABLE, encoders_folder, fetch_small_pair
+from structures.user_path import user_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.get_encoders", description=__doc__)
     parser.add_argument("what", choices=("small",), help="which encoders")
     parser.add_argument(
-        "--folder", type=Path, help=f"where they go; {ENCODERS_VARIABLE}, or a folder in the user's cache, unless given"
+        "--folder",
+        type=user_path,
+        help=f"where they go; {ENCODERS_VARIABLE}, or a folder in the user's cache, unless given",
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -4,8 +4,8 @@ import argparse
 import re
 import sys
 import time
-from pathlib import Path
 
+from structures.user_path import user_path
 from tools.shapes.writer import DEFAULT_LAYOUT, GUESSES, LAYOUTS, make_shapes
 
 __all__ = ["main", "make_shapes"]
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog=_FORMATS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("out", type=Path, help="folder to create; it is what data.root should name")
+    parser.add_argument("out", type=user_path, help="folder to create; it is what data.root should name")
     parser.add_argument("--format", choices=list(LAYOUTS), default=DEFAULT_LAYOUT, help="see below")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=1500, help="clips of the train split (default 1500)")

@@ -30,6 +30,7 @@ from datasets.table import definition_of
 from evaluation.coco_ground_truth import coco_ground_truth
 from loading.loaders import read_split, split_request
 from media.files import write_json, write_text
+from structures.user_path import user_path
 
 MANIFEST = "prepared.json"
 """Remembers, in the cache folder, what each file was made of."""
@@ -64,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.prepare_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="a recipe")
-    parser.add_argument("--cache", type=Path, required=True, metavar="DIR", help="where the files go")
+    parser.add_argument("--config", type=user_path, required=True, metavar="FILE", help="a recipe")
+    parser.add_argument("--cache", type=user_path, required=True, metavar="DIR", help="where the files go")
     parser.add_argument("--held-out", type=_share, metavar="SHARE", help="share of the training videos to hold out")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which videos are held out (default 0)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for main.py, at least data.root=FOLDER")
@@ -92,7 +93,7 @@ def prepare(data: DataConfig, cache: Path, *, held_out: float | None = None, see
     Raises:
         ValueError: the data is damaged, or `cache` is among the source files.
     """
-    cache = cache.expanduser().resolve()
+    cache = cache.resolve()
     ignored = any(cache.is_relative_to(REPOSITORY / folder) for folder in NOT_SOURCE)
     if cache.is_relative_to(REPOSITORY) and not ignored:
         raise ValueError(f"--cache {cache}: lies among the source files; name a folder outside of the repository")

@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 from media.files import path_inside, write_text
 from media.mask_png import read_index_png
 from metrics.region_boundary import TASKS, DavisScores, SequenceMasks, Task, score_sequences
+from structures.user_path import expand_home, user_path
 
 RESOLUTION = "480p"
 
@@ -166,14 +167,19 @@ def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.score_davis", description=__doc__)
-    parser.add_argument("--gt", type=Path, required=True, metavar="DAVIS_DIR", help="a folder like DAVIS")
-    parser.add_argument("--pred", type=Path, required=True, metavar="DIR", help="holds <sequence>/<frame>.png")
+    parser.add_argument("--gt", type=user_path, required=True, metavar="DAVIS_DIR", help="a folder like DAVIS")
+    parser.add_argument("--pred", type=user_path, required=True, metavar="DIR", help="holds <sequence>/<frame>.png")
     parser.add_argument("--task", choices=TASKS, required=True, help="the protocol")
     parser.add_argument("--set", default="val", help="name of the list of sequences (default: val)")
     parser.add_argument("--year", default="2017", help="folder of that list (default: 2017)")
     parser.add_argument("--sequences", nargs="+", metavar="NAME", help="score these instead of a list")
     parser.add_argument(
-        "--json", nargs="?", const="-", metavar="FILE", help="print JSON instead of the table, or write it to FILE"
+        "--json",
+        type=expand_home,
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="print JSON instead of the table, or write it to FILE",
     )
     return parser
 

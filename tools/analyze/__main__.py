@@ -8,10 +8,10 @@ docs/analyze.md.
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from evaluation.results import ANALYSIS_PAGE
 from media.files import write_text
+from structures.user_path import user_path
 from tools.analyze.page import render_page
 from tools.analyze.runs import read_runs
 
@@ -38,11 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.analyze", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of `python main.py eval`")
+    parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="output folder of `python main.py eval`")
     parser.add_argument(
-        "--output", type=Path, metavar="PAGE.html", help="the page to write (default: analysis.html in the last RUN)"
+        "--output",
+        type=user_path,
+        metavar="PAGE.html",
+        help="the page to write (default: analysis.html in the last RUN)",
     )
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="where the data is, if no longer at data.root")
+    parser.add_argument(
+        "--data-root", type=user_path, metavar="DIR", help="where the data is, if no longer at data.root"
+    )
     parser.add_argument("--examples", type=int, default=6, metavar="N", help="examples of each kind (default: 6)")
     return parser
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from structures.user_path import user_path
 from tools.mutate.coverage_map import up_to_date_map
 from tools.mutate.finding import find_mutants
 from tools.mutate.operators import Mutant
@@ -110,10 +111,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=2, help="mutants tried at the same time (default: 2)")
     parser.add_argument("--marked", default="", help="pytest's -m for the tests that count (default: all)")
     parser.add_argument("--refresh", action="store_true", help="record anew which test executes which line")
-    parser.add_argument("--only-survivors", type=Path, metavar="JSON", help="try those again that survived in a report")
+    parser.add_argument(
+        "--only-survivors", type=user_path, metavar="JSON", help="try those again that survived in a report"
+    )
     parser.add_argument("--equivalents", default=EQUIVALENTS, metavar="TOML", help=f"default: {EQUIVALENTS}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcomes as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the outcomes as Markdown")
+    parser.add_argument("--json", type=user_path, metavar="FILE", help="write the outcomes as JSON")
+    parser.add_argument("--markdown", type=user_path, metavar="FILE", help="write the outcomes as Markdown")
     return parser
 
 

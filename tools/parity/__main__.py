@@ -7,17 +7,17 @@ DIR is a folder in the format of `tests/parity` (its README explains it): `fixtu
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
+from structures.user_path import user_path
 from tools.parity.checking import PARITY_FOLDER, check_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 if every fixture passes, 1 if one does not, 2 for a wrong call."""
     parser = argparse.ArgumentParser(prog="python -m tools.parity", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, nargs="?", default=PARITY_FOLDER, help="default: tests/parity")
+    parser.add_argument("folder", type=user_path, nargs="?", default=PARITY_FOLDER, help="default: tests/parity")
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="fixtures whose names hold a PART")
     options = parser.parse_args(arguments)
     torch.set_default_dtype(torch.float64)

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from structures.user_path import user_path
+
 EXIT_BAD_INPUT = 2
 
 MISSING = (
@@ -22,7 +24,7 @@ SAMPLE = Path("examples/bedroom/bedroom.mp4")
 def make_parser() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(prog="python -m tools.web", description=__doc__)
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a saved model; without it one can be taught")
+    parser.add_argument("--model", type=user_path, metavar="FOLDER", help="a saved model; without it one can be taught")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on: by default this machine alone")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
@@ -31,7 +33,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--queue", type=int, default=4, help="visitors that may wait")
     parser.add_argument("--max-teach-minutes", type=float, default=30.0, help="teaching is stopped after these")
     default = [SAMPLE] if SAMPLE.is_file() else []
-    parser.add_argument("--examples", type=Path, nargs="*", default=default, metavar="VIDEO", help="samples to pick")
+    parser.add_argument(
+        "--examples", type=user_path, nargs="*", default=default, metavar="VIDEO", help="samples to pick"
+    )
     parser.add_argument(
         "--teach-overrides", nargs="*", default=[], metavar="key=value", help="settings of configs/teach.yaml"
     )

@@ -21,6 +21,7 @@ from torch import Tensor
 from models.ops.ms_deform_attn.backends import BACKENDS, Backend, use_backend
 from models.ops.ms_deform_attn.problems import FULL_LEVELS, SMALL_LEVELS, Problem, Shapes, make_problem
 from models.ops.ms_deform_attn.reference import ms_deform_attn_reference
+from structures.user_path import user_path
 
 PLAIN = "pure PyTorch"
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -163,7 +164,7 @@ def main() -> int:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", default="", help="cases whose title holds this")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=user_path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     load = os.getloadavg()[0]

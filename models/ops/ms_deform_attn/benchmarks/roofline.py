@@ -27,6 +27,7 @@ from models.ops.ms_deform_attn import build
 from models.ops.ms_deform_attn.backends import BACKENDS, Backend
 from models.ops.ms_deform_attn.problems import BOUNDS, FULL_LEVELS, SMALL_LEVELS, Shapes, make_problem
 from models.ops.ms_deform_attn.reference import ms_deform_attn_reference
+from structures.user_path import user_path
 
 BASELINE_SOURCE = Path(__file__).resolve().parent / "baseline.cu"
 BASELINE, OURS, DETERMINISTIC, DEFORMOPS = "published algorithm", "cuda", "cuda, deterministic", "deformops"
@@ -315,7 +316,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=user_path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     if options.device == "cuda":
         if not torch.cuda.is_available():
