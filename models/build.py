@@ -20,6 +20,15 @@ from models.text_encoder import TextEncoder, load_text_encoder
 from models.timm_encoder import TimmEncoder
 from models.video_swin import SIZES, VideoSwin, VideoSwinSize
 from models.visual_encoder import VisualEncoder
+from models.weight_kinds import (
+    ANY_OF_TIMM,
+    MODEL,
+    VISUAL,
+    describe,
+    video_swin_name,
+    visual_encoder_of,
+    weight_kind,
+)
 from structures.checkpoint_file import load_strictly, read_min_score, read_state_dict
 
 logger = logging.getLogger(__name__)
@@ -152,13 +161,29 @@ def build_visual_encoder(config: VisualEncoderConfig, *, weights_follow: bool = 
         try:
             encoder.load_pretrained(state)
         except ValueError as error:
-            raise ValueError(f"model.visual_encoder.weights={config.weights}: {error}") from None
+            raise ValueError(f"{VISUAL}={config.weights}: {_of_another_encoder(state, config) or error}") from None
         logger.info("visual encoder %s: weights from %s", config.name, path)
     if config.frozen:
         if config.weights is None and not weights_follow:
             logger.warning("model.visual_encoder.frozen=true without weights: its random maps stay as they are")
         encoder.freeze()
     return encoder
+
+
+def _of_another_encoder(state: Mapping[str, Tensor], config: VisualEncoderConfig) -> str | None:
+    """What a file is that does not fit the visual encoder, and the setting that takes it.
+
+    None where the file is unknown, or of this very encoder: then the weights that do not fit say more.
+    """
+    kind = weight_kind(state)
+    custom = video_swin_name(config.embed_dim, config.depths) if config.name == "video-swin" else ""
+    own_names = (config.name, config.name.split(".")[0], custom)
+    if kind is None or kind.encoder in own_names:
+        return None
+    both_of_timm = config.name.startswith("timm/") and (kind.encoder or "").startswith("timm/")
+    if both_of_timm and kind.encoder == ANY_OF_TIMM:
+        return None
+    return f"the file is {kind.name}, which does not fit {config.name}; {kind.advice(VISUAL)}"
 
 
 def weights_path(weights: Path | Literal["hub"], name: str, hub: str | None) -> Path:
@@ -242,6 +267,8 @@ def load_weights(model: SOC, path: Path, *, class_head: Literal["load", "new", "
         ValueError: if the file is missing, unreadable or of another architecture.
     """
     state = read_weights(path)
+    if not state.keys() & model.state_dict().keys():
+        raise ValueError(f"checkpoint {path} holds nothing of this model, but {describe(state)}")
     own_head, head = _class_head(model.state_dict()), _class_head(state)
     sizes = f"{_size(head)} in the file, {_size(own_head)} in the model"
     hint = ""
@@ -258,7 +285,7 @@ def load_weights(model: SOC, path: Path, *, class_head: Literal["load", "new", "
             )
     elif head and not fits:
         hint = (
-            f"\nThe class heads differ ({sizes}): model.num_classes must be that of the file, or "
+            f". The class heads differ ({sizes}): model.num_classes must be that of the file, or "
             "model.keep_class_head=false starts the head anew"
         )
     # What counts batches is not read: models keep their own, by which nothing is computed.
@@ -269,7 +296,7 @@ def load_weights(model: SOC, path: Path, *, class_head: Literal["load", "new", "
             "%s holds no trajectory: its %d tensors start anew, with no effect until they are trained", path, len(added)
         )
     elif any(name.startswith(TRAJECTORY) for name in state.keys() - model.state_dict().keys()):
-        hint += "\nThe file was trained with model.trajectory=true"
+        hint += ". The file was trained with model.trajectory=true"
     hint += _encoder_hint(model.state_dict(), state)
     load_strictly(model, state, source=f"checkpoint {path}", hint=hint)
     logger.info("loaded %d tensors from %s", len(state) - len(added) - (len(own_head) if starts_anew else 0), path)
@@ -289,23 +316,28 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The weights of a checkpoint of ours, or of one with the published names, in our names.
 
     Raises:
-        ValueError: if the file is missing or unreadable.
+        ValueError: if the file is missing or unreadable, or the weights are those of another network.
     """
     state = {name: tensor for name, tensor in read_state_dict(path).items() if not NOT_WEIGHTS.fullmatch(name)}
+    kind = weight_kind(state)
+    if kind is not None and kind.setting != MODEL:
+        raise ValueError(f"checkpoint {path} is {kind.name}; {kind.advice(MODEL)}")
     return soc_from_published(state) if is_published_soc(state) else state
 
 
 def _encoder_hint(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """Which setting to change where the visual encoder of the file is not that of the model; empty where it is."""
-    if any(name.startswith("backbone.patch_embed.") for name in state):
-        return "\nThis is a Kinetics Video-Swin file, which model.visual_encoder.weights takes"
     of_model, of_file = (
         {name: tensor.shape for name, tensor in tensors.items() if name.startswith("visual_encoder.")}
         for tensors in (own, state)
     )
     if not of_file or of_model == of_file:
         return ""
-    return "\nThe visual encoders differ: model.visual_encoder.name (in the scripts, BACKBONE) must be that of the file"
+    name = visual_encoder_of(state)
+    return (
+        ". The visual encoders differ: model.visual_encoder.name (in the scripts, BACKBONE) must be that of the file"
+        + (f", {name}" if name else "")
+    )
 
 
 def _class_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -139,24 +139,20 @@ def efficientnet_pytorch_to_timm(state: Mapping[str, Tensor], timm_names: Sequen
 
 
 def kinetics_to_video_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The visual encoder's state dict from a Kinetics Video-Swin file (`backbone.*`).
+    """The visual encoder's state dict from a Kinetics Video-Swin file, with `backbone.` before its names or without.
 
-    Raises:
-        ValueError: if no name is below `backbone.`, as in files of whole models and of image encoders.
+    The final norm and the classifier are left out; unknown names are kept, so that a strict load reports them.
     """
-    if not any(name.startswith("backbone.") for name in state):
-        raise ValueError(
-            "no Kinetics Video-Swin file: its names start with 'backbone.', here the first is "
-            f"{next(iter(state), None)!r}"
-        )
+    prefix = "backbone." if any(name.startswith("backbone.") for name in state) else ""
     renamed = {}
     for name, tensor in state.items():
-        if not name.startswith("backbone."):
+        if not name.startswith(prefix) or name.startswith(("head.", "cls_head.")):
             continue
-        name = name.removeprefix("backbone.")
+        name = name.removeprefix(prefix)
         if name.startswith("norm.") or name.endswith("relative_position_index"):
             continue
         name = re.sub(r"^layers\.(\d+)\.downsample\.", r"downsamples.\1.", name)
         name = re.sub(r"^layers\.(\d+)\.blocks\.", r"stages.\1.", name)
-        renamed[name] = tensor.sum(dim=2, keepdim=True) if name == "patch_embed.proj.weight" else tensor
+        is_patch = name == "patch_embed.proj.weight" and tensor.ndim == 5
+        renamed[name] = tensor.sum(dim=2, keepdim=True) if is_patch else tensor
     return renamed

@@ -149,6 +149,6 @@ class VideoSwin(VisualEncoder):
         still video the features it had. The final norm and the classifier are left out.
 
         Raises:
-            ValueError: if it is another kind of file, or a weight is missing, unknown or of another shape.
+            ValueError: if a weight is missing, unknown or of another shape.
         """
         load_strictly(self, kinetics_to_video_swin(state), source="Kinetics Video-Swin file")

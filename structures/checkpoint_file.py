@@ -1,11 +1,15 @@
 """Weight files: read without running code (the only caller of `torch.load`), unwrapped, and loaded strictly.
 
-There is one reader for all of them: checkpoints of this code and of the published SOC, pretrained visual encoders, and
-what people make of these (`safetensors`, half precision, names with the prefixes of DDP and `torch.compile`).
+There is one reader for all of them: checkpoints of this code and of the published SOC, pretrained encoders of frames
+and of sentences, and what people make of these (`safetensors`, half precision, names with the prefixes of wrappers).
 """
 
+import argparse
+import datetime
 import logging
+import pathlib
 import re
+import types
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,20 +21,30 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-logger = logging.getLogger(__name__)
+from structures.state_dicts import (
+    AVERAGE,
+    STATE_DICT_KEYS,
+    bare_names,
+    find_state_dict,
+    is_state_dict,
+    misfit,
+    other_averages,
+    unusable,
+)
+from structures.unreadable import is_safetensors, what_it_is
 
-STATE_DICT_KEYS = ("model", "model_state_dict", "state_dict")
-"""Keys of the state dict in checkpoints of this code, of the published SOC, and of Kinetics Video-Swin files."""
+logger = logging.getLogger(__name__)
 
 MIN_SCORE = "min_score"
 """Key of what `tools.calibrate` stores beside the state dict: `value`, the score below which sentences are rejected,
 and where it comes from."""
 
-WRAPPER_PREFIX = re.compile(r"(?:module\.|_orig_mod\.)+")
-"""What DistributedDataParallel and `torch.compile` put before the names of parameters."""
+SHOWN = 3
+"""How many names of each kind of problem a message shows."""
 
 _NUMPY_SCALAR: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]  # declared as str | tuple
-NUMPY_NUMBERS: tuple[Callable[..., Any] | tuple[Callable[..., Any], str], ...] = (
+_Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
+NUMPY_NUMBERS: tuple[_Allowed, ...] = (
     # Under the name that NumPy 1 writes, and under that of NumPy 2.
     (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
     (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
@@ -39,51 +53,98 @@ NUMPY_NUMBERS: tuple[Callable[..., Any] | tuple[Callable[..., Any], str], ...] =
 )
 """What the pickle of a NumPy number names: the published A2D trainer stores its best score as one."""
 
+PLAIN_VALUES: tuple[_Allowed, ...] = (
+    argparse.Namespace,
+    types.SimpleNamespace,
+    datetime.datetime,
+    datetime.date,
+    datetime.timedelta,
+    pathlib.PurePosixPath,
+    pathlib.PureWindowsPath,
+    # Paths of another system cannot be made here; as names they can. Python 3.13 calls the module `pathlib._local`.
+    *(
+        (pure, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")
+        for name, pure in (
+            ("PosixPath", pathlib.PurePosixPath),
+            ("WindowsPath", pathlib.PureWindowsPath),
+            ("PurePosixPath", pathlib.PurePosixPath),
+            ("PureWindowsPath", pathlib.PureWindowsPath),
+        )
+        if (module, name) not in (("pathlib", "PurePosixPath"), ("pathlib", "PureWindowsPath"))
+    ),
+)
+"""What trainers store beside the weights (arguments, paths, times): to make one of them runs no code of the file."""
+
 
 def read_checkpoint_file(path: Path, *, in_place: bool = False) -> Any:
     """The content of a file that `torch.save` or safetensors wrote, on the CPU, without running code from it.
 
+    What it is shows its content, not its name. The checksums that `torch.save` stores are verified.
+
     Args:
         path: the file.
-        in_place: leave tensors in the file until they are looked at, for who does not need them.
+        in_place: leave tensors in the file until they are looked at, and their checksums alone, for who does not need
+            them.
 
     Raises:
-        ValueError: if the file is missing, unreadable, or holds objects other than tensors, plain values and NumPy
-            numbers.
+        ValueError: if the file is missing, unreadable, damaged, or holds objects other than tensors, plain values and
+            NumPy numbers.
     """
+    if path.is_dir():
+        raise ValueError(f"checkpoint {path} is a folder; name the file in it")
     if not path.is_file():
         raise ValueError(f"checkpoint {path}: no such file")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"checkpoint {path} cannot be read as safetensors: {error}") from error
     try:
-        with torch.serialization.safe_globals(list(NUMPY_NUMBERS)):
-            mapped = in_place and zipfile.is_zipfile(path)  # files from before PyTorch 1.6 cannot be mapped
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        is_zip = zipfile.is_zipfile(path)
+        if is_safetensors(path) or (path.suffix == ".safetensors" and not is_zip):
+            return _read_safetensors(path)
+        if is_zip:
+            _require_whole(path, in_place=in_place)
+        with torch.serialization.safe_globals([*NUMPY_NUMBERS, *PLAIN_VALUES]), path.open("rb") as file:
+            # Only a path is mapped, and no file from before PyTorch 1.6; torch goes by the name `.safetensors`.
+            mapped = in_place and is_zip and path.suffix != ".safetensors"
+            return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+    except OSError as error:
+        raise ValueError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
+    except _UnreadableError as error:
+        raise ValueError(f"checkpoint {path} cannot be read{error}") from error
     except Exception as error:  # torch raises many types for a damaged file
         raise ValueError(f"checkpoint {path} cannot be read: {_reason(error, path)}") from error
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by name, below any of `STATE_DICT_KEYS` (or two of them), or at the top.
+    """The tensors of a checkpoint file by name, wherever in it they lie (see `find_state_dict`).
 
     The names are without the prefixes of wrappers; half-precision tensors come as float32.
 
     Raises:
-        ValueError: as `read_checkpoint_file`, and if the file holds no tensors by name.
+        ValueError: as `read_checkpoint_file`, and if the file holds no tensors by name, several sets of them, or some
+            that are no weights (sparse, quantised, complex, or without numbers).
     """
     content = read_checkpoint_file(path)
-    state = _unwrapped(_unwrapped(content))
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ValueError(f"checkpoint {path} holds no state dict (a mapping from names to tensors){_found(content)}")
+    try:
+        place = find_state_dict(content)
+        if place is None:
+            raise ValueError(f"holds no state dict (a mapping from names to tensors){_found(content)}")
+        state = content
+        for key in place:
+            state = state[key]
+        names = bare_names(state)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path} {error}") from None
+    average = other_averages(content, place)
+    if place and AVERAGE.search(place[0]):
+        logger.info("%s: the averaged weights below %r are read; it holds no others", path, place[0])
+    elif average is not None:
+        logger.info("%s: the weights below %r are read, not the averaged ones below %r", path, place[0], average)
     named: dict[str, Tensor] = {}
     num_half = 0
-    for name, tensor in state.items():
-        bare = WRAPPER_PREFIX.sub("", name, count=1) if WRAPPER_PREFIX.match(name) else name
-        if bare in named:
-            raise ValueError(f"checkpoint {path} holds {bare} twice: with and without a prefix like 'module.'")
+    for name, bare in names.items():
+        tensor = state[name]
+        reason = unusable(tensor)
+        if reason is not None:
+            raise ValueError(f"checkpoint {path}: {name} {reason}")
         is_half = tensor.dtype in (torch.float16, torch.bfloat16)
         num_half += is_half
         named[bare] = tensor.float() if is_half else tensor
@@ -105,58 +166,16 @@ def read_min_score(path: Path) -> float | None:
     value = stored.get("value") if isinstance(stored, Mapping) else None
     if not isinstance(value, float) or not 0 <= value <= 1:
         raise ValueError(
-            f"checkpoint {path}: {MIN_SCORE}={stored!r} is no score between 0 and 1 as tools.calibrate stores it; "
-            "predict.min_score=0 does without"
+            f"checkpoint {path}: {MIN_SCORE}={str(stored)[:100]} is no score between 0 and 1 as tools.calibrate stores "
+            "it; predict.min_score=0 does without"
         )
     return value
 
 
 def with_min_score(content: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a checkpoint file with a threshold stored in it; a bare state dict comes below `model`."""
-    wrapped = content if _unwrapped(content) is not content else {STATE_DICT_KEYS[0]: content}
+    wrapped = {STATE_DICT_KEYS[0]: content} if is_state_dict(content) else content
     return {**wrapped, MIN_SCORE: dict(stored)}
-
-
-def _unwrapped(content: Any) -> Any:
-    """What is below the first of `STATE_DICT_KEYS`; the content itself if none is there."""
-    if isinstance(content, Mapping):
-        for key in STATE_DICT_KEYS:
-            if isinstance(content.get(key), Mapping):
-                return content[key]
-    return content
-
-
-def _found(content: Any) -> str:
-    """What a file without a state dict holds instead, for the error message."""
-    if not isinstance(content, Mapping):
-        return f", but a {type(content).__name__}"
-    averages = [str(key) for key in content if re.search(r"(^|_)ema(_|$)", str(key))]
-    if averages:
-        return (
-            f": there are only averaged weights, below {averages[0]!r}; to use them, save their state dict as "
-            "{'model': state_dict}"
-        )
-    shown = ", ".join(repr(str(key)) for key in list(content)[:8])
-    return f" below {', '.join(map(repr, STATE_DICT_KEYS))} or at the top; it has {shown or 'nothing'}"
-
-
-def _reason(error: Exception, path: Path) -> str:
-    """One sentence; torch's own messages advise to read the file without protection."""
-    if isinstance(error, OSError):
-        return str(error.strerror)
-    refused = re.search(r"GLOBAL (\S+)|but got <class '([^']+)'>", str(error))
-    if refused is not None:
-        return (
-            f"it holds an object of type {refused[1] or refused[2]}, and only tensors, numbers, text and collections "
-            "of these are read, because other objects may run code; save its state dict alone"
-        )
-    with path.open("rb") as file:
-        start = file.read(64).lstrip()
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a pointer of Git LFS, not the file itself; run `git lfs pull`"
-    if start.startswith(b"<"):
-        return "it is a web page, not weights; the download failed"
-    return f"it is damaged, or no file of torch.save ({type(error).__name__})"
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str, hint: str = "") -> None:
@@ -166,20 +185,88 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str
         module: takes the weights.
         state: tensors by name.
         source: where they are from, for the error message.
-        hint: a line below its list of problems.
+        hint: ends the message where something does not fit.
 
     Raises:
-        ValueError: with every parameter that is missing, unknown or of another shape.
+        ValueError: with the parameters that are missing, unknown, of another shape, or hold what no weight is, such as
+            NaN or integers.
     """
+    if not is_state_dict(state):
+        raise ValueError(f"{source} holds no state dict (a mapping from names to tensors)")
     own = module.state_dict()
-    problems = [f"missing: {name} {tuple(own[name].shape)}" for name in own if name not in state]
-    problems += [f"unknown: {name} {tuple(state[name].shape)}" for name in state if name not in own]
-    problems += [
-        f"shape: {name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if problems:
-        shown = problems[:40] + ([f"and {len(problems) - 40} more"] if len(problems) > 40 else [])
-        raise ValueError(f"{source} does not fit the model ({len(problems)} problems):\n  " + "\n  ".join(shown) + hint)
+    missing = [f"{name} {tuple(own[name].shape)}" for name in own if name not in state]
+    unknown = [f"{name} {tuple(state[name].shape)}" for name in state if name not in own]
+    misfits = {name: misfit(state[name], own[name]) for name in own if name in state}
+    unfit = [f"{name} {reason}" for name, reason in misfits.items() if reason is not None]
+    kinds = {"missing": missing, "unknown": unknown, "unfit": unfit}
+    num = sum(map(len, kinds.values()))
+    if num:
+        shown = "; ".join(f"{kind}: {_first(problems)}" for kind, problems in kinds.items() if problems)
+        raise ValueError(f"{source} does not fit the model ({num} problem{'s'[: num != 1]}): {shown}{hint}")
     module.load_state_dict(dict(state))
+
+
+class _UnreadableError(Exception):
+    """The end of the sentence "the file cannot be read"."""
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        reason = what_it_is(path) or f"is damaged ({_first_line(error)})"
+        raise _UnreadableError(f" as safetensors: it {reason}") from error
+
+
+def _require_whole(path: Path, *, in_place: bool) -> None:
+    """Raises _UnreadableError unless a zip archive is a checkpoint whose bytes are those that were written."""
+    other = what_it_is(path)
+    if other is not None:
+        raise _UnreadableError(f": it {other}")
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            if part.compress_type != zipfile.ZIP_STORED:
+                raise _UnreadableError(f": {part.filename} in it is compressed, which torch.save never does")
+            # 0: torch was told to leave checksums out.
+            if part.CRC == 0 or (in_place and "/data/" in part.filename):
+                continue
+            try:
+                with archive.open(part) as file:
+                    while file.read(1 << 20):
+                        pass
+            except zipfile.BadZipFile as error:
+                raise _UnreadableError(
+                    f": it is damaged ({part.filename} in it has another checksum than it was written with); copy it "
+                    "again, or take another checkpoint"
+                ) from error
+
+
+def _found(content: Any) -> str:
+    """What a file without a state dict holds instead, for the error message."""
+    if not isinstance(content, Mapping):
+        return f", but {'nothing' if content is None else 'a ' + type(content).__name__}"
+    shown = ", ".join(repr(str(key)[:40]) for key in list(content)[:8])
+    return f"; it has {shown or 'nothing'}"
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """One sentence; torch's own messages advise to read the file without protection."""
+    refused = re.search(r"GLOBAL (\S+)|but got <class '([^']+)'>|unrecognized function (.+?)(?: which|$)", str(error))
+    if refused is not None:
+        return (
+            f"it holds an object of type {refused[1] or refused[2] or refused[3]}, and only tensors, numbers, text and "
+            "collections of these are read, because other objects may run code; save its state dict alone"
+        )
+    known = what_it_is(path)
+    if known is not None:
+        return f"it {known}"
+    return f"it is damaged, or no file of torch.save ({type(error).__name__})"
+
+
+def _first(problems: list[str]) -> str:
+    more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return ", ".join(problems[:SHOWN]) + more
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

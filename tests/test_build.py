@@ -71,7 +71,7 @@ def test_unknown_sizes_need_the_generic_encoder():
 
 
 def test_weights_of_another_visual_encoder_are_an_error_with_the_setting(checkpoint: Path):
-    with pytest.raises(ValueError, match=r"model\.visual_encoder\.weights=.*model\.pt: no Kinetics Video-Swin file"):
+    with pytest.raises(ValueError, match=r"model\.pt: the file is a whole model of this project, .*model\.weights"):
         build_visual_encoder(VisualEncoderConfig(name="video-swin-t", weights=checkpoint))
 
 

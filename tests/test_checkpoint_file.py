@@ -1,8 +1,11 @@
 """Reading checkpoint files: what is taken, and what the message says about the rest."""
 
 import argparse
+import datetime
 import os
+import pathlib
 import pickle
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from structures.checkpoint_file import read_checkpoint_file, read_state_dict
+from structures.checkpoint_file import load_strictly, read_checkpoint_file, read_state_dict
 
 
 @pytest.mark.parametrize("key", [None, "model", "model_state_dict", "state_dict"])
@@ -33,16 +37,21 @@ def test_everything_that_is_not_a_tensor_is_kept(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b"not a checkpoint", "cannot be read: it is a text, which starts with 'not a checkpoint'"),
+        (b"\x81\x02 what is this", "cannot be read: it is damaged, or no file of torch.save"),
+        (b"", "cannot be read: it is empty; copy or download it again"),
+        (bytes(5000), "cannot be read: it holds zeros alone"),
+        (b"\x1f\x8b\x08 packed", "cannot be read: it is compressed by gzip; unpack it"),
+        (b"\x89HDF\r\n\x1a\n", "cannot be read: it is a file of HDF5"),
         (None, "no such file"),
-        (b"not a checkpoint", "cannot be read: it is damaged, or no file of torch.save"),
-        (b"", "cannot be read: it is damaged, or no file of torch.save"),
-        ({"model": {}, "args": argparse.Namespace(lr=1)}, r"cannot be read: it holds an object of type argparse\.Nam"),
+        ({}, "holds no state dict .*it has nothing"),
+        ({1: torch.ones(2)}, "holds no state dict"),
         ([1, 2], "holds no state dict"),
         ({"model": 1, "lr": 2}, "holds no state dict"),
         (b"<!DOCTYPE html><html>Virus scan warning</html>", "cannot be read: it is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "cannot be read: it is a pointer of Git LFS"),
     ],
-    ids=["missing", "foreign", "empty", "code", "list", "numbers", "web page", "Git LFS"],
+    ids=str,
 )
 def test_a_file_without_tensors_is_an_error_with_its_path(tmp_path: Path, content: object, message: str):
     path = tmp_path / "broken.pt"
@@ -60,7 +69,7 @@ def test_a_file_that_was_cut_off_is_an_error(tmp_path: Path):
     path = tmp_path / "half.pt"
     torch.save({"model": {"a": torch.ones(100)}}, path)
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(ValueError, match=r"half\.pt cannot be read: it is damaged"):
+    with pytest.raises(ValueError, match=r"half\.pt cannot be read: it is cut off or damaged"):
         read_checkpoint_file(path)
 
 
@@ -140,3 +149,132 @@ def test_what_is_allowed_here_is_not_allowed_elsewhere(tmp_path: Path):
     before = torch.serialization.get_safe_globals()
     read_checkpoint_file(tmp_path / "file.pt")
     assert torch.serialization.get_safe_globals() == before
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        argparse.Namespace(lr=1e-4, out="x", nested=argparse.Namespace(a=[1, 2])),
+        types.SimpleNamespace(lr=1e-4),
+        pathlib.PurePosixPath("a/b"),
+        datetime.datetime(2026, 1, 2, 3),
+        datetime.timedelta(seconds=3),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_trainers_store_beside_the_weights_is_read_and_can_be_written_again(tmp_path: Path, value: object):
+    torch.save({"model": {"a": torch.ones(1)}, "args": value}, tmp_path / "file.pt")
+    content = read_checkpoint_file(tmp_path / "file.pt")
+    assert content["args"] == value
+    torch.save(content, tmp_path / "again.pt")
+    assert read_checkpoint_file(tmp_path / "again.pt")["args"] == value
+
+
+@pytest.mark.parametrize("name", ["cpathlib\nPosixPath", "cpathlib\nWindowsPath", "cpathlib._local\nPosixPath"])
+def test_paths_of_any_system_and_python_are_read_as_names(tmp_path: Path, name: str):
+    torch.save({"model": {"a": torch.ones(1)}, "out": pathlib.PurePosixPath("a/b")}, tmp_path / "this.pt")
+    with zipfile.ZipFile(tmp_path / "this.pt") as this, zipfile.ZipFile(tmp_path / "other.pt", "w") as other:
+        for part in this.namelist():
+            other.writestr(part, this.read(part).replace(b"cpathlib\nPurePosixPath", name.encode()))
+    read = read_checkpoint_file(tmp_path / "other.pt")["out"]
+    assert isinstance(read, pathlib.PurePath)
+    assert not isinstance(read, Path)
+    assert read.parts == ("a", "b")
+
+
+def test_a_file_is_read_by_what_it_is_and_not_by_its_name(tmp_path: Path):
+    state = {"a": torch.arange(3.0)}
+    save_file(state, tmp_path / "tensors.pt")
+    torch.save(state, tmp_path / "pickle.safetensors")
+    for name in ("tensors.pt", "pickle.safetensors"):
+        assert torch.equal(read_state_dict(tmp_path / name)["a"], state["a"])
+
+
+@pytest.mark.parametrize("place", [b"data/0", b"data.pkl"])
+def test_one_changed_byte_is_seen(tmp_path: Path, place: bytes):
+    path = tmp_path / "file.pt"
+    torch.save({"model": {"a": torch.full((5000,), 1.5)}, "text": "abcdefgh"}, path)
+    content = bytearray(path.read_bytes())
+    where = content.index(b"\x00\x00\xc0\x3f" * 9) + 4000 if place == b"data/0" else content.index(b"abcdefgh")
+    content[where] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"it is damaged \(file/{place.decode()} in it has another checksum"):
+        read_state_dict(path)
+
+
+def test_a_file_that_was_written_without_checksums_is_read(tmp_path: Path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.arange(3.0)}, tmp_path / "file.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(read_state_dict(tmp_path / "file.pt")["a"], torch.arange(3.0))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["readme.txt"], "is a zip archive, but no checkpoint: it holds readme.txt"),
+        (["w/constants.pkl", "w/data.pkl", "w/code/x.py"], "is a program of TorchScript"),
+        (["arr_0.npy"], "is an archive of NumPy arrays"),
+    ],
+)
+def test_a_zip_archive_that_is_no_checkpoint_says_what_it_is(tmp_path: Path, names: list[str], message: str):
+    with zipfile.ZipFile(tmp_path / "file.pt", "w") as archive:
+        for name in names:
+            archive.writestr(name, "x")
+    with pytest.raises(ValueError, match=f"cannot be read: it {message}"):
+        read_checkpoint_file(tmp_path / "file.pt")
+
+
+def test_a_folder_is_told_from_a_file(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"is a folder; name the file in it"):
+        read_checkpoint_file(tmp_path)
+
+
+UNUSABLE: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "sparse": (lambda t: t.to_sparse(), "is not dense but sparse_coo"),
+    "meta": (lambda t: t.to("meta"), "holds no numbers"),
+    "complex": (lambda t: t.to(torch.complex64), "holds complex numbers"),
+    "quantised": (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "is quantised"),
+    "float8": (lambda t: t.to(torch.float8_e4m3fn), "is quantised"),
+    "huge": (lambda t: torch.zeros(1).as_strided((200000, 200000), (0, 0)), "claims a shape of"),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_a_tensor_that_is_no_weight_is_refused_by_name(tmp_path: Path, kind: str):
+    make, message = UNUSABLE[kind]
+    torch.save({"model": {"good": torch.ones(3), "layer.bad": make(torch.ones(3, 3))}}, tmp_path / "file.pt")
+    with pytest.raises(ValueError, match=f"layer.bad {message}"):
+        read_state_dict(tmp_path / "file.pt")
+
+
+LOADED: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = UNUSABLE | {
+    "NaN": (lambda t: torch.where(torch.eye(3).bool(), float("nan"), t), "holds NaN"),
+    "infinite": (lambda t: t / 0, "holds infinite numbers"),
+    "integer": (lambda t: t.int(), "holds int32"),
+    "bool": (lambda t: t.bool(), "holds bool"),
+    "shape": (lambda t: t[:2], r"is \(2, 3\), expected \(3, 3\)"),
+}
+
+
+@pytest.mark.parametrize("kind", LOADED)
+def test_nothing_is_loaded_if_one_tensor_is_no_weight(kind: str):
+    make, message = LOADED[kind]
+    if kind == "huge":
+        message = "claims a shape"
+    layer = torch.nn.Linear(3, 3)
+    before = layer.bias.clone()
+    with pytest.raises(ValueError, match=rf"file does not fit the model \(1 problem\): unfit: weight {message}"):
+        load_strictly(layer, {"weight": make(torch.ones(3, 3)), "bias": torch.full((3,), 7.0)}, source="file")
+    assert torch.equal(layer.bias, before)
+
+
+def test_a_misfit_is_one_line_with_the_first_names(tmp_path: Path):
+    with pytest.raises(ValueError, match="does not fit") as error:
+        load_strictly(torch.nn.Linear(3, 3), {f"x{i}": torch.ones(1) for i in range(50)}, source="file")
+    assert str(error.value) == (
+        "file does not fit the model (52 problems): missing: weight (3, 3), bias (3,); "
+        "unknown: x0 (1,), x1 (1,), x2 (1,) and 47 more"
+    )

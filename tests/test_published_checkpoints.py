@@ -72,6 +72,16 @@ WRAPPINGS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     "state_dict": lambda state: {"meta": {"env": "x"}, "state_dict": state},
     "nested": lambda state: {"model": {"state_dict": state}},
     "with an average": lambda state: {"model": state, "model_ema": prefixed(state, "module.")},
+    "under another key": lambda state: {"epoch": 3, "generator": state, "lr": 0.1},
+    "net": lambda state: {"net": state},
+    "module": lambda state: {"module": state, "optimizer": {"state": {"a": torch.ones(1)}}},
+    "average alone": lambda state: {"epoch": 1, "model_ema": {"module": state}, "optimizer": {"state": {}}},
+    "flat average alone": lambda state: {"ema_state_dict": prefixed(state, "module.")},
+    "average of torch": lambda state: {"model": prefixed(state, "module.") | {"n_averaged": torch.tensor(3)}},
+    "four keys deep": lambda state: {"a": {"model": {"module": {"state_dict": state}}}},
+    "Lightning": lambda state: {"state_dict": prefixed(state, "model."), "loops": {"a": {}}},
+    "compiled part": lambda state: {name.replace(".", "._orig_mod.", 1): t for name, t in state.items()},
+    "wrapped again and again": lambda state: prefixed(state, "module.module._orig_mod.module."),
     "DDP": lambda state: {"model_state_dict": prefixed(state, "module.")},
     "bare DDP": lambda state: prefixed(state, "module."),
     "compiled": lambda state: {"model": prefixed(state, "_orig_mod.")},
@@ -102,6 +112,20 @@ def test_the_same_weights_give_the_same_outputs_however_wrapped(
 ):
     torch.save(WRAPPINGS[wrapping](published), tmp_path / "file.pth.tar")
     assert_weights_of_seed_1(tmp_path / "file.pth.tar")
+
+
+def test_an_average_is_not_taken_in_the_place_of_the_weights_and_either_is_said(
+    tmp_path: Path, published: dict[str, Tensor], caplog
+):
+    other = {name: tensor + 1 for name, tensor in published.items()}
+    torch.save({"model_ema": other, "model": published}, tmp_path / "both.pth")
+    with caplog.at_level(logging.INFO):
+        assert_weights_of_seed_1(tmp_path / "both.pth")
+    assert "the weights below 'model' are read, not the averaged ones below 'model_ema'" in caplog.text
+    torch.save({"ema": published}, tmp_path / "average.pth")
+    with caplog.at_level(logging.INFO):
+        assert_weights_of_seed_1(tmp_path / "average.pth")
+    assert "the averaged weights below 'ema' are read; it holds no others" in caplog.text
 
 
 def test_our_own_names_are_unwrapped_as_well(tmp_path: Path):
@@ -194,8 +218,11 @@ def test_a_checkpoint_of_another_encoder_is_an_error_that_names_its_setting(
 
 
 def test_a_kinetics_file_as_checkpoint_is_an_error_that_names_its_setting(tmp_path: Path):
-    torch.save({"state_dict": {"backbone.patch_embed.proj.weight": torch.ones(2)}}, tmp_path / "kinetics.pth")
-    with pytest.raises(ValueError, match=r"a Kinetics Video-Swin file, which model\.visual_encoder\.weights takes"):
+    names = ("patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight")
+    torch.save(
+        {"state_dict": {f"backbone.{name}": torch.ones(8, 3, 2, 4, 4) for name in names}}, tmp_path / "kinetics.pth"
+    )
+    with pytest.raises(ValueError, match=r"is a Video-Swin of Kinetics .*; name it as model\.visual_encoder\.weights"):
         load_weights(tiny_soc(), tmp_path / "kinetics.pth")
 
 
@@ -229,13 +256,15 @@ def test_inference_takes_the_class_head_although_training_would_start_it_anew(tm
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda s: {"model_ema": {"module": s}}, "there are only averaged weights, below 'model_ema'"),
-        (lambda s: {"epoch": 1, "ema_state_dict": s}, "there are only averaged weights, below 'ema_state_dict'"),
-        (lambda s: {"epoch": 1, "net": s}, "or at the top; it has 'epoch', 'net'"),
+        (
+            lambda s: {"epoch": 1, "optimizer": s},
+            "holds no state dict (a mapping from names to tensors); it has 'epoch'",
+        ),
+        (lambda s: {"first": s, "second": s}, "holds several state dicts, below 'first', 'second'; save the one"),
         (lambda s: [1, 2], "but a list"),
         (lambda s: s | {"module.query_embed.weight": torch.ones(1)}, "holds query_embed.weight twice"),
     ],
-    ids=["average", "flat average", "another key", "list", "twice"],
+    ids=["optimiser", "two", "list", "twice"],
 )
 def test_a_file_that_is_not_read_says_why(
     tmp_path: Path, published: dict[str, Tensor], make: Callable[[dict[str, Tensor]], Any], message: str

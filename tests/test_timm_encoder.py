@@ -213,12 +213,12 @@ def test_a_file_that_does_not_fit_changes_nothing_and_names_what_is_wrong():
     whole["conv_stem.weight"] = torch.ones(7)
     with pytest.raises(ValueError, match=rf"timm/{WITH_BATCH_NORMS} does not fit the model \(3 problems\)") as error:
         encoder.load_pretrained(whole)
-    lines = [line.split(" (")[0].strip() for line in str(error.value).splitlines()[1:]]
-    assert lines == [
-        "missing: blocks.1.0.conv_pwl.weight",
-        "unknown: surprise.weight",
-        "shape: conv_stem.weight is",
-    ]
+    for problem in (
+        "missing: blocks.1.0.conv_pwl.weight (",
+        "unknown: surprise.weight (2,)",
+        "unfit: conv_stem.weight is (7,)",
+    ):
+        assert problem in str(error.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
 
 
@@ -265,7 +265,7 @@ def test_names_of_efficientnet_pytorch_become_those_of_timm():
 def test_an_unknown_name_of_efficientnet_pytorch_is_reported(change: str):
     theirs = in_names_of_efficientnet_pytorch(timm.create_model("tf_efficientnet_lite0").state_dict())
     theirs[change] = torch.ones(1)
-    with pytest.raises(ValueError, match=rf"\(1 problems\):\s+unknown: {change}"):
+    with pytest.raises(ValueError, match=rf"\(1 problem\): unknown: {change}"):
         TimmEncoder("tf_efficientnet_lite0").load_pretrained(theirs)
 
 
