@@ -12,6 +12,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from engine.peers import met_peers
+from structures.parent_watch import end_with_parent
+
+PEER_TIMEOUT_S = 300.0
+
+LONGEST_WAIT = timedelta(days=7)
+"""Of a collective operation: rank 0 may score a long validation while the others wait, and their heartbeats go on."""
+
 _on_cpu: list[Any] = [None]
 """The group in which processes agree without their GPUs; None where that is the group of all."""
 
@@ -37,11 +45,35 @@ class World:
 
 
 def read_world() -> World:
-    """Reads RANK, LOCAL_RANK and WORLD_SIZE; one process where `torchrun` did not set them."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    """Reads RANK, LOCAL_RANK and WORLD_SIZE; one process where `torchrun` did not set them.
+
+    Raises:
+        ValueError: only some of them are set, or they contradict each other.
+    """
+    size = _read_number("WORLD_SIZE", default=1)
     if size == 1:
         return World()
-    return World(rank=int(os.environ["RANK"]), local_rank=int(os.environ["LOCAL_RANK"]), size=size)
+    world = World(rank=_read_number("RANK"), local_rank=_read_number("LOCAL_RANK"), size=size)
+    if world.rank >= size:
+        raise ValueError(f"RANK={world.rank} must be below WORLD_SIZE={size}")
+    return world
+
+
+def _read_number(variable: str, *, default: int | None = None) -> int:
+    text = os.environ.get(variable, "" if default is None else str(default))
+    if not text.isdecimal() or (variable == "WORLD_SIZE" and int(text) == 0):
+        given = f"{variable}={text}" if variable in os.environ else f"{variable} is not set, but WORLD_SIZE is"
+        raise ValueError(
+            f"{given}; torchrun sets RANK, LOCAL_RANK and WORLD_SIZE to numbers: start several processes with it, or "
+            "unset WORLD_SIZE for a single one"
+        )
+    return int(text)
+
+
+def end_with_launcher() -> None:
+    """A rank of `torchrun` ends when that is gone: a job that is started again must not find the ranks of the last."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()
 
 
 def choose_device(name: str, world: World) -> torch.device:
@@ -72,8 +104,19 @@ def choose_device(name: str, world: World) -> torch.device:
 
 
 @contextmanager
-def process_group(world: World, device: torch.device) -> Iterator[None]:
-    """Connects the processes for the length of the block; nothing happens with a single one or inside another block."""
+def process_group(world: World, device: torch.device, *, peer_timeout: float = PEER_TIMEOUT_S) -> Iterator[None]:
+    """Connects the processes for the length of the block; nothing happens with a single one or inside another block.
+
+    When one of the others stops or dies, this one ends with a message (`engine.peers`).
+
+    Args:
+        world: the processes.
+        device: of this process.
+        peer_timeout: seconds in which the others must come, and after which a silent one counts as stopped.
+
+    Raises:
+        ValueError: a process has not come in time.
+    """
     if world.size == 1 or dist.is_initialized():
         yield
         return
@@ -81,15 +124,26 @@ def process_group(world: World, device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     # Gradients and weights of 1 x 1 convolutions differ in strides, but only along axes of size one.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    # Rank 0 may score a long validation while the others wait.
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
-    if device.type == "cuda":
-        _on_cpu[0] = dist.new_group(backend="gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-        _on_cpu[0] = None
+    with met_peers(rank=world.rank, size=world.size, timeout_s=peer_timeout) as (store, watch):
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore("group", store),
+            rank=world.rank,
+            world_size=world.size,
+            timeout=LONGEST_WAIT,
+        )
+        if device.type == "cuda":
+            _on_cpu[0] = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        try:
+            yield
+            wait_for_all(world)  # process 0 may still write, and the others should not look as if they had stopped
+        except RuntimeError:
+            watch.end_if_one_is_gone()
+            raise
+        finally:
+            watch.stop()
+            dist.destroy_process_group()
+            _on_cpu[0] = None
 
 
 def gather(value: Any, world: World) -> list[Any]:

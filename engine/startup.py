@@ -1,14 +1,14 @@
-"""What every command does first: logging, threads, and the device of this process."""
+"""What every command does first: ending with its launcher, logging, threads, and the device of this process."""
 
 import torch
 
 from configs.schema import Config
-from engine.distributed import World, choose_device
+from engine.distributed import World, choose_device, end_with_launcher
 from engine.logging import setup_logging
 
 
 def start_process(config: Config, world: World) -> torch.device:
-    """Sets up logging and the number of threads.
+    """Sets up logging and the number of threads; a rank of a launcher ends with it.
 
     Args:
         config: `device` and `num_threads` are read.
@@ -20,6 +20,7 @@ def start_process(config: Config, world: World) -> torch.device:
     Raises:
         ValueError: the configured device is not there.
     """
+    end_with_launcher()
     setup_logging(world)
     device = choose_device(config.device, world)
     if config.num_threads:

@@ -25,6 +25,7 @@ from loading.sampling import EpochSampler
 from loading.text import clean_sentence
 from loading.variation import Variation
 from loading.videos import EvalDataset
+from structures.parent_watch import end_with_parent
 from structures.samples import VideoBatch
 from structures.user_path import user_path
 
@@ -266,5 +267,9 @@ def _of_kinds(videos: tuple[VideoRecord, ...], kinds: tuple[str, ...]) -> tuple[
 
 
 def _start_worker(worker: int) -> None:
-    """Worker processes hand over many small tensors; by file descriptor they would exceed the usual limit of 1024."""
+    """Ends with its process, whatever it waits for.
+
+    Worker processes hand over many small tensors; by file descriptor they would exceed the usual limit of 1024.
+    """
     torch.multiprocessing.set_sharing_strategy("file_system")
+    end_with_parent()

@@ -22,6 +22,7 @@ from engine.checkpoint import (
 from engine.distributed import World, choose_device, process_group, read_world, wait_for_all
 from engine.logging import METRICS_FILE, MetricsLog, StepWindow, setup_logging
 from engine.optim import build_optimizer, build_schedule, learning_rate_factor, learning_rates
+from engine.peers import PeerWatch
 from engine.progress import progress_bar
 from engine.provenance import git_revision
 from engine.seeding import random_state, restore_random_state, seed_everything
@@ -377,17 +378,25 @@ def test_processes_on_gpus_take_one_each_and_wait_for_each_other(monkeypatch):
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **options: calls.append(backend))
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: calls.append("end"))
     monkeypatch.setattr(torch.distributed, "barrier", lambda: calls.append("barrier"))
+    monkeypatch.setattr(torch.distributed, "new_group", lambda **options: calls.append("on the CPU"))
+    store = torch.distributed.HashStore()
+    watch = PeerWatch(lambda: store, rank=1, size=2, timeout_s=9.0, where="here")
+    monkeypatch.setattr("engine.distributed.met_peers", lambda **options: nullcontext((store, watch)))
     world, gpu = World(rank=1, local_rank=1, size=2), torch.device("cuda", 1)
     with process_group(world, gpu):
         wait_for_all(world)
-    assert calls == [("device", gpu), "nccl", "barrier", "end"]
+    assert calls == [("device", gpu), "nccl", "on the CPU", "barrier", "barrier", "end"]
     calls.clear()
     with process_group(World(), torch.device("cpu")):
         wait_for_all(World())
     assert calls == []
     with process_group(world, torch.device("cpu")):
         pass
-    assert calls == ["gloo", "end"]
+    assert calls == ["gloo", "barrier", "end"]
+    calls.clear()
+    with pytest.raises(KeyError), process_group(world, torch.device("cpu")):
+        raise KeyError
+    assert calls == ["gloo", "end"], "who fails waits for nobody"
 
 
 def test_random_numbers_go_on_where_their_state_was_kept():
