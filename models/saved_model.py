@@ -9,7 +9,6 @@ Folders and files of the machine that trained are not named in it. Weights lie t
 this project, so that `model.weights=FOLDER/model.safetensors` starts a training, too.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from media.files import atomic_folder
 from models.build import build_model_for_inference
 from models.model_card import ModelCard, render_card
 from models.soc import SOC
+from models.text_files import require_plain_folder
 
 WEIGHTS, CONFIG, TEXT_ENCODER, CARD = "model.safetensors", "config.yaml", "text_encoder", "README.md"
 PARTS = (WEIGHTS, CONFIG, TEXT_ENCODER, CARD)
@@ -150,13 +150,7 @@ def _require_saved_model(folder: Path) -> None:
         raise ValueError(f"{folder / WEIGHTS} is damaged ({error}); copy the whole folder again") from None
     if stored != FORMAT:
         raise ValueError(f"{folder / WEIGHTS} says {FORMAT_KEY}={stored}, and this version reads {FORMAT}; {WRITERS}")
-    for path in sorted((folder / TEXT_ENCODER).glob("*.json")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); copy the whole folder again") from None
-        if isinstance(content, dict) and "auto_map" in content:
-            raise ValueError(f"{path} asks for code that comes with the model (auto_map), and no such code is run")
+    require_plain_folder(folder / TEXT_ENCODER)
 
 
 def _separate(state: dict[str, Tensor]) -> dict[str, Tensor]:

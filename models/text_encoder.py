@@ -1,32 +1,46 @@
 """A text encoder of Hugging Face from a folder or the hub, and the projection of its words to the model's width."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModel,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    RobertaConfig,
-    RobertaTokenizerFast,
     Siglip2TextModel,
     SiglipTextModel,
 )
+from transformers.utils import logging as transformers_logging
 
 from models.outputs import Tokens
+from models.text_files import (
+    MIN_TOKENS,
+    find_weights,
+    load_encoder_config,
+    load_tokenizer,
+    one_line,
+    other_weights,
+    read_folder_weights,
+    require_plain_folder,
+    require_words,
+)
+from models.weight_kinds import TEXT, weight_kind
+from structures.checkpoint_file import require_numbers
 
 logger = logging.getLogger(__name__)
 
 Pooling = Literal["pooler", "mean"]
 
-ROBERTA_BASE = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5)
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+"""An id of the hub: a name, or two with a slash between."""
 
 READS_PADDING: Mapping[str, type[PreTrainedModel]] = {
     "siglip_text_model": SiglipTextModel,
@@ -163,41 +177,6 @@ class TextProjection(nn.Module):
         return self.dropout(self.norm(self.linear(text)))
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a Hugging Face folder or hub id, or of a folder with vocab.json and merges.txt alone.
-
-    Raises:
-        ValueError: if it cannot pad sentences to one length.
-    """
-    vocabulary, merges = Path(path) / "vocab.json", Path(path) / "merges.txt"
-    if vocabulary.is_file() and merges.is_file() and not (Path(path) / "tokenizer_config.json").is_file():
-        return RobertaTokenizerFast.from_pretrained(path, config=ROBERTA_BASE)
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    if tokenizer.pad_token is None:
-        raise ValueError(
-            f"model.text_encoder.path={path}: its tokenizer has no token for padding; choose an encoder such as "
-            "RoBERTa, BERT, DeBERTa, CLIP or SigLIP"
-        )
-    return tokenizer
-
-
-def load_encoder_config(path: str) -> PreTrainedConfig:
-    """The shape of the encoder; that of roberta-base for a folder without config.json, of the text tower for CLIP.
-
-    Raises:
-        ValueError: if it is an encoder with a decoder.
-    """
-    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
-        return ROBERTA_BASE
-    config = AutoConfig.from_pretrained(path).get_text_config()
-    if config.is_encoder_decoder:
-        raise ValueError(
-            f"model.text_encoder.path={path} is a {config.model_type}, which has a decoder; choose an encoder such as "
-            "RoBERTa, BERT, DeBERTa, CLIP or SigLIP"
-        )
-    return config
-
-
 def load_text_encoder(  # each is a setting
     path: str,
     *,
@@ -220,61 +199,131 @@ def load_text_encoder(  # each is a setting
         pooling: the feature of the sentence.
 
     Raises:
-        ValueError: if the folder is incomplete, a frozen encoder would be random, or the encoder has no pooler.
+        ValueError: if the folder is incomplete or damaged, its files are not of one model, a frozen encoder or pooler
+            would be random, or the encoder has no pooler.
     """
     folder = Path(path)
-    is_local = folder.is_dir()
-    if not is_local and (folder.is_absolute() or path.startswith(".")):
+    is_local = path != "" and folder.is_dir()
+    if not is_local and not HUB_ID.fullmatch(path):
         raise ValueError(f"model.text_encoder.path={path}: no such folder")
-    has_weights = not is_local or any(folder.glob("*.safetensors")) or (folder / "pytorch_model.bin").is_file()
     try:
-        tokenizer, config = load_tokenizer(path), load_encoder_config(path)
-        if has_weights and not random_init:
-            encoder = _load_weights(path, config, needs_pooler=pooling == "pooler" and not weights_follow)
-        elif frozen and not (random_init or weights_follow):
+        if is_local:
+            require_plain_folder(folder)
+        config, tokenizer = load_encoder_config(path), load_tokenizer(path)
+        require_words(tokenizer, config, path)
+        weights = find_weights(folder) if is_local else None
+        has_weights = (weights is not None or not is_local) and not random_init
+        if frozen and not (has_weights or random_init or weights_follow):
             raise ValueError(
-                f"model.text_encoder.path={path} holds no weights, so the encoder starts at random; "
-                "set model.text_encoder.frozen=false to train it"
+                f"model.text_encoder.path={path} holds no weights{other_weights(folder)}, so the encoder starts at "
+                "random; set model.text_encoder.frozen=false to train it"
             )
+        if has_weights:
+            encoder, without_pooler = _load_weights(path, weights, config)
         else:
-            encoder = _random_encoder(config)
+            encoder, without_pooler = _random_encoder(config, path), False
     except OSError as error:
         raise ValueError(
-            f"model.text_encoder.path={path}: cannot be loaded as a Hugging Face folder or hub id ({error}). "
-            "Give a folder with config.json, tokenizer files and weights."
+            f"model.text_encoder.path={path}: cannot be loaded as a Hugging Face folder or hub id ({one_line(error)}); "
+            "give a folder with config.json, tokenizer files and weights"
         ) from error
+    if without_pooler and pooling == "pooler" and not weights_follow:
+        if frozen:
+            raise ValueError(
+                f"model.text_encoder.path={path} holds no weights of the pooler, and a frozen one would stay random; "
+                "model.text_encoder.pooling=mean needs none, and model.text_encoder.frozen=false trains it"
+            )
+        logger.warning(
+            "%s holds no weights of the pooler: it starts at random and is trained; model.text_encoder.pooling=mean "
+            "needs none",
+            path,
+        )
     try:
-        return TextEncoder(
+        built = TextEncoder(
             encoder, tokenizer, frozen=frozen, eval_mode_when_frozen=eval_mode_when_frozen, pooling=pooling
         )
     except ValueError as error:
         raise ValueError(f"model.text_encoder.path={path}: {error}") from None
+    if built.max_tokens is not None and built.max_tokens < MIN_TOKENS:
+        raise ValueError(
+            f"model.text_encoder.path={path}: config.json says max_position_embeddings="
+            f"{config.max_position_embeddings}, which leaves {max(0, built.max_tokens)} tokens of a sentence"
+        )
+    return built
 
 
-def _random_encoder(config: PreTrainedConfig) -> PreTrainedModel:
-    """The encoder as it starts training from scratch."""
-    if config.model_type in READS_PADDING:
-        return READS_PADDING[config.model_type](config)
-    return AutoModel.from_config(config)
-
-
-def _load_weights(path: str, config: PreTrainedConfig, *, needs_pooler: bool) -> PreTrainedModel:
-    """The encoder with the weights of a folder or of the hub, in single precision.
+def _random_encoder(config: PreTrainedConfig, path: str) -> PreTrainedModel:
+    """The encoder as it starts training from scratch.
 
     Raises:
-        ValueError: if weights of more than the pooler are missing.
+        ValueError: if its configuration makes none.
+    """
+    try:
+        if config.model_type in READS_PADDING:
+            return READS_PADDING[config.model_type](config)
+        return AutoModel.from_config(config, trust_remote_code=False)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"model.text_encoder.path={path}: config.json makes no encoder of type {config.model_type}: "
+            f"{one_line(error)}"
+        ) from error
+
+
+def _load_weights(path: str, weights: Path | None, config: PreTrainedConfig) -> tuple[PreTrainedModel, bool]:
+    """The encoder with the weights of a folder or of the hub, in single precision, and whether its pooler lacks them.
+
+    Args:
+        path: folder or hub id.
+        weights: the file of a folder; None for a hub id.
+        config: of the encoder.
+
+    Raises:
+        ValueError: if weights of more than the pooler are missing or unfit.
     """
     model_class: Any = READS_PADDING.get(config.model_type, AutoModel)
-    encoder, found = model_class.from_pretrained(path, config=config, output_loading_info=True, dtype="float32")
+    state = None
+    if weights is not None:
+        state = read_folder_weights(weights)
+        require_numbers(state, source=str(weights))
+        if model_class is AutoModel:
+            with torch.device("meta"):
+                model_class = type(_random_encoder(config, path))
+    with _quiet_transformers():
+        encoder, found = model_class.from_pretrained(
+            None if state is not None else path,
+            config=config,
+            state_dict=state,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            dtype="float32",
+        )
+    for name, of_file, own in sorted(found["mismatched_keys"]):
+        raise ValueError(
+            f"model.text_encoder.path={path}: {name} is {tuple(of_file)}, and config.json asks for {tuple(own)}; "
+            "they are not of one model"
+        )
     missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
     if missing:
+        kind = None if state is None else weight_kind(state)
+        what = f"are they those of a {config.model_type}?"
+        if kind is not None and kind.setting != TEXT:
+            what = f"they are {kind.name}, not a {config.model_type}"
         raise ValueError(
-            f"model.text_encoder.path={path}: {len(missing)} weights are missing, such as {missing[0]}; are they those "
-            f"of a {config.model_type}?"
+            f"model.text_encoder.path={path}: {len(missing)} weights are missing, such as {missing[0]}; {what}"
         )
-    if found["missing_keys"] and needs_pooler:
-        logger.warning(
-            "%s holds no weights of the pooler: it starts at random; model.text_encoder.pooling=mean needs none",
-            path,
-        )
-    return encoder
+    return encoder, bool(found["missing_keys"])
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without the tables and bars of transformers: what they say that matters is said here."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -206,6 +206,19 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str
     module.load_state_dict(dict(state))
 
 
+def require_numbers(state: Mapping[str, Tensor], *, source: str) -> None:
+    """Checks tensors whose model is not known yet: fractional numbers must be finite, and weights and biases be such.
+
+    Raises:
+        ValueError: with the first tensor that is no weight.
+    """
+    for name, tensor in state.items():
+        is_weight = tensor.is_floating_point() or name.endswith(("weight", "bias"))
+        reason = misfit(tensor, torch.empty_like(tensor, dtype=torch.float32, device="meta")) if is_weight else None
+        if reason is not None:
+            raise ValueError(f"{source}: {name} {reason}")
+
+
 class _UnreadableError(Exception):
     """The end of the sentence "the file cannot be read"."""
 

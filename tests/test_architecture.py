@@ -44,8 +44,17 @@ ALLOWED = {
 
 # Inside models: a module imports only from floors below its own.
 FLOORS = (
-    {"outputs", "ops", "losses", "checkpoint_names", "encoder_files"},
-    {"layers", "position_encoding", "window_attention", "visual_encoder", "feature_pyramid", "weight_kinds"},
+    {"outputs", "ops", "losses", "checkpoint_names", "encoder_files", "text_files"},
+    {"weight_kinds"},
+    {
+        "text_files",
+        "weight_kinds",
+        "layers",
+        "position_encoding",
+        "window_attention",
+        "visual_encoder",
+        "feature_pyramid",
+    },
     {"video_swin", "resnet", "timm_encoder", "text_encoder", "trajectory"},
     {"fusion", "deformable_transformer", "object_cluster", "spatial_decoder", "dynamic_mask_head"},
     {"soc", "matcher", "postprocess"},

@@ -148,6 +148,13 @@ def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path):
         load_text_encoder(str(tmp_path / "nowhere"), frozen=False)
 
 
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_text_encoder(tmp_path / "encoder", ["a square"], vocab_size=300)
+    text = TextEncoderConfig(path="~/encoder", frozen=False)
+    assert build_text_encoder(ModelConfig(text_encoder=text), data_root=None).dim == 64
+
+
 def test_the_root_of_the_data_is_filled_in_or_asked_for(tmp_path: Path):
     config = ModelConfig(text_encoder=TextEncoderConfig(path="{data.root}/text_encoder"))
     with pytest.raises(ValueError, match=r"give data\.root=FOLDER"):
