@@ -52,7 +52,7 @@ def evaluate(config: Config) -> Results:
     sets = evaluated_sets(config.data, runners_up=config.eval.runners_up, min_score=min_score)
     _require_submission(config, sets)
     results: dict[str, SetResult] = {}
-    with process_group(world, device):
+    with process_group(world, device, peer_timeout=config.train.peer_timeout):
         if world.is_main:
             claim(config, sets)
         wait_for_all(world)

@@ -77,7 +77,7 @@ def fit(config: Config) -> None:
     device = start_process(config, world)
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignals())
-        stack.enter_context(process_group(world, device))
+        stack.enter_context(process_group(world, device, peer_timeout=config.train.peer_timeout))
         if world.is_main:
             stack.enter_context(claimed_folder(config.output_dir))
         try:

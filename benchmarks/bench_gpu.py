@@ -43,7 +43,8 @@ from models.inference import encode_sentences, segment_clip
 from models.outputs import LayerOutput
 from models.postprocess import best_queries
 from models.soc import SOC
-from models.text_encoder import ROBERTA_BASE, TextEncoder
+from models.text_encoder import TextEncoder
+from models.text_files import ROBERTA_BASE
 from structures.samples import ClipTarget, SentenceMeta, VideoBatch, VideoSample
 from structures.user_path import user_path
 from train import Run, add_gradients

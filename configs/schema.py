@@ -326,6 +326,10 @@ class TrainConfig(ConfigNode):
     """Continue the run in `output_dir` from its newest checkpoint that is whole. `auto`: start one where there is no
     checkpoint yet; a job that a cluster may stop and start again needs no other command."""
 
+    peer_timeout: Annotated[float, Field(gt=0, le=86400)] = 300.0
+    """Seconds after which a process of several that is silent, or never comes, counts as lost, and the others end with
+    its rank in a message and exit code 75. Long validations need no longer ones."""
+
     accept_changes: bool = False
     """Resume although settings have changed since the checkpoint that decide what is trained: data, seed, optimiser,
     model or losses. The result is then that of neither recipe. Learning rates, length, workers and the like may change
