@@ -47,18 +47,11 @@ if [[ ! -f $held_out ]]; then
 fi
 begin=$SECONDS
 if [[ ! -f $folder/trained ]]; then
-    resume=()
-    if [[ -f $weights ]]; then
-        say "going on with the training in $model"
-        resume=(train.resume=true)
-    else
-        say "training ($config)"
-        [[ ! -e $model ]] || resume=(overwrite=true) # stopped before its first checkpoint
-    fi
+    say "training ($config)"
     # Two processes: see configs/shapes.yaml.
     OMP_NUM_THREADS=$(($(nproc) > 3 ? $(nproc) / 2 : 1)) \
         "$python" -m torch.distributed.run --standalone --nproc-per-node 2 \
-        main.py train "${settings[@]}" output_dir="$model" device=cpu "${resume[@]}"
+        main.py train "${settings[@]}" output_dir="$model" device=cpu train.resume=auto
     touch "$folder/trained"
 fi
 
