@@ -18,7 +18,7 @@ from typing import Any, Generic, TextIO, TypeVar
 from pydantic import TypeAdapter
 
 from engine.distributed import World, wait_for_all
-from media.files import atomic_path, output_path, write_json
+from media.files import atomic_path, named_errors, output_path, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +84,10 @@ class Journal(Generic[Score]):
     def add(self, video: str, scores: Sequence[Score]) -> None:
         """Notes a finished video; its masks are on disk."""
         line = {"video": video, "scores": self._scores.dump_python(list(scores), mode="json")}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with named_errors(Path(self._file.name)):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self.finished[video] = list(scores)
 
     def write_videos(self, scores: Mapping[str, Sequence[Score]]) -> None:
@@ -143,4 +144,5 @@ def read_videos(folder: Path, score_type: type[Score]) -> dict[str, list[Score]]
 
 def remove_journal(folder: Path) -> None:
     """Once the results are written, or are to be replaced."""
-    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    if (folder / UNFINISHED).exists():
+        shutil.rmtree(folder / UNFINISHED)

@@ -1,11 +1,14 @@
 """Files that are complete or absent, names from data as paths, and output folders that hold one run each."""
 
+import ctypes
+import errno
 import json
 import os
 import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +22,14 @@ MOST_SHOWN = 80
 
 _NOT_IN_NAMES = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]")
 _LONGEST_SUFFIX = 16
+
+_TEMPORARY = re.compile(r"\..{0,16}\.[0-9a-f]{16}(\.[^.]*)?", re.DOTALL)
+
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""Of errors that name no file: those that cannot come from reading another one in the meantime."""
+
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""What file systems answer that have nothing to wait for."""
 
 
 def plain_name(name: str, *, what: str) -> str:
@@ -99,21 +110,102 @@ def regular_file(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary name in the folder of `path`, renamed to it when the block succeeds and deleted when it fails.
+
+    The file reaches the disk before it gets its name, and the name before the block is left: after a power cut there is
+    the old file or the new one, and never an empty one.
 
     The suffix is kept, because some writers choose the format by it. The name is random, because processes of
     several machines may write the same file; it does not grow with the name of the file, which may be as long as names
     can be.
+
+    Args:
+        path: of the file; its folder is made if it is missing.
+        durable: False for one of very many files, such as the masks of a video, for which the disk is not waited for
+            each time; `flush_disk` does it once for all.
+
+    Raises:
+        OSError: it cannot be written; names `path`, which the error of a full disk does not do by itself.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = path.suffix if len(path.suffix) <= _LONGEST_SUFFIX else ""
-    temporary = path.with_name(f".{path.stem[:16]}.{secrets.token_hex(8)}{suffix}")
+    with named_errors(path):
+        _make_folder(path.parent, durable=durable)
+        suffix = path.suffix if len(path.suffix) <= _LONGEST_SUFFIX else ""
+        temporary = path.with_name(f".{path.stem[:16]}.{secrets.token_hex(8)}{suffix}")
+        try:
+            yield temporary
+            if durable:
+                _sync(temporary)
+            temporary.replace(path)
+            if durable:
+                _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Where writing fails in the block, the error names this file, and not none, or the temporary one beside it."""
     try:
-        yield temporary
-        temporary.replace(path)
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        if error.filename is None:
+            is_ours = error.errno in _CANNOT_WRITE
+        else:
+            named = Path(os.fsdecode(error.filename))
+            is_ours = named.parent == path.parent and is_temporary(named)
+        if not is_ours:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether the name is one that `atomic_path` gives: of a file that is being written, or that a killed run left."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def remove_temporary(folder: Path) -> None:
+    """Deletes the files that killed runs left half written, below a folder that nobody else writes to."""
+    for path in folder.rglob(".*"):
+        if is_temporary(path) and path.is_file() and not path.is_symlink():
+            path.unlink()
+
+
+def flush_disk(folder: Path) -> None:
+    """Waits until everything that was written to the file system of a folder has reached its disk."""
+    if sys.platform == "linux":
+        # os.sync waits for all other file systems, too, and for ever for one whose server is gone.
+        file = os.open(folder, os.O_RDONLY)
+        try:
+            if ctypes.CDLL(None, use_errno=True).syncfs(file):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+        finally:
+            os.close(file)
+    elif sys.platform != "win32":
+        os.sync()
+
+
+def _make_folder(folder: Path, *, durable: bool) -> None:
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing if durable else ():
+        _sync(made.parent)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    if sys.platform == "win32" and path.is_dir():  # folders cannot be opened there
+        return
+    file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(file)
 
 
 @contextmanager

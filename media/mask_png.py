@@ -68,5 +68,5 @@ def write_binary_png(path: str | Path, mask: Bool[np.ndarray, "height width"]) -
 
 
 def _save_png(path: str | Path, image: Image.Image) -> None:
-    with atomic_path(Path(path)) as temporary:
+    with atomic_path(Path(path), durable=False) as temporary:
         image.save(temporary, format="PNG")

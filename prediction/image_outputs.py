@@ -1,5 +1,6 @@
 """Outputs of one image per frame, and one picture of all."""
 
+import io
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class Cutouts(Output):
             pixels[mask, :3] = result.frame.pixels[mask]
             pixels[mask, 3] = 255
             path = self.video.path("cutouts", each.folder(index), f"{result.frame.name}.png")
-            with atomic_path(path) as temporary:
+            with atomic_path(path, durable=False) as temporary:
                 Image.fromarray(pixels).save(temporary, format="PNG")
 
 
@@ -128,7 +129,9 @@ class ContactSheet(Output):
         places = np.linspace(0, len(self._tiles) - 1, number).round().astype(int)
         with atomic_path(self.video.path("contact_sheet.jpg")) as temporary:
             sheet = self._sheet([self._tiles[place] for place in places])
-            sheet.save(temporary, format="JPEG", quality=self.QUALITY, subsampling=0)
+            content = io.BytesIO()  # Pillow writes JPEG to a file by itself, and does not say why it cannot
+            sheet.save(content, format="JPEG", quality=self.QUALITY, subsampling=0)
+            temporary.write_bytes(content.getvalue())
 
     def _tile(self, result: FrameResult) -> Tile:
         pixels = result.frame.pixels

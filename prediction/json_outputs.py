@@ -4,11 +4,12 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import IO, Any
 
 from datasets.run_lengths import mask_area, mask_box
-from media.files import atomic_path
+from media.files import atomic_path, named_errors
 from prediction.outputs import FrameResult, Output
 
 DIGITS = 5
@@ -23,8 +24,9 @@ class JsonList:
     """
 
     def __init__(self, stack: ExitStack) -> None:
-        file = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # the stack closes it
-        self._file: IO[str] = stack.enter_context(file)
+        self._folder = Path(tempfile.gettempdir())
+        self._file: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", dir=self._folder)  # noqa: SIM115
+        stack.callback(self._close)
         self._length = 0
 
     def __len__(self) -> int:
@@ -32,13 +34,19 @@ class JsonList:
 
     def append(self, value: Any) -> None:
         """Appends something that JSON has."""
-        self._file.write((", " if self._length else "") + _text(value))
+        with named_errors(self._folder):
+            self._file.write((", " if self._length else "") + _text(value))
         self._length += 1
 
     def copy_to(self, file: IO[str]) -> None:
         """Writes its items, separated by commas."""
-        self._file.seek(0)
+        with named_errors(self._folder):
+            self._file.seek(0)  # writes what is left
         shutil.copyfileobj(self._file, file)
+
+    def _close(self) -> None:
+        with suppress(OSError):  # what a full disk did not take was reported when it was written
+            self._file.close()
 
 
 class JsonOutput(Output):
