@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from configs.schema import Config
 from engine.distributed import World, gather, process_group, read_world, wait_for_all
 from engine.provenance import file_digest, provenance, state_digest
+from engine.run_folder import claimed_folder
 from engine.seeding import seed_everything
 from engine.startup import start_process
 from evaluation.benchmarks import EvaluatedSet, evaluated_sets
@@ -27,7 +29,7 @@ from evaluation.results import (
 )
 from evaluation.runner import SetResult, run_benchmark
 from evaluation.submission import pack, require_complete
-from media.files import write_json, write_text
+from media.files import flush_disk, write_json, write_text
 from models.build import build_model_for_inference, resolve_min_score
 from models.soc import SOC
 
@@ -52,8 +54,10 @@ def evaluate(config: Config) -> Results:
     sets = evaluated_sets(config.data, runners_up=config.eval.runners_up, min_score=min_score)
     _require_submission(config, sets)
     results: dict[str, SetResult] = {}
-    with process_group(world, device, peer_timeout=config.train.peer_timeout):
+    with ExitStack() as stack:
+        stack.enter_context(process_group(world, device, peer_timeout=config.train.peer_timeout))
         if world.is_main:
+            stack.enter_context(claimed_folder(config.output_dir))
             claim(config, sets)
         wait_for_all(world)
         model = build_model_for_inference(config).to(device)
@@ -155,7 +159,7 @@ def _write_results(
     memory: list[dict[str, float]],
     weights: str,
 ) -> None:
-    """`results.json` last: where it exists, everything does."""
+    """`results.json` last: where it exists, everything does, on the disk, too."""
     reports = Results({name: result.report for name, result in results.items()})
     speeds = [speed for result in results.values() for speed in result.speed]
     speed = describe_speed(speeds, num_processes=len(memory), seconds=seconds)
@@ -173,6 +177,7 @@ def _write_results(
     )
     notes = {one.settings.eval_name: [one.dataset.note] if one.dataset.note else [] for one in sets}
     write_text(config.output_dir / RESULTS_MARKDOWN, head + "\n" + reports.as_markdown(notes))
+    flush_disk(config.output_dir)
     write_json(
         config.output_dir / RESULTS_JSON,
         reports.as_dict() | {"speed": speed, "peak_memory": memory, "notes": notes} | origin,

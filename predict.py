@@ -12,21 +12,21 @@ from configs.schema import Config
 from engine.distributed import World
 from engine.progress import progress_bar
 from engine.provenance import provenance
+from engine.run_folder import claimed_folder
 from engine.seeding import seed_everything
 from engine.startup import start_process
 from media.colours import Colour
-from media.files import claim_output, write_json
+from media.files import flush_disk, write_json
 from media.overlay import NOT_FOUND
 from models.build import build_model_for_inference
 from prediction.inputs import ObjectToFind, VideoToSegment, find_objects, find_videos
+from prediction.output_folder import SUMMARY, claim, finish
 from prediction.sources import FrameRange, open_source
 from prediction.stream import ObjectPrediction, PredictionSettings, VideoPredictor
-from prediction.writers import output_markers, outputs_of, write_outputs
+from prediction.writers import outputs_of, write_outputs
 from structures.moments import parse_moment
 
 logger = logging.getLogger(__name__)
-
-SUMMARY = "prediction.json"
 
 
 @dataclass
@@ -90,17 +90,21 @@ def predict(config: Config) -> None:
     predictor = VideoPredictor(build_model_for_inference(config), settings=settings, device=device)
     several = len(videos) > 1
     folders = [config.output_dir / video.name if several else config.output_dir for video in videos]
-    for folder in folders:
-        claim_output(folder, markers=(*output_markers(), SUMMARY), overwrite=config.overwrite)
     problems = []
-    for video, folder in zip(videos, folders, strict=True):
-        try:
-            predict_video(predictor, video, objects, folder, config)
-        except ValueError as error:
-            if not several:
-                raise
-            problems.append(str(error))
-            logger.error("%s", error)
+    with ExitStack() as stack:
+        for folder in dict.fromkeys([config.output_dir, *folders]):
+            stack.enter_context(claimed_folder(folder))
+        claim(config.output_dir, folders, overwrite=config.overwrite)
+        for video, folder in zip(videos, folders, strict=True):
+            try:
+                predict_video(predictor, video, objects, folder, config)
+            except ValueError as error:
+                if not several:
+                    raise
+                problems.append(str(error))
+                logger.error("%s", error)
+        if not problems:
+            finish(config.output_dir)
     if problems:
         raise ValueError("\n".join([f"{len(problems)} of {len(videos)} videos could not be segmented:", *problems]))
 
@@ -123,7 +127,6 @@ def predict_video(
     settings = config.predict
     source = open_source(video.path)
     frames = frame_range(settings).of(source, name=str(video.path))
-    (folder / SUMMARY).unlink(missing_ok=True)  # with overwrite: an interrupted run must not look complete
     fps = settings.fps or max(1.0, source.fps / settings.frame_step)
     records = [ObjectRecord(each.name, each.sentence) for each in objects]
     height, width = 0, 0
@@ -166,6 +169,7 @@ def predict_video(
             for index, (each, colour, record) in enumerate(zip(objects, writer.colours.of_all(), records, strict=True))
         ],
     } | provenance(config)
+    flush_disk(folder)
     write_json(folder / SUMMARY, summary)
     for record in records:
         if not all(record.found_in_windows):

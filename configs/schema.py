@@ -132,6 +132,9 @@ class DataConfig(ConfigNode):
     prefetch: PositiveInt = 4
     """Batches that each of these processes prepares ahead."""
 
+    worker_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 600.0
+    """Seconds after which a batch that these processes do not finish ends the run; 0: never."""
+
     pin_memory: bool = True
     """Hand batches over in page-locked memory, from which they are copied to a GPU while it computes. Without a GPU
     this does nothing."""

@@ -2,14 +2,21 @@
 
 import json
 import logging
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 logger = logging.getLogger(__name__)
 
 STATISTICS_FILE = "statistics.json"
 DATASET_NAME = "Referring Shapes"
+
+_GUESSES: TypeAdapter[dict[str, dict[str, float]]] = TypeAdapter(
+    dict[str, dict[str, Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]]]
+)
 
 
 def read_statistics(root: Path) -> dict[str, Any] | None:
@@ -25,7 +32,7 @@ def read_statistics(root: Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if DATASET_NAME in text:
             logger.warning("%s: not a readable JSON file (%s); it is left out of account", path, error)
         return None
@@ -33,6 +40,19 @@ def read_statistics(root: Path) -> dict[str, Any] | None:
 
 
 def j_of_guessing(root: Path, split: str) -> Mapping[str, Mapping[str, float]]:
-    """J that guessing reaches on generated data, by kind of sentence and name of the guess; nothing on other data."""
-    statistics = read_statistics(root) or {}
-    return statistics.get(f"{split}_j_of_guessing", {})
+    """J that guessing reaches on generated data, by kind of sentence and name of the guess; nothing on other data.
+
+    Raises:
+        ValueError: the file of the generator has something else there. Evaluation asks before it starts, because it
+            writes these numbers in the end.
+    """
+    key = f"{split}_j_of_guessing"
+    try:
+        return _GUESSES.validate_python((read_statistics(root) or {}).get(key, {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join([key, *map(str, first["loc"])])
+        raise ValueError(
+            f"{root / STATISTICS_FILE}: {place}: got {reprlib.repr(first['input'])}, expected numbers from 0 to 1 by "
+            "kind of sentence and name of the guess; generate the data again, or remove this entry"
+        ) from None

@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from datasets.cache import cached, fingerprint
-from datasets.problems import Problem
+from datasets.problems import Problem, ProblemKind
 from datasets.records import VideoRecord
 from media.files import path_inside
 from media.mask_png import read_index_png
@@ -21,6 +21,20 @@ FORMAT = 4
 """Raise when the meaning of the file changes; older files are then made anew."""
 
 FILE_NAME = "visible_objects.json"
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFault:
+    """A mask that cannot be read.
+
+    Attributes:
+        video: its name.
+        problem: what is wrong with the file.
+    """
+
+    video: str
+    problem: Problem
+
 
 Visibility = Mapping[str, Mapping[int, frozenset[int]]]
 """Video -> object id -> positions of the frames in which it has at least one pixel."""
@@ -43,32 +57,50 @@ def records_with_visibility(
         keep_in: see there.
         cache: see there.
         expressions_file: for messages.
-        problems: takes expressions about an object that is neither in a mask of the video nor among its
-            `listed_objects`.
-
-    Raises:
-        ValueError: a mask is missing or unreadable.
+        problems: takes masks that are missing or damaged, and expressions about an object that is neither in a mask of
+            the video nor among its `listed_objects`. Where masks are damaged, such an expression is left out.
     """
     frames = {video.name: video.frame_names for video in videos}
-    visibility = visible_objects(mask_folder, frames=frames, keep_in=keep_in, cache=cache)
-    complete = tuple(replace(video, visible=visibility[video.name]) for video in videos)
-    for video in complete:
-        problems += [Problem("objects", str(expressions_file), detail) for detail in _unknown_objects(video)]
-    return complete
+    faults: list[MaskFault] = []
+    visibility = visible_objects(mask_folder, frames=frames, keep_in=keep_in, cache=cache, faults=faults)
+    problems += [fault.problem for fault in faults]
+    damaged = {fault.video for fault in faults}
+    complete = []
+    for video in videos:
+        seen = replace(video, visible=visibility[video.name])
+        unknown = dict(_unknown_objects(seen))
+        if video.name in damaged:
+            kept = tuple(e for e in video.expressions if e.name not in unknown)
+            seen = replace(seen, expressions=kept)
+            problems += [
+                Problem("unreadable", str(expressions_file), f"{d}; others are damaged") for d in unknown.values()
+            ]
+        else:
+            problems += [Problem("objects", str(expressions_file), detail) for detail in unknown.values()]
+        if seen.expressions:
+            complete.append(seen)
+    return tuple(complete)
 
 
-def _unknown_objects(video: VideoRecord) -> Iterator[str]:
+def _unknown_objects(video: VideoRecord) -> Iterator[tuple[str, str]]:
+    """Names of expressions about objects that no mask shows, and what is wrong with each."""
     known = video.visible.keys() | (video.listed_objects or frozenset())
     for expression in video.expressions:
         for number in sorted(set(expression.known_ids) - known):
             yield (
+                expression.name,
                 f"video {video.name}, expression {expression.name}: object {number} is in no mask of the video "
-                f"(ids there: {sorted(known)})"
+                f"(ids there: {sorted(known)})",
             )
 
 
 def visible_objects(
-    mask_folder: Path, *, frames: Mapping[str, tuple[str, ...]], keep_in: Path, cache: Path | None = None
+    mask_folder: Path,
+    *,
+    frames: Mapping[str, tuple[str, ...]],
+    keep_in: Path,
+    cache: Path | None = None,
+    faults: list[MaskFault],
 ) -> Visibility:
     """In which frames each object of each video of a split is visible.
 
@@ -78,36 +110,64 @@ def visible_objects(
             file was added, removed or replaced.
         keep_in: the file to keep the result in; where it cannot be written, the user's cache folder takes it.
         cache: folder that the user chose, used instead of both.
-
-    Raises:
-        ValueError: a mask is missing or unreadable.
+        faults: takes masks that are missing or damaged; nothing is visible there. With one of them nothing is kept, so
+            that the next start finds it again.
     """
+    found: list[MaskFault] = []
 
     def make() -> dict[str, dict[str, list[int]]]:
         total = sum(len(names) for names in frames.values())
         logger.info("reading %d masks under %s once, to learn where each object is visible", total, mask_folder)
         with ThreadPoolExecutor() as threads:
-            contents = threads.map(_visible_in, folders, frames.values())
-            return dict(zip(frames, contents, strict=True))
+            contents = threads.map(lambda *item: _visible_in(*item, faults=found), folders, frames.items())
+            content = dict(zip(frames, contents, strict=True))
+        if found:
+            raise _Damaged(content)
+        return content
 
     # the time of a folder changes when a file in it is added, removed or replaced
     folders = [path_inside(mask_folder, video, what=f"{mask_folder}: video") for video in frames]
     key = fingerprint(folders, root=mask_folder, version=FORMAT, settings=repr(list(frames.items())))
     name = f"visible_objects_{key[:16]}.json"
     candidates = [keep_in, user_cache_folder() / name] if cache is None else [cache / name]
+    try:
+        content = cached(candidates, key, make)
+    except _Damaged as damaged:
+        content = damaged.content
+        faults += sorted(found, key=lambda fault: fault.problem.name)
     return {
         video: {int(object_id): frozenset(positions) for object_id, positions in objects.items()}
-        for video, objects in cached(candidates, key, make).items()
+        for video, objects in content.items()
     }
 
 
-def _visible_in(mask_folder: Path, frames: tuple[str, ...]) -> dict[str, list[int]]:
-    """Positions of the frames that show an object, by its id as a key of JSON."""
+class _Damaged(Exception):  # it ends the making of what is kept, and is no error
+    """Some masks are missing or damaged; `content` is what the others show."""
+
+    def __init__(self, content: dict[str, dict[str, list[int]]]) -> None:
+        self.content = content
+
+
+def _visible_in(
+    mask_folder: Path, video: tuple[str, tuple[str, ...]], *, faults: list[MaskFault]
+) -> dict[str, list[int]]:
+    """Positions of the frames that show an object, by its id as a key of JSON.
+
+    Args:
+        mask_folder: of the video.
+        video: its name, and those of its frames.
+        faults: takes masks that cannot be read.
+    """
+    name, frames = video
     positions: dict[str, list[int]] = {}
     for position, frame in enumerate(frames):
-        counts = np.bincount(
-            read_index_png(path_inside(mask_folder, f"{frame}.png", what=f"{mask_folder}: mask")).ravel()
-        )
+        path = path_inside(mask_folder, f"{frame}.png", what=f"{mask_folder}: mask")
+        try:
+            counts = np.bincount(read_index_png(path).ravel())
+        except ValueError as error:
+            kind: ProblemKind = "unreadable" if path.exists() else "missing"
+            faults.append(MaskFault(name, Problem(kind, str(path), str(error).removeprefix(f"{path}: "))))
+            continue
         for object_id in np.flatnonzero(counts).tolist():
             if object_id:
                 positions.setdefault(str(object_id), []).append(position)

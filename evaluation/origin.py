@@ -14,7 +14,7 @@ RESULT_SECTIONS = ("model", "data", "eval", "device")
 WITHOUT_EFFECT = {
     "model": {"weights"},  # their content counts
     "data": {
-        *("cache", "num_workers", "prefetch", "pin_memory"),
+        *("cache", "num_workers", "prefetch", "pin_memory", "worker_timeout"),
         *("batch_size", "flip_probability", "frame_sampling", "supervised_frames", "sentences_per_clip", "kinds"),
         "absent",  # an evaluation has them all
         *("on_error", "max_skipped_share"),

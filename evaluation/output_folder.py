@@ -11,11 +11,14 @@ from configs.schema import Config
 from evaluation.benchmarks import EvaluatedSet, all_outputs
 from evaluation.journal import UNFINISHED, VIDEOS, Journal, changes, is_unfinished, remove_journal
 from evaluation.results import ANALYSIS_PAGE, EXPRESSIONS_CSV, RESULTS_JSON, RESULTS_MARKDOWN
-from media.files import claim_output, output_path
+from media.files import claim_output, output_path, remove_temporary, write_json
 
 logger = logging.getLogger(__name__)
 
 SUBMISSION = "submission.zip"
+
+REPLACED = ".replaced.json"
+"""Folders of data sets whose outputs are being removed, relative to the output folder."""
 
 
 def folder_of(config: Config, one: EvaluatedSet) -> Path:
@@ -40,33 +43,79 @@ def folder_of_set(output_dir: Path, name: str) -> Path:
 def claim(config: Config, sets: Sequence[EvaluatedSet]) -> None:
     """Makes the output folders; takes over those of an interrupted evaluation, and with `overwrite` any.
 
-    What an earlier run has written goes first, so that nothing of it ever lies beside something new. An interrupted
-    evaluation goes on with `overwrite`, too: whoever starts the same command again wants the rest of it.
+    What an earlier run has written goes before anything new comes, the report first, so that nothing old ever lies
+    beside something new, and no report beside masks that are half gone. A fresh folder that takes the place of the old
+    one in the end would be as safe, but an interrupted evaluation could not go on in it, and both would need space.
+    A list of what is to go is written first: whoever comes after a kill in the middle of this finishes it.
+
+    An interrupted evaluation goes on with `overwrite`, too: whoever starts the same command again wants the rest of it.
     """
+    output_dir = config.output_dir
     folders = {folder_of(config, one): one.benchmark.outputs for one in sets}
-    if any(map(is_unfinished, folders)) and not (config.output_dir / RESULTS_JSON).exists():
-        logger.info("going on with the evaluation in %s", config.output_dir)
+    _finish_replacing(output_dir)
+    unfinished = _unfinished_folders(output_dir)
+    if not unfinished.isdisjoint(folders) and not (output_dir / RESULTS_JSON).exists():
+        others = sorted(unfinished.difference(folders))
+        if others and not config.overwrite:
+            raise ValueError(
+                f"output_dir={output_dir} holds the interrupted evaluation of another data set, {others[0]}; name "
+                "another output_dir, or set overwrite=true to remove it"
+            )
+        logger.info("going on with the evaluation in %s", output_dir)
+        _replace(output_dir, others)
+        remove_temporary(output_dir)
         return
-    claim_output(config.output_dir, markers=(RESULTS_JSON, RESULTS_MARKDOWN), overwrite=config.overwrite)
+    claim_output(output_dir, markers=(RESULTS_JSON, RESULTS_MARKDOWN), overwrite=config.overwrite)
     for folder, outputs in folders.items():
-        claim_output(folder, markers=(*outputs, SUBMISSION, UNFINISHED), overwrite=config.overwrite)
-    earlier = dict.fromkeys([*_folders_of_earlier(config.output_dir), *folders])
+        claim_output(folder, markers=(*outputs, SUBMISSION), overwrite=config.overwrite)
+    if unfinished and not config.overwrite:
+        raise ValueError(
+            f"output_dir={output_dir} holds the interrupted evaluation of another data set, {min(unfinished)}; name "
+            "another output_dir, or set overwrite=true to remove it"
+        )
+    earlier = list(dict.fromkeys([*_folders_of_earlier(output_dir), *sorted(unfinished), *folders]))
     for folder in earlier:
         _require_no_data(folder)
-    for folder in earlier:
-        _remove_outputs(folder)
-    for name in (ANALYSIS_PAGE, RESULTS_MARKDOWN, RESULTS_JSON):  # the last one says where the rest lies
-        (config.output_dir / name).unlink(missing_ok=True)
+    _replace(output_dir, earlier)
+    remove_temporary(output_dir)
+
+
+def _unfinished_folders(output_dir: Path) -> set[Path]:
+    """The folders of data sets, one or several, that hold an interrupted evaluation."""
+    traces = [output_dir / UNFINISHED, *output_dir.glob(f"*/*/{UNFINISHED}")]
+    return {path.parent for path in traces if is_unfinished(path.parent)}
+
+
+def _replace(output_dir: Path, folders: Sequence[Path]) -> None:
+    """Removes the reports of an output folder and all outputs in the folders of these data sets."""
+    names = [folder.relative_to(output_dir).as_posix() for folder in folders]
+    write_json(output_dir / REPLACED, names)
+    _finish_replacing(output_dir)
+
+
+def _finish_replacing(output_dir: Path) -> None:
+    """Removes what is on the list of what is to go, if there is one: this run has written it, or one that was killed.
+
+    Raises:
+        ValueError: the list leads out of the folder.
+    """
+    path = output_dir / REPLACED
+    if not path.exists():
+        return
+    for name in (RESULTS_JSON, RESULTS_MARKDOWN, ANALYSIS_PAGE):
+        (output_dir / name).unlink(missing_ok=True)
+    for name in json.loads(path.read_text(encoding="utf-8")):
+        _remove_outputs(output_dir if name == "." else folder_of_set(output_dir, name))
+    path.unlink()
 
 
 def _folders_of_earlier(output_dir: Path) -> list[Path]:
-    """The folders of the data sets of the evaluation that lies in an output folder, finished or not, if one does."""
-    unfinished = [path.parent for path in output_dir.glob(f"*/*/{UNFINISHED}")]  # of several sets; one is seen anyway
+    """The folders of the data sets of the finished evaluation that lies in an output folder, if one does."""
     try:
         names = json.loads((output_dir / RESULTS_JSON).read_text(encoding="utf-8"))["sets"]
     except (OSError, ValueError, KeyError, TypeError):
-        return unfinished  # no results, or the file of something else
-    return [*unfinished, *([folder_of_set(output_dir, name) for name in names] if len(names) > 1 else [output_dir])]
+        return []  # no results, or the file of something else
+    return [folder_of_set(output_dir, name) for name in names] if len(names) > 1 else [output_dir]
 
 
 def _require_no_data(folder: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from datasets.readers import mask_size
 from datasets.records import Expression, VideoRecord
@@ -25,7 +25,7 @@ from loading.sampling import (
 from loading.transforms import AnnotatedClip, annotate_clip, random_flip_left_right
 from loading.variation import Variation, draw_sentences
 from structures.boxes import xywh_to_xyxy_inside, xyxy_to_cxcywh
-from structures.samples import ClipTarget, SentenceMeta, SkippedSample, VideoSample
+from structures.samples import ClipTarget, FailedBatch, SentenceMeta, SkippedSample, VideoSample
 
 logger = logging.getLogger(__name__)
 
@@ -135,15 +135,25 @@ class ClipDataset(Dataset[VideoSample]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitems__(self, keys: Sequence[SampleKey]) -> list[VideoSample | SkippedSample]:
+    def __getitems__(self, keys: Sequence[SampleKey]) -> list[VideoSample | SkippedSample] | FailedBatch:
         """The samples of a batch; the data loader calls this.
 
         With `skips_errors`, a sample that cannot be read is replaced by a `SkippedSample`. If none of the batch can be
         read, the samples after its last one are tried, because all processes must make the same number of steps.
 
         Raises:
-            ValueError: a sample cannot be read; with `skips_errors`, too many in a row.
+            ValueError: a sample cannot be read; with `skips_errors`, too many in a row. A loader worker returns the
+                message instead.
         """
+        try:
+            return self._samples(keys)
+        except (ValueError, OSError) as error:
+            if get_worker_info() is None:
+                raise
+            return FailedBatch(str(error))
+
+    def _samples(self, keys: Sequence[SampleKey]) -> list[VideoSample | SkippedSample]:
+        """See `__getitems__`."""
         if not self.skips_errors:
             return [self[key] for key in keys]
         items = [self._try(key) for key in keys]

@@ -5,7 +5,7 @@ of videos and expressions together identify a sentence.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -26,7 +26,7 @@ from loading.text import clean_sentence
 from loading.variation import Variation
 from loading.videos import EvalDataset
 from structures.parent_watch import end_with_parent
-from structures.samples import VideoBatch
+from structures.samples import FailedBatch, SkippedSample, VideoBatch, VideoSample
 from structures.user_path import user_path
 
 logger = logging.getLogger(__name__)
@@ -129,6 +129,34 @@ def training_videos(data: DataConfig) -> tuple[VideoRecord, ...]:
     return tuple(videos)
 
 
+class ClipLoader(DataLoader[VideoBatch]):
+    """A data loader whose errors are one message, whether workers read the samples or the main process does."""
+
+    def __iter__(self) -> Iterator[VideoBatch]:  # type: ignore[override]  # nothing asks for PyTorch's own iterator
+        """The batches of a pass.
+
+        Raises:
+            ValueError: a sample cannot be read, or no batch comes in time.
+        """
+        batches = super().__iter__()
+        while True:
+            try:
+                batch = next(batches, None)
+            except RuntimeError as error:
+                if "DataLoader timed out" not in str(error):
+                    raise
+                raise ValueError(
+                    f"{self.num_workers} loader processes have not finished a batch in {self.timeout:.0f} s: a disk "
+                    "that does not answer, a file whose decoder hangs, or too large a batch; data.num_workers=0 shows "
+                    "where, data.worker_timeout=SECONDS waits longer"
+                ) from None
+            if batch is None:
+                return
+            if isinstance(batch, FailedBatch):
+                raise ValueError(batch.message)
+            yield batch
+
+
 def build_train_loader(data: DataConfig, *, seed: int, rank: int = 0, world_size: int = 1) -> DataLoader[VideoBatch]:
     """Batches of training clips for one of `world_size` processes.
 
@@ -151,14 +179,15 @@ def build_train_loader(data: DataConfig, *, seed: int, rank: int = 0, world_size
         variation=Variation(data.word_dropout, data.scale_jitter, data.colour_jitter),
     )
     # collate turns VideoSample into VideoBatch, which the type of DataLoader cannot express
-    return DataLoader(
+    return ClipLoader(
         cast("Dataset[VideoBatch]", clips),
         batch_size=data.batch_size,
         sampler=EpochSampler(len(clips), seed=seed, rank=rank, world_size=world_size),
-        collate_fn=collate,
+        collate_fn=_collate_or_fail,
         num_workers=data.num_workers,
         prefetch_factor=data.prefetch if data.num_workers else None,
         pin_memory=data.pin_memory and torch.cuda.is_available(),
+        timeout=data.worker_timeout if data.num_workers else 0,
         persistent_workers=data.num_workers > 0,
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(seed),
@@ -264,6 +293,10 @@ def _of_kinds(videos: tuple[VideoRecord, ...], kinds: tuple[str, ...]) -> tuple[
         raise ValueError(f"data.kinds: no sentence is tagged {', '.join(unknown)}; the data has {sorted(present)}")
     kept = (replace(v, expressions=tuple(e for e in v.expressions if e.kind in kinds)) for v in videos)
     return tuple(video for video in kept if video.expressions)
+
+
+def _collate_or_fail(items: Sequence[VideoSample | SkippedSample] | FailedBatch) -> VideoBatch | FailedBatch:
+    return items if isinstance(items, FailedBatch) else collate(items)
 
 
 def _start_worker(worker: int) -> None:

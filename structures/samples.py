@@ -90,6 +90,19 @@ class SkippedSample:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedBatch:
+    """A batch that a loader worker could not read, in the place of the batch.
+
+    PyTorch hands an error of a worker over with the whole traceback as its message; this is the message alone.
+
+    Attributes:
+        message: what was wrong.
+    """
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class VideoSample:
     """One clip and the sentences about it.
 
