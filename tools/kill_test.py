@@ -28,7 +28,7 @@ import torch
 
 from engine.checkpoint import CHECKPOINT_FOLDER, LAST
 from engine.logging import METRICS_FILE
-from media.files import user_path
+from structures.user_path import user_path
 from tools.shapes.writer import make_shapes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=50, help="in all (default 50)")
     parser.add_argument("--processes", type=int, default=1, help="of each run (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
-    parser.add_argument("--folder", type=user_path, help="keeps data, logs and runs that differ (default: a temporary one)")
+    parser.add_argument("--folder", type=user_path, help="keeps data, logs and runs that differ")
     options = parser.parse_args(arguments)
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory(prefix="soc_kill_test_") as temporary:
