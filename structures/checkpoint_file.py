@@ -32,6 +32,7 @@ from structures.state_dicts import (
     unusable,
 )
 from structures.unreadable import is_safetensors, what_it_is
+from structures.whole_zip import find_damage
 
 logger = logging.getLogger(__name__)
 
@@ -236,22 +237,9 @@ def _require_whole(path: Path, *, in_place: bool) -> None:
     other = what_it_is(path)
     if other is not None:
         raise _UnreadableError(f": it {other}")
-    with zipfile.ZipFile(path) as archive:
-        for part in archive.infolist():
-            if part.compress_type != zipfile.ZIP_STORED:
-                raise _UnreadableError(f": {part.filename} in it is compressed, which torch.save never does")
-            # 0: torch was told to leave checksums out.
-            if part.CRC == 0 or (in_place and "/data/" in part.filename):
-                continue
-            try:
-                with archive.open(part) as file:
-                    while file.read(1 << 20):
-                        pass
-            except zipfile.BadZipFile as error:
-                raise _UnreadableError(
-                    f": it is damaged ({part.filename} in it has another checksum than it was written with); copy it "
-                    "again, or take another checkpoint"
-                ) from error
+    damage = find_damage(path, with_tensors=not in_place)
+    if damage is not None:
+        raise _UnreadableError(f": it is damaged ({damage}); copy it again, or take another one")
 
 
 def _found(content: Any) -> str:

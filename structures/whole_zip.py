@@ -7,8 +7,12 @@ import zipfile
 from pathlib import Path
 
 
-def find_damage(path: Path) -> str | None:
-    """Reads the whole file and compares the checksum of every record.
+def find_damage(path: Path, *, with_tensors: bool = True) -> str | None:
+    """Reads the file and compares the checksum of every record that has one.
+
+    Args:
+        path: the file.
+        with_tensors: also of the records with the numbers of tensors, which are nearly all of the file.
 
     Returns:
         What is wrong, in a few words; None for a file that is whole, and for one that is no zip archive at all (files
@@ -21,7 +25,19 @@ def find_damage(path: Path) -> str | None:
         return None
     try:
         with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
+            for record in archive.infolist():
+                # What is packed may be far larger than the file; torch.save packs nothing.
+                if record.compress_type != zipfile.ZIP_STORED:
+                    return f"its record {record.filename} is compressed, which torch.save never does"
+                # 0: torch was told to leave checksums out.
+                if record.CRC == 0 or ("/data/" in record.filename and not with_tensors):
+                    continue
+                with archive.open(record) as file:
+                    try:
+                        while file.read(1 << 20):
+                            pass
+                    except zipfile.BadZipFile:
+                        return f"its record {record.filename} is damaged: the checksum differs"
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
         return f"its directory is damaged ({error})"
-    return None if broken is None else f"its record {broken} is damaged: the checksum differs"
+    return None

@@ -198,7 +198,7 @@ def test_one_changed_byte_is_seen(tmp_path: Path, place: bytes):
     where = content.index(b"\x00\x00\xc0\x3f" * 9) + 4000 if place == b"data/0" else content.index(b"abcdefgh")
     content[where] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"it is damaged \(file/{place.decode()} in it has another checksum"):
+    with pytest.raises(ValueError, match=rf"it is damaged \(its record file/{place.decode()} is damaged: the checksum"):
         read_state_dict(path)
 
 
@@ -225,6 +225,18 @@ def test_a_zip_archive_that_is_no_checkpoint_says_what_it_is(tmp_path: Path, nam
             archive.writestr(name, "x")
     with pytest.raises(ValueError, match=f"cannot be read: it {message}"):
         read_checkpoint_file(tmp_path / "file.pt")
+
+
+def test_a_compressed_archive_is_not_unpacked(tmp_path: Path):
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(ValueError, match=r"packed\.pt cannot be read: it is damaged \(its record .* is compressed"):
+        read_state_dict(tmp_path / "packed.pt")
 
 
 def test_a_folder_is_told_from_a_file(tmp_path: Path):
