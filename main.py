@@ -12,10 +12,20 @@ from pathlib import Path
 
 from configs.loader import DATA_ROOT_VARIABLE, ConfigError, dump_config, load_config
 from configs.schema import Config
+from engine.last_net import EXIT_BAD_INPUT, Command, readable, run_command, say
 from structures.user_path import user_path
 
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+GO_ON = "train.resume=true goes on from the last checkpoint"
+
+LESS_MEMORY = {
+    "train": "lower data.batch_size (optim.accumulate makes up for it), data.num_frames, data.short_side or the size "
+    "of the model, model.dim and model.num_queries; train.amp=bf16 saves some, too",
+    "eval": "lower data.eval_num_frames, data.eval_sentences, data.short_side or eval.workers, or the size of a model "
+    "of your own, model.dim and model.num_queries",
+    "teach": "lower data.batch_size, data.num_frames or data.short_side",
+    "predict": "lower predict.size (--size) or data.eval_num_frames, or give fewer sentences at a time",
+}
+"""What helps where memory is used up."""
 
 TEACH_CONFIG = Path(__file__).resolve().parent / "configs" / "teach.yaml"
 
@@ -175,31 +185,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Returns:
-        The exit code: 2 with one readable message for what the user can mend, 130 after Ctrl-C.
+        The exit code, see docs/exit_codes.md: 2 with one readable message for what the user can mend.
+    """
+    return run_command(answer, program="python main.py", arguments=argv)
+
+
+def answer(command: Command) -> int:
+    """Reads the arguments of the command and runs what they name; the exit code is 0, or 2 for a bad configuration.
+
+    Raises:
+        ValueError, OSError: what the user can mend.
     """
     parser = make_parser()
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(command.arguments)
     require_options_of_mode(parser, arguments)
+    command.less_memory = LESS_MEMORY.get(arguments.mode, command.less_memory)
+    command.after_interruption = GO_ON if arguments.mode == "train" else ""
+    forms = teaching_overrides(arguments) if arguments.mode == "teach" else prediction_overrides(arguments)
     try:
-        forms = teaching_overrides(arguments) if arguments.mode == "teach" else prediction_overrides(arguments)
-        run(arguments.mode, load(arguments, [*arguments.overrides, *forms]))
-    except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
+        config = load(arguments, [*arguments.overrides, *forms])
+    except ConfigError as error:  # each of its lines says where the problem is
+        say(readable(str(error)))
         return EXIT_BAD_INPUT
-    except BrokenPipeError:  # `python main.py config ... | head`
-        sys.stderr.close()
-        return 0
-    except OSError as error:
-        detail = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        sys.stderr.write(f"error: {detail}\n")
-        return EXIT_BAD_INPUT
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        hint = "; train.resume=true goes on from the last checkpoint" if arguments.mode == "train" else ""
-        sys.stderr.write(f"\ninterrupted{hint}\n")
-        return EXIT_INTERRUPTED
+    command.output_folder = config.output_dir
+    run(arguments.mode, config)
     return 0
 
 

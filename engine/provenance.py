@@ -2,7 +2,6 @@
 
 import hashlib
 import platform
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor
 
 from configs.schema import Config
+from engine.revision import ROOT, git_revision
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCE_FOLDERS = (
     "configs",
     "datasets",
@@ -26,21 +25,6 @@ SOURCE_FOLDERS = (
     "structures",
 )
 SOURCE_SUFFIXES = (".py", ".cpp", ".cu", ".cuh", ".h")
-
-
-def git_revision() -> str:
-    """Commit of the code, with `-dirty` if files differ from it; `unknown` outside a repository of its own.
-
-    Installed, the code may lie inside of somebody else's repository.
-    """
-    if not (ROOT / ".git").exists():
-        return "unknown"
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def code_digest() -> str:

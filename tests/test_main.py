@@ -100,10 +100,14 @@ def test_what_a_user_can_mend_is_one_message_without_traceback(
     assert capsys.readouterr().err == message
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
+def test_a_bug_is_called_one_and_its_log_lies_in_the_output_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
     make_training_raise(monkeypatch, RuntimeError("a bug"))
-    with pytest.raises(RuntimeError, match="a bug"):
-        main.main(["train", "--config", BASE])
+    assert main.main(["train", "--config", BASE, f"output_dir={tmp_path}"]) == 70
+    assert "this is a fault of the program: RuntimeError: a bug" in capsys.readouterr().err
+    (log,) = tmp_path.iterdir()
+    assert "Traceback" in log.read_text(encoding="utf-8")
 
 
 def test_an_interrupted_run_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

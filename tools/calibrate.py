@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.checkpoint import store_min_score
+from engine.last_net import Command, run_command
 from engine.provenance import file_digest, state_digest
 from evaluation.journal import read_videos
 from evaluation.output_folder import folder_of_set
@@ -29,14 +30,15 @@ T_ACC_LEVELS = (0.99, 0.95, 0.9, 0.8)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        if not 0 <= options.min_t_acc <= 1:
-            raise ValueError(f"--min-t-acc {options.min_t_acc}: expected a share between 0 and 1")
-        calibrate(options.evaluation, options.weights, options.output, name=options.set, min_t_acc=options.min_t_acc)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"calibrate: {error}\n")
-        return 2
+    return run_command(_run, program="python -m tools.calibrate", arguments=arguments, prefix="calibrate")
+
+
+def _run(command: Command) -> int:
+    options = _parser().parse_args(command.arguments)
+    command.output_folder = options.evaluation
+    if not 0 <= options.min_t_acc <= 1:
+        raise ValueError(f"--min-t-acc {options.min_t_acc}: expected a share between 0 and 1")
+    calibrate(options.evaluation, options.weights, options.output, name=options.set, min_t_acc=options.min_t_acc)
     return 0
 
 

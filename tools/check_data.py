@@ -16,6 +16,7 @@ from configs.loader import load_config
 from configs.schema import Config, DataConfig
 from datasets.definition import DatasetSettings, SplitRequest
 from datasets.table import DATASETS, definition_of, find_datasets
+from engine.last_net import Command, run_command
 from loading.loaders import split_request
 from structures.user_path import user_path
 from tools.checks.report import SplitReport
@@ -25,7 +26,6 @@ MAX_DEPTH = 3
 """Folders below the given one that are searched for data sets."""
 
 EXIT_WOULD_FAIL = 1
-EXIT_BAD_USAGE = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,8 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 if training would start, 1 if it would fail, 2 for a command that makes no sense.
     """
+    return run_command(_run, program="python -m tools.check_data", arguments=arguments, prefix="check_data")
+
+
+def _run(command: Command) -> int:
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(command.arguments)
     if (options.config is None) == (not options.all) or (options.root is not None) != options.all:
         parser.error("either --config FILE, or --all --root FOLDER")
     if options.all and options.overrides:
@@ -43,21 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("sample", "show", "workers"):
         if getattr(options, name) < (name == "sample"):
             parser.error(f"--{name} {getattr(options, name)} must be at least {int(name == 'sample')}")
-    try:
-        wanted = _of_folder(options.root) if options.all else _of_config(load_config(options.config, options.overrides))
-        reports = []
-        for request in wanted:
-            report = check_split(
-                request,
-                sample=0 if options.full else options.sample,
-                num_workers=options.workers if options.full else 0,
-            )
-            reports.append(report)
-            if not options.json:
-                sys.stdout.write(report.as_text(show=options.show) + "\n")
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"check_data: {error}\n")
-        return EXIT_BAD_USAGE
+    wanted = _of_folder(options.root) if options.all else _of_config(load_config(options.config, options.overrides))
+    reports = []
+    for request in wanted:
+        report = check_split(
+            request,
+            sample=0 if options.full else options.sample,
+            num_workers=options.workers if options.full else 0,
+        )
+        reports.append(report)
+        if not options.json:
+            sys.stdout.write(report.as_text(show=options.show) + "\n")
     fails = any(report.fails for report in reports)
     if options.json:
         sys.stdout.write(json.dumps({"fails": fails, "splits": [report.as_json() for report in reports]}, indent=2))

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.loader import load_config
-from engine.provenance import git_revision
+from engine.last_net import Command, run_command
+from engine.revision import git_revision
 from models.build import build_model_for_inference, resolve_min_score
 from models.model_card import ModelCard, Source
 from models.saved_model import save_model
@@ -20,20 +21,20 @@ from structures.user_path import user_path
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    options = _parser().parse_intermixed_args(arguments)
-    try:
-        card = ModelCard(
-            title=options.title or options.output.name,
-            summary=options.summary,
-            licence=options.licence,
-            data=tuple(_source(text) for text in options.data),
-            encoders=tuple(_source(text) for text in options.encoder),
-            revision=git_revision(),
-        )
-        export(options.config, options.overrides, options.output, card=card, overwrite=options.overwrite)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"export_model: {error}\n")
-        return 2
+    return run_command(_run, program="python -m tools.export_model", arguments=arguments, prefix="export_model")
+
+
+def _run(command: Command) -> int:
+    options = _parser().parse_intermixed_args(command.arguments)
+    card = ModelCard(
+        title=options.title or options.output.name,
+        summary=options.summary,
+        licence=options.licence,
+        data=tuple(_source(text) for text in options.data),
+        encoders=tuple(_source(text) for text in options.encoder),
+        revision=git_revision(),
+    )
+    export(options.config, options.overrides, options.output, card=card, overwrite=options.overwrite)
     return 0
 
 

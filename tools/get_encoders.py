@@ -9,12 +9,17 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from engine.last_net import Command, run_command
 from models.encoder_files import ENCODERS_VARIABLE, encoders_folder, fetch_small_pair
 from structures.user_path import user_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    return run_command(_run, program="python -m tools.get_encoders", arguments=arguments, prefix="get_encoders")
+
+
+def _run(command: Command) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.get_encoders", description=__doc__)
     parser.add_argument("what", choices=("small",), help="which encoders")
     parser.add_argument(
@@ -22,14 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=user_path,
         help=f"where they go; {ENCODERS_VARIABLE}, or a folder in the user's cache, unless given",
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(command.arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = options.folder or encoders_folder()
-    try:
-        fetch_small_pair(folder)
-    except ValueError as error:
-        sys.stderr.write(f"get_encoders: {error}\n")
-        return 2
+    fetch_small_pair(folder)
     sys.stdout.write(f"{folder}: complete\n")
     return 0
 

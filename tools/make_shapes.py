@@ -4,7 +4,9 @@ import argparse
 import re
 import sys
 import time
+from collections.abc import Sequence
 
+from engine.last_net import Command, run_command
 from structures.user_path import user_path
 from tools.shapes.writer import DEFAULT_LAYOUT, GUESSES, LAYOUTS, make_shapes
 
@@ -28,8 +30,12 @@ boxes_xyxy_px, is_visible).
 """
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 2 for bad input."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return run_command(_run, program="python -m tools.make_shapes", arguments=arguments, prefix="make_shapes")
+
+
+def _run(command: Command) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.make_shapes",
         description="Generate Referring Shapes in the layout of a real data set.",
@@ -54,24 +60,20 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it holds Referring Shapes")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(command.arguments)
     begin = time.monotonic()
-    try:
-        statistics = make_shapes(
-            options.out,
-            layout=options.format,
-            seed=options.seed,
-            num_train=options.train,
-            num_valid=options.valid,
-            num_frames=options.frames,
-            size=None if options.size is None else _parse_size(options.size),
-            absent_share=options.absent,
-            num_workers=options.workers,
-            overwrite=options.overwrite,
-        )
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"make_shapes: {error}\n")
-        return 2
+    statistics = make_shapes(
+        options.out,
+        layout=options.format,
+        seed=options.seed,
+        num_train=options.train,
+        num_valid=options.valid,
+        num_frames=options.frames,
+        size=None if options.size is None else _parse_size(options.size),
+        absent_share=options.absent,
+        num_workers=options.workers,
+        overwrite=options.overwrite,
+    )
     sys.stdout.write(format_statistics(statistics))
     sys.stdout.write(f"{options.out}: written in {time.monotonic() - begin:.0f} s\n")
     return 0

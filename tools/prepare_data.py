@@ -27,6 +27,7 @@ from configs.schema import DataConfig
 from datasets.definition import AnnotatedFrames, DatasetSettings, SplitContents, SplitRequest
 from datasets.held_out import choose_held_out
 from datasets.table import definition_of
+from engine.last_net import Command, run_command
 from evaluation.coco_ground_truth import coco_ground_truth
 from loading.loaders import read_split, split_request
 from media.files import write_json, write_text
@@ -41,8 +42,6 @@ GROUND_TRUTH_FORMAT = 1
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOT_SOURCE = ("runs", "data")
 """Folders of the repository that Git ignores."""
-
-EXIT_BAD_USAGE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +61,10 @@ class Product:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    return run_command(_run, program="python -m tools.prepare_data", arguments=arguments, prefix="prepare_data")
+
+
+def _run(command: Command) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.prepare_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -70,14 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--held-out", type=_share, metavar="SHARE", help="share of the training videos to hold out")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which videos are held out (default 0)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for main.py, at least data.root=FOLDER")
-    options = parser.parse_args(arguments)
-    try:
-        data = load_config(options.config, options.overrides).data
-        for line in prepare(data, options.cache, held_out=options.held_out, seed=options.seed):
-            sys.stdout.write(line + "\n")
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"prepare_data: {error}\n")
-        return EXIT_BAD_USAGE
+    options = parser.parse_args(command.arguments)
+    data = load_config(options.config, options.overrides).data
+    for line in prepare(data, options.cache, held_out=options.held_out, seed=options.seed):
+        sys.stdout.write(line + "\n")
     return 0
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from engine.last_net import Command, run_command
 from media.files import path_inside, write_text
 from media.mask_png import read_index_png
 from metrics.region_boundary import TASKS, DavisScores, SequenceMasks, Task, score_sequences
@@ -30,16 +31,16 @@ ANNOTATIONS: Mapping[Task, str] = {"semi-supervised": "Annotations", "unsupervis
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
-            raise ValueError(f"{options.json}: its folder does not exist")
-        names = options.sequences or read_sequence_names(options.gt, options.set, options.year)
-        scores = score_sequences(load_sequences(options.gt, options.pred, names, options.task), options.task)
-        _report(scores, options.json)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"score_davis: {error}\n")
-        return 2
+    return run_command(_run, program="python -m tools.score_davis", arguments=arguments, prefix="score_davis")
+
+
+def _run(command: Command) -> int:
+    options = _parser().parse_args(command.arguments)
+    if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
+        raise ValueError(f"{options.json}: its folder does not exist")
+    names = options.sequences or read_sequence_names(options.gt, options.set, options.year)
+    scores = score_sequences(load_sequences(options.gt, options.pred, names, options.task), options.task)
+    _report(scores, options.json)
     return 0
 
 

@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from engine.last_net import Command, run_command
 from evaluation.results import ANALYSIS_PAGE
 from media.files import write_text
 from structures.user_path import user_path
@@ -18,18 +19,19 @@ from tools.analyze.runs import read_runs
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        if len(options.runs) > 2:
-            raise ValueError(f"{len(options.runs)} runs are named; one is analysed, or two are compared")
-        if options.examples < 0:
-            raise ValueError(f"--examples {options.examples}: expected 0 or more")
-        runs = read_runs(options.runs, options.data_root)
-        page = options.output or options.runs[-1] / ANALYSIS_PAGE
-        write_text(page, render_page(runs, num_examples=options.examples))
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"analyze: {error}\n")
-        return 2
+    return run_command(_run, program="python -m tools.analyze", arguments=arguments, prefix="analyze")
+
+
+def _run(command: Command) -> int:
+    options = _parser().parse_args(command.arguments)
+    command.output_folder = options.runs[-1]
+    if len(options.runs) > 2:
+        raise ValueError(f"{len(options.runs)} runs are named; one is analysed, or two are compared")
+    if options.examples < 0:
+        raise ValueError(f"--examples {options.examples}: expected 0 or more")
+    runs = read_runs(options.runs, options.data_root)
+    page = options.output or options.runs[-1] / ANALYSIS_PAGE
+    write_text(page, render_page(runs, num_examples=options.examples))
     for name, reason in runs[0].without_pictures.items():
         sys.stderr.write(f"analyze: {name}: no pictures, the data cannot be read ({reason}); give --data-root\n")
     sys.stdout.write(f"{page}\n")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.last_net import run_command
 from structures.user_path import user_path
 from tools.mutate.coverage_map import up_to_date_map
 from tools.mutate.finding import find_mutants
@@ -33,12 +34,12 @@ COVERAGE_MAP = "runs/mutate/coverage.json"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 if enough mutants are killed, 1 if not, 2 for a wrong call."""
-    options = _parser().parse_args(arguments)
-    try:
-        return _run(options, Path.cwd())
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"mutate: {error}\n")
-        return 2
+    return run_command(
+        lambda command: _run(_parser().parse_args(command.arguments), Path.cwd()),
+        program="python -m tools.mutate",
+        arguments=arguments,
+        prefix="mutate",
+    )
 
 
 def _run(options: argparse.Namespace, root: Path) -> int:

@@ -1,17 +1,18 @@
 """Command line of the page: `python -m tools.web --model FOLDER`, then http://127.0.0.1:7860 in a browser."""
 
 import argparse
+import errno
 import importlib.util
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.last_net import Command, run_command
 from structures.user_path import user_path
-
-EXIT_BAD_INPUT = 2
 
 MISSING = (
     "the page needs Gradio: pip install -r requirements-web.txt (in a checkout) or pip install 'soc-rvos[web]' "
@@ -48,22 +49,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 2 with one message for what the user can mend.
     """
-    arguments = make_parser().parse_args(argv)
+    return run_command(_serve, program="python -m tools.web", arguments=argv)
+
+
+def _serve(command: Command) -> int:
+    arguments = make_parser().parse_args(command.arguments)
     if importlib.util.find_spec("gradio") is None:
-        sys.stderr.write(f"error: {MISSING}\n")
-        return EXIT_BAD_INPUT
+        raise ValueError(MISSING)
+    require_free_port(arguments.host, arguments.port)
     root = Path(tempfile.mkdtemp(prefix="soc_web_"))
     try:
         run(arguments, root)
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return EXIT_BAD_INPUT
-    except OSError as error:
-        sys.stderr.write(f"error: {error.strerror or error}: {arguments.host}:{arguments.port}\n")
-        return EXIT_BAD_INPUT
     finally:
         shutil.rmtree(root, ignore_errors=True)
     return 0
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Fails before the model is loaded, where the page could not be served in the end.
+
+    Raises:
+        ValueError: host and port are no address of this machine, or something else listens there.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except (OSError, OverflowError) as error:
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number in errno.errorcode else str(error)
+        raise ValueError(
+            f"--host {host} --port {port}: {reason}; end the program that listens there, or name another --port"
+        ) from error
 
 
 def run(arguments: argparse.Namespace, root: Path) -> None:

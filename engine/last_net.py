@@ -1,0 +1,247 @@
+"""How every command ends: with an exit code, and one message where it could not do its work (docs/exit_codes.md).
+
+`run_command` stands between a command and Python: what a user or the machine has caused becomes one message, and what
+is left is a fault of the program, which is said, and written to a log file with all that is needed to mend it.
+"""
+
+import importlib.metadata
+import os
+import platform
+import select
+import shlex
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.machine_limits import LESS_MEMORY, describe_limit
+from engine.revision import ROOT, git_revision
+from media.files import write_text
+from structures.user_cache import user_cache_folder
+from structures.wording import one_line
+
+EXIT_BAD_INPUT = 2
+EXIT_FAULT = 70  # EX_SOFTWARE in sysexits.h
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+EXIT_NOBODY_READS = 141  # 128 + SIGPIPE
+
+PACKAGES = (
+    "torch", "torchvision", "numpy", "pydantic", "ruamel.yaml", "pillow", "av", "transformers", "tokenizers",
+    "safetensors", "timm", "scipy", "h5py", "pycocotools", "gradio",
+)  # fmt: skip
+"""Whose versions a log names."""
+
+VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "LANG", "LC_ALL")
+"""Of the environment, beside those that begin with SOC_, that a log names."""
+
+MOST_LINES = 60
+MOST_CHARACTERS = 1000
+"""Of a line of a message: what is longer is the content of a file."""
+
+
+@dataclass
+class Command:
+    """A command that runs.
+
+    Attributes:
+        program: as a user starts it.
+        arguments: what follows.
+        output_folder: takes the log of a fault, once the command knows it and it is there.
+        less_memory: what can be done where memory is used up.
+        after_interruption: what can be done after Ctrl-C.
+    """
+
+    program: str
+    arguments: list[str] = field(default_factory=list)
+    output_folder: Path | None = None
+    less_memory: str = LESS_MEMORY
+    after_interruption: str = ""
+
+    @property
+    def line(self) -> str:
+        """Program and arguments, as a shell reads them."""
+        return f"{self.program} {shlex.join(self.arguments)}".strip()
+
+
+def run_command(
+    body: Callable[[Command], int], *, program: str, arguments: Sequence[str] | None, prefix: str = "error"
+) -> int:
+    """Runs a command, and turns what stops it into one message.
+
+    Args:
+        body: does the work; returns the exit code. `SystemExit` goes through with its own code: it is raised on
+            purpose, by a parser of arguments, or by training after a signal.
+        program: as a user starts it, such as `python main.py`.
+        arguments: what follows; None: those of this process.
+        prefix: before a message.
+
+    Returns:
+        The exit code of docs/exit_codes.md.
+    """
+    command = Command(program, list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        prepare_output()
+        code = body(command)
+        sys.stdout.flush()  # here and not when Python ends: a full disk or a closed pipe is still reported
+        return code
+    except SystemExit:
+        raise
+    except KeyboardInterrupt:
+        after = f"; {command.after_interruption}" if command.after_interruption else ""
+        say(f"\ninterrupted{after}")
+        return EXIT_INTERRUPTED
+    except BaseException as error:  # noqa: BLE001  # libraries written in Rust raise panics that are no Exception
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            return EXIT_NOBODY_READS
+        message = describe_limit(error, less_memory=command.less_memory)
+        if message is None and isinstance(error, ValueError):
+            message = str(error) or type(error).__name__
+        if message is None:
+            return report_fault(error, command)
+        say(f"{prefix}: {readable(message)}")
+        return EXIT_BAD_INPUT
+
+
+def prepare_output() -> None:
+    """Lets the console show any text, and be absent (`>&-`), without an error of its own."""
+    for name, mode in (("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123  # for the whole run
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def nobody_reads() -> bool:
+    """Whether the reader of this process's output has gone (`| head`); then the rest is thrown away.
+
+    A pipe to another process that has ended raises the same error, so the output itself is looked at.
+    """
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            number = stream.fileno()
+        except OSError:  # no file: a stream of a test or a notebook
+            continue
+        poll = select.poll()
+        poll.register(number, select.POLLOUT)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            gone = True
+            with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
+                os.dup2(nowhere.fileno(), number)  # else Python complains when it ends
+    return gone
+
+
+def say(text: str) -> None:
+    """Writes a message to the console, if anybody reads it."""
+    try:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        nobody_reads()
+
+
+def readable(message: str) -> str:
+    """The message without control characters, and cut where it is the content of a file."""
+    lines = [one_line(line, MOST_CHARACTERS) for line in message.splitlines()]
+    rest = [f"... and {len(lines) - MOST_LINES} more lines"] if len(lines) > MOST_LINES else []
+    return "\n".join(lines[:MOST_LINES] + rest)
+
+
+# ---- a fault of the program ----
+
+
+def report_fault(error: BaseException, command: Command) -> int:
+    """Says that the program is at fault, and writes the log; returns the exit code."""
+    text = fault_log(error, command)
+    place = write_log(text, command.output_folder)
+    lines = [
+        f"this is a fault of the program: {one_line(summary(error), 300)}",
+        f"command: {one_line(command.line, MOST_CHARACTERS)}",
+    ]
+    if place is None:
+        lines += ["no folder could be written, so here is what the log would hold:", text.rstrip()]
+    else:
+        lines.append(f"please report it with the file {place}, which holds the traceback and the versions")
+    say("\n".join(lines))
+    return EXIT_FAULT
+
+
+def summary(error: BaseException) -> str:
+    """Kind, text, and the last line of this code on the way: `KeyError: 'x' (models/soc.py, line 231)`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if is_own(Path(frame.filename)) and frame.filename != __file__]
+    text = " ".join(str(error).split())
+    named = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{named} ({Path(own[-1].filename).relative_to(ROOT)}, line {own[-1].lineno})" if own else named
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is of this code, and not of a library in an environment below its folder."""
+    return path.is_relative_to(ROOT) and "site-packages" not in path.relative_to(ROOT).parts
+
+
+def fault_log(error: BaseException, command: Command) -> str:
+    """What is needed to find the fault: the command, where it ran, versions, and the traceback."""
+    facts = {
+        "command": command.line,
+        "folder": working_folder(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "code": git_revision(),
+        "system": platform.platform(),
+        "Python": sys.version.replace("\n", " "),
+        "packages": ", ".join(installed()),
+        "environment": ", ".join(f"{name}={value}" for name, value in environment()) or "nothing of interest",
+    }
+    head = "A fault of the program. The names of folders below may be private: look before it is passed on."
+    lines = [head, "", *(f"{name}: {value}" for name, value in facts.items()), ""]
+    text = "\n".join(lines) + "\n" + "".join(traceback.format_exception(error))
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # arguments may hold bytes that are no text
+
+
+def working_folder() -> str:
+    """Where the command runs."""
+    try:
+        return str(Path.cwd())
+    except OSError as error:  # deleted meanwhile
+        return f"unknown: {error}"
+
+
+def installed() -> Iterator[str]:
+    """Names and versions of the packages that results depend on."""
+    for name in PACKAGES:
+        try:
+            yield f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+
+
+def environment() -> Iterator[tuple[str, str]]:
+    """Variables that change what the program does."""
+    for name, value in sorted(os.environ.items()):
+        if name.startswith("SOC_") or name in VARIABLES:
+            yield name, value
+
+
+def write_log(text: str, output_folder: Path | None) -> Path | None:
+    """Writes the log, whole or not at all, to the first folder that takes it; None where none does.
+
+    Args:
+        text: of the log.
+        output_folder: comes first, if it is there: a folder that was not made yet is not made for a log.
+    """
+    name = f"fault_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}.log"
+    candidates: list[Callable[[], Path]] = [lambda: user_cache_folder() / "faults", lambda: Path(tempfile.gettempdir())]
+    if output_folder is not None and output_folder.is_dir():
+        candidates.insert(0, lambda: output_folder)
+    for candidate in candidates:
+        try:
+            path = candidate() / name
+            write_text(path, text)
+        except (OSError, RuntimeError):  # it cannot be written, or there is no home folder
+            continue
+        return path.absolute()
+    return None
