@@ -128,8 +128,6 @@ def _require_submission(config: Config, sets: Sequence[EvaluatedSet]) -> None:
     """Raises ValueError if a submission is wanted that cannot be made."""
     if not config.eval.zip_submission:
         return
-    if not config.eval.write_masks:
-        raise ValueError("eval.zip_submission=true packs the masks that eval.write_masks=false does not write")
     for one in sets:
         one.benchmark.require_submission()
         if not config.eval.partial_submission:

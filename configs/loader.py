@@ -6,11 +6,11 @@ came from, so that an error can point there.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -29,9 +29,17 @@ from configs.yaml_tree import (
 )
 from datasets.table import DATASETS
 from structures.user_path import user_path
+from structures.wording import one_line, show_value
 
 COMMAND_LINE = "command line"
 DATA_ROOT_VARIABLE = "SOC_DATA_ROOT"
+MAX_BASES = 32
+MAX_PARTS = 32
+"""Of a dotted key."""
+
+MAX_PROBLEMS = 50
+"""That are told at once."""
+
 STAGE_SECTIONS = ("data", "loss", "optim")  # sections of a stage that start from the ones of the same name at the top
 
 ERROR_TEXT = {
@@ -52,7 +60,9 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(dict.fromkeys(problems))
+        told = tuple(dict.fromkeys(problems))
+        rest = len(told) - MAX_PROBLEMS
+        self.problems = told if rest <= 0 else (*told[:MAX_PROBLEMS], f"... and {rest} more problems")
         super().__init__("\n".join(self.problems))
 
 
@@ -83,9 +93,9 @@ class Draft:
         """Notes a problem."""
         self.problems.append(f"{origin.location}: {origin.key}: {message}")
 
-    def forget(self, key: KeyPath) -> None:
-        """Drops the origins of `key` and of all below it."""
-        for known in [known for known in self.origins if known[: len(key)] == key]:
+    def forget(self, keys: Collection[KeyPath]) -> None:
+        """Drops the origins of `keys` and of all below them."""
+        for known in [known for known in self.origins if is_below(known, keys)]:
             del self.origins[known]
 
 
@@ -148,7 +158,10 @@ def read_file(draft: Draft, path: Path, chain: tuple[Path, ...]) -> None:
 def read_base(draft: Draft, base: object, origin: Origin, chain: tuple[Path, ...]) -> None:
     """Merges the file that the last file of `chain` names as its base."""
     if not isinstance(base, str) or not base:
-        draft.report(origin, f"expected the path of a YAML file, relative to this one, got {base!r}")
+        draft.report(origin, f"expected the path of a YAML file, relative to this one, got {show_value(base)}")
+        return
+    if len(chain) > MAX_BASES:
+        draft.report(origin, f"more than {MAX_BASES} files that are based on each other")
         return
     target = chain[-1].parent / user_path(base)
     if not target.is_file():
@@ -166,6 +179,7 @@ def read_base(draft: Draft, base: object, origin: Origin, chain: tuple[Path, ...
 
 def merge(draft: Draft, tree: YamlTree) -> None:
     """Merges a file into the draft: sections key by key, the rest replaces."""
+    replaced: set[KeyPath] = set()
 
     def into(target: dict[str, Any], source: Mapping[str, Any], key: KeyPath) -> None:
         for name, value in source.items():
@@ -173,19 +187,25 @@ def merge(draft: Draft, tree: YamlTree) -> None:
             if isinstance(value, dict) and isinstance(target.get(name), dict):
                 into(target[name], value, here)
                 continue
-            draft.forget(here)
+            replaced.add(here)
             target[name] = value
-            draft.origins |= {known: origin for known, origin in tree.origins.items() if known[: len(here)] == here}
 
     into(draft.values, tree.values, ())
+    draft.forget(replaced)
+    draft.origins |= {known: origin for known, origin in tree.origins.items() if is_below(known, replaced)}
+
+
+def is_below(key: KeyPath, sections: Collection[KeyPath]) -> bool:
+    """Whether `key` is one of the sections or lies in one."""
+    return any(key[:length] in sections for length in range(1, len(key) + 1))
 
 
 def apply_override(draft: Draft, override: str) -> None:
     """Applies `dotted.key=value`."""
     name, equals, text = override.partition("=")
     parts = name.strip().split(".")
-    if not equals or not all(parts):
-        draft.problems.append(f"{COMMAND_LINE}: {override}: expected key=value, such as optim.lr=1e-5")
+    if not equals or not all(parts) or len(parts) > MAX_PARTS:
+        draft.problems.append(f"{COMMAND_LINE}: {one_line(override)}: expected key=value, such as optim.lr=1e-5")
         return
     try:
         value = read_value(text)
@@ -194,7 +214,7 @@ def apply_override(draft: Draft, override: str) -> None:
         for start in ((), *reached):
             set_value(draft, start, parts, value)
     except ValueError as error:
-        draft.problems.append(f"{COMMAND_LINE}: {name}: {error}")
+        draft.problems.append(f"{COMMAND_LINE}: {one_line(name)}: {error}")
 
 
 def reaches(draft: Draft, stage: Mapping[str, Any], parts: Sequence[str]) -> bool:
@@ -226,14 +246,14 @@ def set_value(draft: Draft, start: KeyPath, parts: Sequence[str], value: Any) ->
     Raises:
         ValueError: if the way leads through a single value or past the end of a list.
     """
-    if isinstance(value, dict):
+    if isinstance(value, dict) and (value or section_at(draft.values, (*start, *parts)) is not None):
         for name, item in value.items():
             set_value(draft, start, (*parts, name), item)
         return
     node, key = make_way(draft, start, parts)
     node[key[-1]] = deepcopy(value)  # lists are changed in place: top and stages must not share one
-    draft.forget(key)
-    draft.origins[key] = Origin(COMMAND_LINE, ".".join(parts))
+    draft.forget((key,))
+    draft.origins[key] = Origin(COMMAND_LINE, dotted(tuple(parts)))
 
 
 def make_way(draft: Draft, start: KeyPath, parts: Sequence[str]) -> tuple[Any, KeyPath]:
@@ -252,14 +272,14 @@ def make_way(draft: Draft, start: KeyPath, parts: Sequence[str]) -> tuple[Any, K
     for depth, part in enumerate(parts, start=1):
         step = list_index(node, part) if isinstance(node, list) else part
         if step is None:
-            raise ValueError(f"{dotted(key)} has {len(node)} entries, counted from 0; there is no {part!r}")
+            raise ValueError(f"{dotted(key)} has {len(node)} entries, counted from 0; there is no {show_value(part)}")
         if not isinstance(node, dict | list):
             raise ValueError(f"{dotted(key)} is a single value, not a section")
         key = (*key, step)
         if depth < len(parts):
             if isinstance(node, dict) and node.get(part) is None:
                 node[part] = empty_value(draft, key)
-                draft.origins[key] = Origin(COMMAND_LINE, ".".join(parts[:depth]))
+                draft.origins[key] = Origin(COMMAND_LINE, dotted(tuple(parts[:depth])))
             node = node[step]
     return node, key
 
@@ -327,34 +347,63 @@ def take_root_from_environment(draft: Draft) -> None:
 
 def validate(draft: Draft) -> Config | None:
     """The typed configuration, or None after a report."""
-    report_booleans(draft)
+    reported = report_stand_ins(draft)
     try:
         return Config.model_validate(draft.values)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            report_validation(draft, detail)
+            key = without_tags(tuple(detail["loc"]))
+            if key in reported:
+                continue
+            if len(draft.problems) < MAX_PROBLEMS:
+                report_validation(draft, key, detail)
+            else:  # it is only counted: looking for similar keys takes its time
+                draft.report(draft.origin(key), str(detail["type"]))
     return None
 
 
-def report_booleans(draft: Draft) -> None:
-    """Reports true and false where a number belongs: pydantic would read them as 1 and 0."""
+def report_stand_ins(draft: Draft) -> set[KeyPath]:
+    """Reports values that pydantic would take for others: true and false for 1 and 0, '' for the working folder.
+
+    Returns:
+        Their keys.
+    """
+    reported = set()
     for key, value in leaves(draft.values):
-        section = section_at(draft.values, key[:-1])
-        info = section.model_fields.get(str(key[-1])) if section is not None else None
-        if isinstance(value, bool) and info is not None and info.annotation in (int, float):
+        if not isinstance(value, bool) and value != "":
+            continue
+        last = max(depth for depth, step in enumerate(key) if isinstance(step, str))  # a list's entries have its types
+        section = section_at(draft.values, key[:last])
+        info = section.model_fields.get(str(key[last])) if section is not None else None
+        types = set() if info is None else set(types_in(info.annotation))
+        if isinstance(value, bool) and types & {int, float} and bool not in types:
             draft.report(draft.origin(key), f"expected a number, got {str(value).lower()}")
+        elif value == "" and Path in types:
+            draft.report(draft.origin(key), "expected a path, got ''; the working folder is ., and no path is null")
+        else:
+            continue
+        reported.add(key)
+    return reported
 
 
-def report_validation(draft: Draft, detail: Mapping[str, Any]) -> None:
-    """Turns one of pydantic's errors into a line that points to where the value was written."""
-    key = without_tags(tuple(detail["loc"]))
+def types_in(annotation: Any) -> Iterator[type]:
+    """The types that an annotation is made of: those of a union, of a list, of an `Annotated`."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        yield annotation
+    for part in get_args(annotation):
+        yield from types_in(part)
+
+
+def report_validation(draft: Draft, key: KeyPath, detail: Mapping[str, Any]) -> None:
+    """Turns one of pydantic's errors into a line that points to where the value of `key` was written."""
     origin = draft.origin(key)
     if detail["type"] == "extra_forbidden":
         draft.report(origin, f"unknown key{suggest_key(draft.values, key)}")
         return
     if detail["type"] == "union_tag_invalid":
         known = ", ".join(DATASETS)
-        draft.report(draft.origin((*key, "dataset")), f"unknown data set {detail['ctx']['tag']!r}; there are {known}")
+        tag = show_value(detail["ctx"]["tag"])
+        draft.report(draft.origin((*key, "dataset")), f"unknown data set {tag}; there are {known}")
         return
     if detail["type"] == "union_tag_not_found":
         draft.report(origin, f"missing key 'dataset', one of {', '.join(DATASETS)}")
@@ -363,7 +412,7 @@ def report_validation(draft: Draft, detail: Mapping[str, Any]) -> None:
     if message is None:
         message = str(detail["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
     if detail["type"] not in ("missing", "value_error"):
-        message += f", got {detail['input']!r}"
+        message += f", got {show_value(detail['input'])}"
     draft.report(origin, message)
 
 

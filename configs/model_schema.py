@@ -8,7 +8,6 @@ from pydantic import (
     AfterValidator,
     Field,
     PositiveFloat,
-    PositiveInt,
     field_validator,
     model_validator,
 )
@@ -17,6 +16,18 @@ from structures.config_node import ConfigNode
 from structures.user_path import expand_home
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+DropProbability = Annotated[float, Field(ge=0, lt=1)]
+"""At 1 nothing would be left."""
+
+# Sizes far beyond any model, so that a misplaced number is an error of the configuration, and not of memory.
+Width = Annotated[int, Field(gt=0, le=8192)]
+Count = Annotated[int, Field(gt=0, le=10_000)]
+Depth = Annotated[int, Field(gt=0, le=100)]
+Heads = Annotated[int, Field(gt=0, le=256)]
+Window = Annotated[int, Field(gt=0, le=128)]
+
+WIDTH_STEP = 8
+"""`ModelConfig.dim` is a multiple: the channels of a group of its normalisation."""
 
 VISUAL_ENCODERS = ("video-swin-t", "video-swin-s", "video-swin-b", "video-swin", "resnet50")
 """Names of visual encoders that are not timm's."""
@@ -29,19 +40,20 @@ class VisualEncoderConfig(ConfigNode):
     """A published encoder (`video-swin-t`, `video-swin-s`, `video-swin-b`, `resnet50`), `video-swin` with the four
     fields below, or `timm/NAME`: an image encoder of timm, see docs/encoders.md."""
 
-    embed_dim: PositiveInt = 96
+    embed_dim: Width = 96
     """Channels of the first stage; only read for `video-swin`."""
 
-    depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 6, 2)
+    depths: tuple[Depth, Depth, Depth, Depth] = (2, 2, 6, 2)
     """Blocks per stage; only read for `video-swin`."""
 
-    num_heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (3, 6, 12, 24)
-    """Attention heads per stage; only read for `video-swin`."""
+    num_heads: tuple[Heads, Heads, Heads, Heads] = (3, 6, 12, 24)
+    """Attention heads per stage; only read for `video-swin`. They divide its channels, which double from stage to
+    stage."""
 
-    window_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (8, 7, 7)
+    window_size: tuple[Window, Window, Window] = (8, 7, 7)
     """Frames, rows and columns of an attention window; only read for `video-swin`."""
 
-    drop_path_rate: Probability = 0.2
+    drop_path_rate: DropProbability = 0.2
     """Probability of skipping the last block in training; earlier ones grow linearly from 0. Encoders of timm that have
     no such thing do without."""
 
@@ -62,6 +74,20 @@ class VisualEncoderConfig(ConfigNode):
             known = ", ".join(VISUAL_ENCODERS)
             raise ValueError(f"no visual encoder {name!r}; there are {known}, and timm/NAME for a model of timm")
         return name
+
+    @model_validator(mode="after")
+    def heads_divide_channels(self) -> "VisualEncoderConfig":
+        """Raises ValueError if the channels of a stage cannot be split into its heads."""
+        if self.name != "video-swin":
+            return self
+        for stage, heads in enumerate(self.num_heads):
+            channels = self.embed_dim * 2**stage
+            if channels % heads:
+                raise ValueError(
+                    f"num_heads={list(self.num_heads)} do not fit embed_dim={self.embed_dim}: {heads} heads must "
+                    f"divide the {channels} channels of stage {stage + 1}"
+                )
+        return self
 
 
 class TextEncoderConfig(ConfigNode):
@@ -88,7 +114,7 @@ class TextEncoderConfig(ConfigNode):
 class MaskHeadConfig(ConfigNode):
     """The dynamic convolutions that predict the masks."""
 
-    dim: PositiveInt = 8
+    dim: Width = 8
     """Channels of the mask features and of the hidden layers."""
 
     offset_scale: PositiveFloat = 1.0
@@ -102,38 +128,38 @@ class ModelConfig(ConfigNode):
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     mask_head: MaskHeadConfig = MaskHeadConfig()
 
-    dim: PositiveInt = 256
-    """Width of everything after the encoders."""
+    dim: Width = 256
+    """Width of everything after the encoders; a multiple of 8."""
 
-    num_heads: PositiveInt = 8
+    num_heads: Heads = 8
     """Attention heads of fusion, transformer and object cluster; must divide `dim`."""
 
-    num_queries: PositiveInt = 20
+    num_queries: Count = 20
     """Object queries per frame."""
 
-    num_classes: PositiveInt = 1
+    num_classes: Count = 1
     """1: referred or not. 65: the categories of Ref-YouTube-VOS."""
 
-    ffn_dim: PositiveInt = 2048
+    ffn_dim: Annotated[int, Field(gt=0, le=65536)] = 2048
     """Hidden width of the feed-forward layers."""
 
-    dropout: Probability = 0.1
+    dropout: DropProbability = 0.1
     """Dropout of transformer, object cluster and text projection."""
 
-    num_encoder_layers: PositiveInt = 3
+    num_encoder_layers: Depth = 3
     """Deformable encoder layers."""
 
-    num_decoder_layers: PositiveInt = 3
+    num_decoder_layers: Depth = 3
     """Deformable decoder layers."""
 
-    num_points: PositiveInt = 4
+    num_points: Annotated[int, Field(gt=0, le=64)] = 4
     """Sampling points per head and level of deformable attention."""
 
     ms_deform_attn: Literal["auto", "cuda", "triton", "cpu", "reference"] = "auto"
     """Backend of deformable attention, for the whole process; the variable SOC_MS_DEFORM_ATTN overrules it. `auto`
     takes the fastest that is there; `python -m models.ops.ms_deform_attn` lists them."""
 
-    num_cluster_layers: PositiveInt = 3
+    num_cluster_layers: Depth = 3
     """Encoder and decoder layers of the object cluster."""
 
     trajectory: bool = False
@@ -156,4 +182,6 @@ class ModelConfig(ConfigNode):
         """Raises ValueError if the width cannot be split into the heads."""
         if self.dim % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} must divide dim={self.dim}")
+        if self.dim % WIDTH_STEP:
+            raise ValueError(f"dim={self.dim} must be a multiple of {WIDTH_STEP}")
         return self

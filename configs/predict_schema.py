@@ -7,8 +7,8 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    NonNegativeFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -36,6 +36,11 @@ def _checked_moment(text: str) -> str:
     parse_moment(text)
     return text
 
+
+Pixels = Annotated[int, Field(gt=0, le=16384)]
+"""The length of a side."""
+
+LEAST_FPS = 0.1
 
 MomentText = Annotated[str, BeforeValidator(_as_moment), AfterValidator(_checked_moment)]
 
@@ -92,7 +97,7 @@ class PredictConfig(ConfigNode):
     end: MomentText | None = None
     """Where to end; the frame at this moment is not looked at."""
 
-    size: PositiveInt | None = None
+    size: Pixels | None = None
     """Pixels of the shorter side of what the model sees, in place of `data.short_side`; the limit of the longer side
     changes by the same factor. Masks have the size of the video, whatever the model sees."""
 
@@ -114,9 +119,17 @@ class PredictConfig(ConfigNode):
     formats: tuple[OutputFormat, ...] = ("masks", "overlay")
     """What is written, beside `prediction.json`: see docs/output_formats.md."""
 
-    fps: NonNegativeFloat = 0.0
-    """Frames per second of videos that are written; 0: as the source, or 10 for a folder. At another speed than that of
-    the source they have no sound."""
+    fps: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Frames per second of videos that are written, from 0.1 to 1000; 0: as the source, or 10 for a folder. At another
+    speed than that of the source they have no sound."""
+
+    @field_validator("fps")
+    @classmethod
+    def moves(cls, fps: float) -> float:
+        """Raises ValueError for videos of which a frame would stand for hours."""
+        if 0 < fps < LEAST_FPS:
+            raise ValueError(f"expected 0 (as the source), or {LEAST_FPS} to 1000, got {fps}")
+        return fps
 
     @model_validator(mode="after")
     def looks_for_something_somewhere(self) -> "PredictConfig":

@@ -19,12 +19,13 @@ from pydantic import (
     model_validator,
 )
 
-from configs.model_schema import ModelConfig, Probability
-from configs.predict_schema import PredictConfig, TeachConfig
+from configs.model_schema import Count, ModelConfig, Probability
+from configs.predict_schema import Pixels, PredictConfig, TeachConfig
 from datasets.definition import DatasetSettings
 from datasets.ref_youtube_vos import RefYoutubeVosSettings
 from datasets.table import DATASETS
 from structures.config_node import ConfigNode
+from structures.wording import one_line
 
 if TYPE_CHECKING:
     AnyDatasetSettings = DatasetSettings
@@ -32,6 +33,12 @@ else:
     AnyDatasetSettings = Annotated[
         reduce(or_, (definition.settings for definition in DATASETS.values())), Field(discriminator="dataset")
     ]
+
+
+Processes = Annotated[int, Field(ge=0, le=256)]
+"""Or threads."""
+
+Zoom = Annotated[float, Field(ge=0.1, le=10)]
 
 
 class DataConfig(ConfigNode):
@@ -58,7 +65,7 @@ class DataConfig(ConfigNode):
     max_skipped_share: Probability = 0.01
     """With `on_error: skip`: the run ends when more than this share of an epoch's samples was skipped."""
 
-    num_frames: PositiveInt = 8
+    num_frames: Count = 8
     """Frames of a training clip."""
 
     frame_sampling: Literal["windows", "random"] = "windows"
@@ -68,7 +75,7 @@ class DataConfig(ConfigNode):
     """`one`: one frame, chosen at random, is decoded and supervised, as A2D-Sentences annotates one frame per clip;
     the visual encoder still sees the whole clip. Motion is learned several times faster per second."""
 
-    sentences_per_clip: PositiveInt = 1
+    sentences_per_clip: Count = 1
     """Sentences per training clip, chosen at random; they share the visual encoder's work. 1 as published: every
     sentence and window is one sample."""
 
@@ -88,17 +95,17 @@ class DataConfig(ConfigNode):
     """Train only on sentences with these tags (single frames cannot show motion); none: on all. Only for data whose
     expressions carry a `kind`."""
 
-    short_side: PositiveInt = 360
+    short_side: Pixels = 360
     """Pixels of the shorter side after resizing."""
 
-    long_side: PositiveInt = 640
+    long_side: Pixels = 640
     """Limit of the longer side, in pixels."""
 
     flip_probability: Probability = 0.3085
     """Probability of a left-right flip in training; words for the sides are swapped, too. As published for videos,
     which are flipped where a normal number exceeds 0.5; the published pretraining on images has 0.5."""
 
-    scale_jitter: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    scale_jitter: tuple[Zoom, Zoom] = (1.0, 1.0)
     """Smallest and greatest random zoom of training clips: above 1 a part of the frames fills the picture, and at least
     half of every object is in it; below 1 the picture is smaller. As published there is none."""
 
@@ -106,7 +113,7 @@ class DataConfig(ConfigNode):
     """Greatest random change of brightness, contrast and saturation of training clips, as a share; hue stays, because
     sentences name colours. As published there is none."""
 
-    batch_size: PositiveInt = 1
+    batch_size: Count = 1
     """Training clips per process and step."""
 
     eval_num_frames: NonNegativeInt = 36
@@ -120,16 +127,16 @@ class DataConfig(ConfigNode):
     eval_overlap: PositiveInt = 4
     """With `matched`: frames that a window shares with the one before."""
 
-    eval_sentences: PositiveInt = 2
+    eval_sentences: Count = 2
     """Sentences segmented at a time in evaluation (memory)."""
 
     max_eval_videos: NonNegativeInt = 0
     """Evaluate only the first so many videos; 0: all."""
 
-    num_workers: NonNegativeInt = 4
+    num_workers: Processes = 4
     """Processes that read frames; 0 reads in the main process."""
 
-    prefetch: PositiveInt = 4
+    prefetch: Count = 4
     """Batches that each of these processes prepares ahead."""
 
     worker_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 600.0
@@ -206,6 +213,14 @@ class LossConfig(ConfigNode):
     box_cost: NonNegativeFloat = 2.0
     giou_cost: NonNegativeFloat = 2.0
     contrastive_cost: NonNegativeFloat = 0.0
+
+    @model_validator(mode="after")
+    def weighs_something(self) -> "LossConfig":
+        """Raises ValueError if nothing would be learned, or any prediction would match any object."""
+        for kind, what in (("weight", "nothing would be learned"), ("cost", "predictions could not be matched")):
+            if not any(value for name, value in self if name.endswith(f"_{kind}")):
+                raise ValueError(f"every {kind} is 0, so {what}; set one, such as dice_{kind}=5")
+        return self
 
 
 class OptimConfig(ConfigNode):
@@ -355,8 +370,15 @@ class EvalConfig(ConfigNode):
     """How many of the next best queries are compared with the annotation, too (J only), so that `tools.analyze` can
     tell a wrong choice from a wrong mask; where masks are annotated in whole videos."""
 
-    workers: NonNegativeInt = 2
+    workers: Processes = 2
     """Threads that write and score masks while the model goes on; 0: it waits for them."""
+
+    @model_validator(mode="after")
+    def packs_what_is_written(self) -> "EvalConfig":
+        """Raises ValueError if a submission is wanted of masks that are not written."""
+        if self.zip_submission and not self.write_masks:
+            raise ValueError("zip_submission=true packs the masks that write_masks=false does not write")
+        return self
 
 
 class Config(ConfigNode):
@@ -384,19 +406,40 @@ class Config(ConfigNode):
     """`auto`: a GPU of NVIDIA or AMD (`cuda`) where PyTorch sees one, else the CPU. `mps`, the GPU of Apple, is for
     prediction and has not been tested by us, so `auto` does not take it."""
 
-    num_threads: NonNegativeInt = 0
+    num_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads of PyTorch; 0: its own choice."""
+
+    @field_validator("output_dir")
+    @classmethod
+    def is_a_folder_of_its_own(cls, output_dir: Path) -> Path:
+        """Raises ValueError for the working folder, where results would lie among other files, and for a file."""
+        if output_dir.resolve() == Path.cwd():
+            raise ValueError("expected a folder for the results, got the working folder itself; name one: runs/first")
+        if output_dir.is_file():
+            raise ValueError(f"expected a folder for the results, and {one_line(str(output_dir))} is a file")
+        return output_dir
 
     @model_validator(mode="after")
     def evaluates_what_is_trained(self) -> "Config":
-        """Raises ValueError if a stage trains a layer that is not evaluated."""
+        """Raises ValueError if a stage trains nothing, or a layer that is not evaluated."""
         for index, stage in enumerate(self.stages):
+            if stage.trainable and all(part in self.frozen_parts for part in stage.trainable):
+                raise ValueError(
+                    f"stages.{index}.trainable={list(stage.trainable)} are frozen, so the stage would train nothing; "
+                    "train another part, too, or set frozen=false in that section of model"
+                )
             if stage.supervised_layers == "last" and self.model.output_layer != "last":
                 raise ValueError(
                     f"stages.{index}.supervised_layers=last trains another layer than model.output_layer="
                     f"{self.model.output_layer} evaluates; set model.output_layer=last"
                 )
         return self
+
+    @property
+    def frozen_parts(self) -> tuple[str, ...]:
+        """Parts of the model that no stage trains."""
+        encoders = {"visual_encoder": self.model.visual_encoder.frozen, "text_encoder": self.model.text_encoder.frozen}
+        return tuple(name for name, is_frozen in encoders.items() if is_frozen)
 
     def training_stages(self) -> tuple[StageConfig, ...]:
         """The stages to run; a single one where the file names none."""

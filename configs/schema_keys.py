@@ -14,6 +14,9 @@ from datasets.table import DATASETS
 LISTS_OF_SETS = ("sets", "eval_sets")
 """Keys of lists whose entries name a data set and have its keys."""
 
+MAX_CHARACTERS = 80
+"""Of a key that may be a misspelt one."""
+
 
 def suggest_key(values: Mapping[str, Any], key: KeyPath) -> str:
     """A hint for an unknown key: a similar key of its section, or one of the same name in another section.
@@ -21,6 +24,8 @@ def suggest_key(values: Mapping[str, Any], key: KeyPath) -> str:
     In an entry of `data.sets` the keys of that data set are listed, and which other data set has the key.
     """
     name = str(key[-1])
+    if len(name) > MAX_CHARACTERS:
+        return ""
     section = section_at(values, key[:-1])
     if section is not None and (close := difflib.get_close_matches(name, section.model_fields, n=1)):
         return f"; did you mean {close[0]!r}?"

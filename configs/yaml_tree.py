@@ -4,6 +4,7 @@ import difflib
 import io
 import os
 import re
+import stat
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,7 +14,15 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from configs.yaml_limits import MAX_BYTES, LimitError, require_plain
+from structures.wording import one_line
+
 KeyPath = tuple[str | int, ...]
+
+MAX_SYNTAX = 200
+"""Characters of a message of the parser."""
+
+MAX_PATH = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +58,46 @@ def read_tree(path: Path) -> YamlTree:
         ValueError: one readable line, `file:line: what is wrong`.
     """
     shown = show_path(path)
+    text = read_text(path, shown)
     try:
-        tree = YAML(typ="rt", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{shown}: no such file{suggest_file(path)}") from error
-    except OSError as error:
-        raise ValueError(f"{shown}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{shown}: not a text file in UTF-8: {error.reason} at byte {error.start}") from error
+        require_plain(text)
+        tree = YAML(typ="rt", pure=True).load(text)
+    except LimitError as error:
+        raise ValueError(f"{shown}:{error.line}: {error.reason}") from error
     except YAMLError as error:
         raise ValueError(describe_yaml_error(shown, error)) from error
+    except ValueError as error:  # a date such as 2026-99-99
+        raise ValueError(f"{shown}: not YAML: {one_line(str(error))}") from error
     if tree is None:
         return YamlTree({}, {})
     if not isinstance(tree, CommentedMap):
         actual = "a list" if isinstance(tree, list) else "a single value"
         raise ValueError(f"{shown}:1: expected a mapping (key: value lines), got {actual}")
     return plain_tree(tree, shown)
+
+
+def read_text(path: Path, shown: str) -> str:
+    """The text of a file.
+
+    Raises:
+        ValueError: one readable line; also for devices and pipes, which may never end.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = "Is a directory" if stat.S_ISDIR(mode) else "it is a device or a pipe, expected a file"
+            raise ValueError(f"{shown}: cannot be read: {kind}")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{shown}: larger than {MAX_BYTES} bytes, so it is no configuration")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ValueError(f"{shown}: no such file{suggest_file(path)}") from error
+    except OSError as error:
+        raise ValueError(f"{shown}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{shown}: not a text file in UTF-8: {error.reason} at byte {error.start}; save it as UTF-8"
+        ) from error
 
 
 def read_value(text: str) -> Any:
@@ -74,9 +107,14 @@ def read_value(text: str) -> Any:
         ValueError: if it is not YAML.
     """
     try:
+        require_plain(text)
         return plain_value(YAML(typ="safe", pure=True).load(text))
+    except LimitError as error:
+        raise ValueError(error.reason) from error
     except YAMLError as error:
         raise ValueError(f"the value is not YAML: {describe_syntax(error)}") from error
+    except ValueError as error:  # a date such as 2026-99-99
+        raise ValueError(f"the value is not YAML: {one_line(str(error))}") from error
 
 
 def describe_yaml_error(shown: str, error: YAMLError) -> str:
@@ -85,15 +123,15 @@ def describe_yaml_error(shown: str, error: YAMLError) -> str:
     location = f"{shown}:{mark.line + 1}" if mark else shown
     text = describe_syntax(error)
     if duplicate := re.match(r'found duplicate key "(.*?)"', text):
-        return f"{location}: {duplicate[1]}: this key stands twice in its section"
+        return f"{location}: {one_line(duplicate[1])}: this key stands twice in its section"
     return f"{location}: not YAML: {text}"
 
 
 def describe_syntax(error: YAMLError) -> str:
     """The message of ruamel, without its excerpt of the source."""
     if not isinstance(error, MarkedYAMLError):
-        return " ".join(str(error).split())
-    return "; ".join(part for part in (error.problem, error.context) if part) or "syntax error"
+        return one_line(" ".join(str(error).split()), MAX_SYNTAX)
+    return one_line("; ".join(part for part in (error.problem, error.context) if part) or "syntax error", MAX_SYNTAX)
 
 
 def plain_tree(tree: CommentedMap, shown: str) -> YamlTree:
@@ -170,13 +208,14 @@ def represent_none(representer: Any, _value: None) -> Any:
 
 def dotted(key: KeyPath) -> str:
     """`stages.0.optim.lr`."""
-    return ".".join(str(step) for step in key)
+    return one_line(".".join(str(step) for step in key))
 
 
 def show_path(path: Path) -> str:
     """The path as the user would type it: relative where it lies below the working directory."""
     absolute = Path(os.path.normpath(Path.cwd() / path))
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
+    is_below = absolute.is_relative_to(Path.cwd())
+    return one_line(str(absolute.relative_to(Path.cwd()) if is_below else absolute), MAX_PATH)
 
 
 def suggest_file(path: Path) -> str:

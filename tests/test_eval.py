@@ -272,12 +272,6 @@ def test_the_real_sentences_of_ref_davis17_fit_the_real_videos(shared_dir):
     assert videos[0].load_object_maps().shape == (50, 480, 854)
 
 
-def test_a_submission_of_masks_that_are_not_written_is_refused(root, tmp_path):
-    with pytest.raises(ValueError, match=r"eval\.zip_submission=true .* eval\.write_masks=false"):
-        evaluate(tiny_config(root, tmp_path / "out", eval={"zip_submission": True, "write_masks": False}))
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_submission_of_ref_davis17_holds_all_four_annotators(davis, tmp_path):
     config = davis_config(davis, tmp_path / "out").model_copy(
         update={"eval": EvalConfig(zip_submission=True, partial_submission=True)}
