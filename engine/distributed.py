@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from engine.peers import met_peers
+from engine.process_variables import read_process_variables
 from structures.parent_watch import end_with_parent
 
 PEER_TIMEOUT_S = 300.0
@@ -48,26 +49,10 @@ def read_world() -> World:
     """Reads RANK, LOCAL_RANK and WORLD_SIZE; one process where `torchrun` did not set them.
 
     Raises:
-        ValueError: only some of them are set, or they contradict each other.
+        ValueError: some of its variables are set, and others are missing, or they contradict each other.
     """
-    size = _read_number("WORLD_SIZE", default=1)
-    if size == 1:
-        return World()
-    world = World(rank=_read_number("RANK"), local_rank=_read_number("LOCAL_RANK"), size=size)
-    if world.rank >= size:
-        raise ValueError(f"RANK={world.rank} must be below WORLD_SIZE={size}")
-    return world
-
-
-def _read_number(variable: str, *, default: int | None = None) -> int:
-    text = os.environ.get(variable, "" if default is None else str(default))
-    if not text.isdecimal() or (variable == "WORLD_SIZE" and int(text) == 0):
-        given = f"{variable}={text}" if variable in os.environ else f"{variable} is not set, but WORLD_SIZE is"
-        raise ValueError(
-            f"{given}; torchrun sets RANK, LOCAL_RANK and WORLD_SIZE to numbers: start several processes with it, or "
-            "unset WORLD_SIZE for a single one"
-        )
-    return int(text)
+    size, rank, local_rank = read_process_variables(os.environ)
+    return World(rank=rank, local_rank=local_rank, size=size)
 
 
 def end_with_launcher() -> None:

@@ -198,20 +198,8 @@ def met_peers(*, rank: int, size: int, timeout_s: float) -> Iterator[tuple[dist.
 
 
 def _address() -> tuple[str, int]:
-    """Where the processes meet.
-
-    Raises:
-        ValueError: the launcher has not said it.
-    """
-    host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
-    if not host or not port:
-        raise ValueError(
-            "WORLD_SIZE is set, but not MASTER_ADDR and MASTER_PORT; start several processes with torchrun, or unset "
-            "WORLD_SIZE for a single one"
-        )
-    if not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ValueError(f"MASTER_PORT={port} is not a number of a port, from 1 to 65535")
-    return host, int(port)
+    """Where the processes meet; `engine.process_variables` has checked what the launcher says."""
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
 
 
 def _wait_for_listener(host: str, port: int, timeout_s: float) -> None:

@@ -289,7 +289,13 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert read_world() == World(rank=0, local_rank=0, size=1)
-    for name, value in (("RANK", "3"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "4")):
+    for name, value in (
+        ("RANK", "3"),
+        ("LOCAL_RANK", "1"),
+        ("WORLD_SIZE", "4"),
+        ("MASTER_ADDR", "a"),
+        ("MASTER_PORT", "1"),
+    ):
         monkeypatch.setenv(name, value)
     assert read_world() == World(rank=3, local_rank=1, size=4)
 

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from engine.checkpoint import CHECKPOINT_FOLDER, LAST
+from engine.last_net import Command, run_command
 from engine.logging import METRICS_FILE
 from structures.user_path import user_path
 from tools.shapes.writer import make_shapes
@@ -205,12 +206,16 @@ def _last_line(path: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 if every run that was killed ended as the one that was not, 1 if one did not."""
+    return run_command(_run, program="python -m tools.kill_test", arguments=arguments, prefix="kill_test")
+
+
+def _run(command: Command) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.kill_test", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=50, help="in all (default 50)")
     parser.add_argument("--processes", type=int, default=1, help="of each run (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
     parser.add_argument("--folder", type=user_path, help="keeps data, logs and runs that differ")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(command.arguments)
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory(prefix="soc_kill_test_") as temporary:
         folder = options.folder or Path(temporary)

@@ -148,11 +148,11 @@ def test_processes_that_are_stopped_together_go_on_together(start):
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"RANK": ""}, "RANK="),
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two"),
+        ({"RANK": ""}, "but RANK not set"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE='two': expected a whole number"),
         ({"RANK": "2"}, "RANK=2 must be below WORLD_SIZE=2"),
-        ({"MASTER_PORT": "http"}, "MASTER_PORT=http is not a number of a port"),
-        ({"MASTER_ADDR": ""}, "WORLD_SIZE is set, but not MASTER_ADDR and MASTER_PORT"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT='http': expected a whole number"),
+        ({"MASTER_ADDR": ""}, "but MASTER_ADDR not set"),
     ],
 )
 def test_wrong_variables_are_one_message(start, variables, message):

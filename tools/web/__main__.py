@@ -75,8 +75,8 @@ def require_free_port(host: str, port: int) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         socket.create_server((host, port), family=family).close()
     except (OSError, OverflowError) as error:
-        number = getattr(error, "errno", None)
-        reason = os.strerror(number) if number in errno.errorcode else str(error)
+        number = error.errno if isinstance(error, OSError) else None
+        reason = os.strerror(number) if number is not None and number in errno.errorcode else str(error)
         raise ValueError(
             f"--host {host} --port {port}: {reason}; end the program that listens there, or name another --port"
         ) from error
