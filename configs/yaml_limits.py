@@ -5,7 +5,8 @@ run (tags); libraries answer them with an endless loop, a `RecursionError`, or b
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NoReturn
 
 from ruamel.yaml import YAML
 from ruamel.yaml.events import (
@@ -13,6 +14,7 @@ from ruamel.yaml.events import (
     CollectionEndEvent,
     CollectionStartEvent,
     Event,
+    MappingStartEvent,
     NodeEvent,
     ScalarEvent,
 )
@@ -25,6 +27,9 @@ MAX_DEPTH = 32
 
 MAX_VALUES = 20_000
 """With the values that aliases repeat. All settings together are about 250."""
+
+SHOWN_DEPTH = 8
+"""Of the key of a value that lies too deep."""
 
 MAX_DIGITS = 400
 """Of a number; floats have at most 309 before the point."""
@@ -47,48 +52,94 @@ class LimitError(ValueError):
 
 
 @dataclass(slots=True)
-class _Sizes:
-    """Counts values while the events go by.
+class _Open:
+    """A section or a list that has begun and not ended.
 
     Attributes:
-        open: of each section or list that has begun: its anchor and the values before it.
-        anchored: values below each anchor that is complete.
-        total: values so far, those that aliases repeat among them.
+        anchor: its name for aliases.
+        before: values before it.
+        entry: the key, or the number, of what comes now; None in a section whose next event is a key.
     """
 
-    open: list[tuple[str | None, int]] = field(default_factory=list)
-    anchored: dict[str, int] = field(default_factory=dict)
-    total: int = 0
+    anchor: str | None
+    before: int
+    entry: str | int | None
 
-    def add(self, event: Event) -> None:
+    def step(self, event: Event) -> None:
+        """A key, a value or an entry has gone by."""
+        if isinstance(self.entry, int):
+            self.entry += 1
+        elif self.entry is None:
+            self.entry = one_line(event.value) if isinstance(event, ScalarEvent) else "?"
+        else:
+            self.entry = None
+
+
+class _Reading:
+    """Counts values, and knows the key of each, while the events go by."""
+
+    def __init__(self) -> None:
+        self._open: list[_Open] = []
+        self._anchored: dict[str, int] = {}
+        self._total = 0
+
+    def take(self, event: NodeEvent | CollectionEndEvent) -> None:
         """Counts one event.
 
         Raises:
-            LimitError: there are too many values, or they lie too deep.
+            LimitError: there are too many values, they lie too deep, or they are none of a configuration.
         """
-        line = event.start_mark.line + 1
         if isinstance(event, CollectionEndEvent):
-            anchor, before = self.open.pop()
-            if anchor is not None:
-                self.anchored[anchor] = self.total - before
-            return
-        if isinstance(event, AliasEvent):
-            if event.anchor in (anchor for anchor, _ in self.open):
-                raise LimitError(
-                    line, f"the alias *{_name(event)} stands inside of what it repeats; write the values out"
-                )
-            self.total += self.anchored.get(event.anchor, 0)  # the parser reports an alias of nothing
+            done = self._open.pop()
+            if done.anchor is not None:
+                self._anchored[done.anchor] = self._total - done.before
+        elif isinstance(event, AliasEvent):
+            self._repeat(event)
         elif isinstance(event, CollectionStartEvent):
-            if len(self.open) == MAX_DEPTH:
-                raise LimitError(line, f"more than {MAX_DEPTH} sections and lists inside of each other")
-            self.open.append((event.anchor, self.total))
-        elif isinstance(event, ScalarEvent) and event.anchor is not None:
-            self.anchored[event.anchor] = 1
-        self.total += 1
-        if self.total > MAX_VALUES:
-            raise LimitError(
-                line, f"more than {MAX_VALUES} values, with those that aliases repeat; no configuration needs as many"
-            )
+            self._require_plain(event)
+            self._begin(event)
+            return  # until its end it is what the section or list around it is at
+        elif isinstance(event, ScalarEvent):
+            self._require_plain(event)
+            self._count(event, 1)
+            if event.anchor is not None:
+                self._anchored[event.anchor] = 1
+        if self._open:
+            self._open[-1].step(event)
+
+    def _repeat(self, event: AliasEvent) -> None:
+        if any(event.anchor == around.anchor for around in self._open):
+            name = one_line(str(event.anchor))
+            self._refuse(event, f"the alias *{name} stands inside of what it repeats; write the values out")
+        self._count(event, self._anchored.get(event.anchor, 1))  # the parser reports an alias of nothing
+
+    def _begin(self, event: CollectionStartEvent) -> None:
+        if len(self._open) == MAX_DEPTH:
+            self._refuse(event, f"more than {MAX_DEPTH} sections and lists inside of each other")
+        is_section = isinstance(event, MappingStartEvent)
+        self._open.append(_Open(event.anchor, self._total, None if is_section else 0))
+        self._count(event, 1)
+
+    def _count(self, event: Event, values: int) -> None:
+        self._total += values
+        if self._total > MAX_VALUES:
+            reason = f"more than {MAX_VALUES} values, with those that aliases repeat; no configuration needs as many"
+            self._refuse(event, reason)
+
+    def _require_plain(self, event: ScalarEvent | CollectionStartEvent) -> None:
+        if event.tag is not None:
+            shown = one_line(str(event.tag).replace("tag:yaml.org,2002:", "!!"))
+            self._refuse(event, f"the tag {shown} has no meaning here; write the value alone")
+        if isinstance(event, CollectionStartEvent) or not event.implicit[0] or len(event.value) <= MAX_DIGITS:
+            return
+        if LONG_NUMBER.fullmatch(event.value):
+            self._refuse(event, f"a number of {len(event.value)} digits; no setting takes one of more than 19")
+
+    def _refuse(self, event: Event, reason: str) -> NoReturn:
+        entries = [around.entry for around in self._open[:SHOWN_DEPTH] if around.entry is not None]
+        is_file = bool(entries) and isinstance(entries[0], str)  # of a list on the command line the key is known
+        key = one_line(".".join(map(str, entries)))
+        raise LimitError(event.start_mark.line + 1, f"{key}: {reason}" if is_file else reason)
 
 
 def require_plain(text: str) -> None:
@@ -98,24 +149,13 @@ def require_plain(text: str) -> None:
         text: of a file, or of a value.
 
     Raises:
-        LimitError: with the line.
+        LimitError: with the line and the key.
         YAMLError: it is not YAML.
     """
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
         raise LimitError(1, f"{size} bytes are no configuration, which has at most {MAX_BYTES}")
-    sizes = _Sizes()
+    reading = _Reading()
     for event in YAML(typ="safe", pure=True).parse(text):
-        line = event.start_mark.line + 1
         if isinstance(event, NodeEvent | CollectionEndEvent):
-            sizes.add(event)
-        if isinstance(event, ScalarEvent | CollectionStartEvent) and event.tag is not None:
-            shown = one_line(str(event.tag).replace("tag:yaml.org,2002:", "!!"))
-            raise LimitError(line, f"the tag {shown} has no meaning here; write the value alone")
-        is_plain = isinstance(event, ScalarEvent) and event.implicit[0]
-        if is_plain and len(event.value) > MAX_DIGITS and LONG_NUMBER.fullmatch(event.value):
-            raise LimitError(line, f"a number of {len(event.value)} digits; no setting takes one of more than 19")
-
-
-def _name(event: AliasEvent) -> str:
-    return one_line(str(event.anchor))
+            reading.take(event)
