@@ -37,8 +37,8 @@ def _checked_moment(text: str) -> str:
     return text
 
 
-Pixels = Annotated[int, Field(gt=0, le=16384)]
-"""The length of a side."""
+Pixels = Annotated[int, Field(ge=16, le=16384)]
+"""The length of a side; of smaller pictures nothing is left at the strides of the model."""
 
 LEAST_FPS = 0.1
 

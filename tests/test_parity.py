@@ -84,3 +84,24 @@ def test_a_missing_file_fails(folder: Path):
 def test_a_folder_without_a_manifest_is_a_wrong_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main([str(tmp_path)]) == 2
     assert "manifest.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        ("{", "manifest.json: no JSON file: Expecting property name"),
+        ("[1]", "manifest.json: expected a mapping of names to entries, got [1]"),
+        ("5", "manifest.json: expected a mapping"),
+        ('{"a": 5}', "manifest.json: a: expected a mapping with the `kind`, got 5"),
+        ("[" * 100_000, "manifest.json: no JSON file: maximum recursion depth"),
+        ("\udcff", "manifest.json: no JSON file: "),
+    ],
+)
+def test_a_manifest_that_is_none_is_named(
+    manifest: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "manifest.json").write_bytes(manifest.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=r"manifest\.json") as caught:
+        check_folder(tmp_path)
+    assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

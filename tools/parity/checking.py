@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from structures.wording import one_line, show_value
 from tools.parity import criterion_fixtures, fixture_io, metric_fixtures, model_fixtures, postprocess_fixtures
 
 PARITY_FOLDER = Path(__file__).parents[2] / "tests" / "parity"
@@ -66,9 +67,9 @@ def check_fixture(entry: dict[str, Any], path: Path, load_spec: Callable[[str], 
     Raises:
         ValueError: if its kind is unknown.
     """
-    kind = entry["kind"]
+    kind = entry.get("kind")
     if kind not in RUNNERS:
-        raise ValueError(f"unknown kind {kind!r}; known are {', '.join(sorted(RUNNERS))}")
+        raise ValueError(f"unknown kind {show_value(kind)}; known are {', '.join(sorted(RUNNERS))}")
     with np.load(path) as fixture:
         outputs = RUNNERS[kind](entry, fixture, load_spec)
         # fp32/*: the float32 reference, for implementations that run in float32.
@@ -110,7 +111,10 @@ def check_folder(folder: Path, only: Sequence[str] = ()) -> dict[str, FixtureRes
     manifest_path = fixtures / "manifest.json"
     if not manifest_path.is_file():
         raise ValueError(f"{folder}: no fixtures/manifest.json there; give a folder like tests/parity")
-    manifest = json.loads(manifest_path.read_text())
+    manifest = _read_entries(manifest_path)
+    for name, entry in manifest.items():
+        if not isinstance(entry, dict):
+            raise ValueError(f"{manifest_path}: {name}: expected a mapping with the `kind`, got {show_value(entry)}")
     names = [name for name in sorted(manifest) if not only or any(part in name for part in only)]
     if not names:
         raise ValueError(f"{folder}: no fixture {'named like ' + ', '.join(only) if only else 'in the manifest'}")
@@ -118,7 +122,7 @@ def check_folder(folder: Path, only: Sequence[str] = ()) -> dict[str, FixtureRes
     def load_spec(name: str) -> dict[str, Any]:
         for specs in (folder / "specs", fixtures / "specs", fixtures.parent / "specs", PARITY_FOLDER / "specs"):
             if (specs / f"{name}.json").is_file():
-                return json.loads((specs / f"{name}.json").read_text())
+                return _read_entries(specs / f"{name}.json")
         raise ValueError(f"specs/{name}.json: no such file")
 
     results = {}
@@ -130,6 +134,21 @@ def check_folder(folder: Path, only: Sequence[str] = ()) -> dict[str, FixtureRes
         results[name] = result
         _print_line(name, result)
     return results
+
+
+def _read_entries(path: Path) -> dict[str, Any]:
+    """The mapping that a JSON file holds.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no JSON file: {one_line(str(error) or 'too deep')}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a mapping of names to entries, got {show_value(content)}")
+    return content
 
 
 def _print_line(name: str, result: FixtureResult) -> None:
