@@ -17,7 +17,8 @@ from jaxtyping import Bool
 
 from datasets.problems import Problem
 from datasets.readers import require_size
-from media.files import path_inside, plain_name, regular_file
+from media.files import path_inside, plain_name, reading, regular_file
+from media.folders import listing
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,11 @@ class A2DFiles:
     def annotations(self, video: str) -> Path:
         """The folder of its h5 files."""
         return path_inside(self.instances, video, what=f"{self.videoset}: video")
+
+    def annotation_files(self, video: str) -> list[Path]:
+        """Its h5 files; none without the folder."""
+        folder = self.annotations(video)
+        return listing(folder, (".h5",)) if folder.is_dir() else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +302,8 @@ def _open_h5(path: Path) -> Iterator[Mapping[str, Any]]:
     import h5py  # here, because configurations are read without it
 
     try:
-        with h5py.File(regular_file(path), "r") as file:
+        # without a lock: the file is only read, and some file systems have none
+        with reading(path), h5py.File(regular_file(path), "r", locking=False) as file:
             yield file
     except FileNotFoundError:
         raise ValueError(f"{path}: no such annotation file") from None
@@ -314,6 +321,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with reading(path):
+            return regular_file(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a readable text file ({error})") from None

@@ -49,6 +49,7 @@ from datasets.definition import (
 from datasets.listing import FolderListing, has_windows_line_ends
 from datasets.problems import Problem
 from datasets.records import Expression, VideoRecord
+from media.files import UnavailableError
 from structures.user_cache import user_cache_folder
 
 logger = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ def _compare_lists(
 def _fingerprint(request: SplitRequest[A2DSentencesSettings], files: A2DFiles, lengths: Mapping[str, int]) -> str:
     paths = [files.clip(video) for video in lengths]
     for video in lengths:
-        paths += files.annotations(video).glob("*.h5")
+        paths += files.annotation_files(video)
     return fingerprint([*paths, files.videoset, files.annotation], root=request.root, version=INDEX_FORMAT)
 
 
@@ -206,13 +207,15 @@ def _examine(root: Path, files: A2DFiles, video: str, num_listed: int) -> dict[s
     try:
         num_frames = VideoFileFrames(clip).num_frames
         frame_size = VideoFileFrames(clip).size()
+    except UnavailableError:
+        raise  # what is found here is kept
     except ValueError as error:
         kind = "unreadable" if clip.is_file() else "missing"
         problems.append((kind, clip.relative_to(root).as_posix(), detail_of(error, clip)))
     num_known = num_listed if num_frames is None else num_frames
     actors: dict[str, list[int]] = {}
     oddities: list[tuple[str, str, str]] = []
-    paths = sorted(folder.glob("*.h5"))
+    paths = files.annotation_files(video)
     if not paths:
         detail = f"no annotation file (*.h5) of video {video}"
         problems.append(("unreadable", f"{folder.relative_to(root).as_posix()}/", detail))
@@ -224,6 +227,8 @@ def _examine(root: Path, files: A2DFiles, video: str, num_listed: int) -> dict[s
             actors[path.stem] = list(annotation.index_of)
             name = path.relative_to(root).as_posix()
             oddities += [(oddity, name, detail) for oddity, detail in _oddities_of(annotation, frame_size)]
+        except UnavailableError:
+            raise
         except ValueError as error:
             problems.append(("unreadable", path.relative_to(root).as_posix(), detail_of(error, path)))
     return {"num_frames": num_frames, "actors": actors, "problems": problems, "oddities": oddities}

@@ -20,12 +20,15 @@ def fingerprint(files: Iterable[Path], *, root: Path, version: int, settings: st
         root: names are taken relative to it, so that moving the whole data set changes nothing.
         version: of the derived file's format.
         settings: of how it is made.
+
+    Raises:
+        OSError: a file cannot be looked at; another fingerprint would say that it has changed.
     """
     digest = hashlib.sha256(f"{version}\n{settings}\n".encode())
     for path in sorted(files):
         try:
             state = path.stat()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             digest.update(f"{path.relative_to(root).as_posix()} missing\n".encode())
             continue
         digest.update(f"{path.relative_to(root).as_posix()} {state.st_size} {state.st_mtime_ns}\n".encode())

@@ -14,7 +14,8 @@ from jaxtyping import Bool
 
 from datasets.problems import Problem
 from datasets.readers import require_size
-from media.files import plain_name, regular_file
+from media.files import UnavailableError, plain_name, reading, regular_file
+from media.folders import IMAGE_SUFFIXES, listing
 
 PERSON = 1
 """Object id of the only person."""
@@ -69,7 +70,10 @@ def _named_in_errors(file: Path) -> Iterator[None]:
     from scipy.io.matlab import MatReadError
 
     try:
-        yield
+        with reading(file):
+            yield
+    except UnavailableError:
+        raise
     except (
         OSError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, MatReadError, zlib.error
     ) as error:  # fmt: skip
@@ -152,12 +156,14 @@ def read_choice(path: Path) -> dict[str, tuple[ListedSample, ...]]:
 
 def video_folders(folder: Path) -> list[Path]:
     """<action>/<video>."""
-    return sorted(path for path in folder.glob("*/*") if path.is_dir())
+    if not folder.is_dir():
+        return []
+    return [path for action in listing(folder) if action.is_dir() for path in listing(action) if path.is_dir()]
 
 
 def frame_names(folder: Path, problems: list[Problem]) -> tuple[str, ...]:
     """Names of the frames of a video, which are numbered without a gap; none where one is missing."""
-    names = {path.stem for path in folder.glob("*.png")}
+    names = {path.stem for path in listing(folder, IMAGE_SUFFIXES)}
     if not names:
         problems.append(Problem("missing", f"{folder}/", "no frames (*.png)"))
         return ()

@@ -40,8 +40,9 @@ from datasets.jhmdb_files import (
 )
 from datasets.listing import FolderListing, has_windows_line_ends
 from datasets.problems import Problem
-from datasets.readers import ImageFrames
+from datasets.readers import ImageFrames, image_frames
 from datasets.records import Expression, VideoRecord
+from media.files import UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def read(request: SplitRequest[JhmdbSentencesSettings]) -> SplitContents:
             continue
         names = frame_names(folders[video], problems)
         if names:
-            frames[video] = ImageFrames(folders[video], names, suffix=".png")
+            frames[video] = image_frames(folders[video], names)
     masks = {
         video: MatMasks(root / "puppet_mask" / own.folder.relative_to(images) / "puppet_mask.mat")
         for video, own in frames.items()
@@ -248,6 +249,8 @@ def _choose_like_mttr(
 def _count_masks(masks: MatMasks) -> int | Problem:
     try:
         return masks.num_frames()
+    except UnavailableError as error:
+        return Problem("unavailable", str(masks.file), str(error).removeprefix(f"{masks.file}: "))
     except ValueError as error:
         kind: Literal["unreadable", "missing"] = "unreadable" if masks.file.is_file() else "missing"
         return Problem(kind, str(masks.file), str(error).removeprefix(f"{masks.file}: "))

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from datasets.frame_names import FrameNames
-from datasets.problems import Problem
+from datasets.problems import Problem, ProblemKind
 from datasets.readers import IndexPngs, MaskReader
-from media.files import path_inside
+from media.files import UnavailableError, path_inside
+from media.folders import MASK_SUFFIXES, listing
 from media.mask_png import read_index_png
 from structures.object_maps import VOID_INDEX
 
@@ -79,7 +80,7 @@ def read_label_pngs(folder: Path, *, frames: FrameNames, size: tuple[int, int], 
     """
     names: dict[int, str] = {}
     shown: dict[int, list[int]] = {}
-    for path in sorted(folder.glob("*.png")):
+    for path in listing(folder, MASK_SUFFIXES):
         try:
             position = frames.position_of(path.name)
         except ValueError as error:
@@ -97,7 +98,8 @@ def read_label_pngs(folder: Path, *, frames: FrameNames, size: tuple[int, int], 
                 hint = (
                     "; this is a picture of colours, not of ids: save it with its palette, or export COCO JSON instead"
                 )
-            problems.append(Problem("unreadable", str(path), str(error).removeprefix(f"{path}: ") + hint))
+            kind: ProblemKind = "unavailable" if isinstance(error, UnavailableError) else "unreadable"
+            problems.append(Problem(kind, str(path), str(error).removeprefix(f"{path}: ") + hint))
             continue
         ids = [number for number in np.flatnonzero(np.bincount(object_map.ravel())).tolist() if number]
         if object_map.shape != size:

@@ -15,11 +15,11 @@ from datasets.problems import Problem, ProblemKind
 from datasets.readers import FrameReader, ImageFiles
 from datasets.records import Expression, VideoRecord
 from datasets.sentence_file import FILE_NAME, SentenceFile, name_as_sentence, read_sentence_file
-from media.files import plain_name
+from media.files import UnavailableError, plain_name
+from media.folders import IMAGE_SUFFIXES, listing
 from structures.config_node import ConfigNode
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 FRAMES_FOLDER, LABELS_FOLDER = "frames", "labels"
 SHARED_LABELS = "labels.json"
 
@@ -117,8 +117,7 @@ def find_videos(root: Path, listed: Sequence[LabelledVideo], problems: list[Prob
 
 def holds_a_video(folder: Path) -> bool:
     """Whether a folder looks like that of a labelled video."""
-    has_file = any(path.suffix.lower() in VIDEO_SUFFIXES for path in folder.iterdir())
-    return has_file or (folder / FRAMES_FOLDER).is_dir()
+    return bool(listing(folder, VIDEO_SUFFIXES)) or (folder / FRAMES_FOLDER).is_dir()
 
 
 def _name_of(video: Path) -> str:
@@ -128,13 +127,13 @@ def _name_of(video: Path) -> str:
 def _videos_in(root: Path, problems: list[Problem]) -> Iterator[LabelledVideo]:
     """The folders of a folder that hold labels, each with its video."""
     shared = root / SHARED_LABELS
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+    for folder in (path for path in listing(root) if path.is_dir()):
         labels = folder / LABELS_FOLDER
         if not labels.is_dir():
             labels = shared
         if not labels.exists():
             continue
-        candidates = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES]
+        candidates = listing(folder, VIDEO_SUFFIXES)
         if (folder / FRAMES_FOLDER).is_dir():
             candidates.append(folder / FRAMES_FOLDER)
         own = folder / FILE_NAME
@@ -154,7 +153,7 @@ def _open_frames(video: Path, *, first_index: int) -> tuple[FrameReader, FrameNa
         ValueError: there is no such video, or it has no frame.
     """
     if video.is_dir():
-        paths = sorted((p for p in video.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
+        paths = sorted(listing(video, IMAGE_SUFFIXES), key=_natural_order)
         stems = tuple(path.stem for path in paths)
         if not paths:
             raise ValueError(f"{video}: the folder holds no frame ({', '.join(IMAGE_SUFFIXES)})")
@@ -186,7 +185,9 @@ def _json_in(labels: Path) -> Path | None:
     if not labels.is_dir():
         raise ValueError(f"{labels}: no such file or folder of labels")
     # CVAT puts its file into `annotations`
-    candidates = sorted(p for p in (*labels.glob("*.json"), *labels.glob("annotations/*.json")) if p.name != FILE_NAME)
+    below = labels / "annotations"
+    found = [*listing(labels, (".json",)), *(listing(below, (".json",)) if below.is_dir() else ())]
+    candidates = sorted(path for path in found if path.name != FILE_NAME)
     if len(candidates) > 1:
         names = ", ".join(path.relative_to(labels).as_posix() for path in candidates[:MOST_NAMED])
         raise ValueError(f"{labels}: several JSON files besides {FILE_NAME} ({names}); name one of them as `labels`")
@@ -235,6 +236,7 @@ def read_video(
         size = reader.size()
     except ValueError as error:
         kind: ProblemKind = "unreadable" if one.video.exists() else "missing"
+        kind = "unavailable" if isinstance(error, UnavailableError) else kind
         problems.append(Problem(kind, str(one.video), str(error).removeprefix("video ").removeprefix(f"{one.video}: ")))
         return None
     try:

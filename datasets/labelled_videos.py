@@ -41,6 +41,7 @@ from datasets.label_sources import (
 from datasets.problems import Problem
 from datasets.readers import KeptFrames
 from datasets.records import Expression, VideoRecord
+from media.folders import listing
 
 SPLITS = ("all", "train", "valid")
 
@@ -203,7 +204,7 @@ def _shared_folders(request: SplitRequest[LabelledVideosSettings]) -> Iterator[P
 
 
 def _find(root: Path) -> list[FoundDataset]:
-    folders = [folder for folder in root.iterdir() if folder.is_dir()]
+    folders = [folder for folder in listing(root) if folder.is_dir()]
     has_labels = any((folder / LABELS_FOLDER).is_dir() for folder in folders) or (root / SHARED_LABELS).is_file()
     is_here = has_labels and any(holds_a_video(folder) for folder in folders)
     return [FoundDataset(LabelledVideosSettings(), ("train", "valid"))] if is_here else []

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from datasets.problems import Problem
+from media.folders import listing
 
 
 class FolderListing:
@@ -13,10 +14,10 @@ class FolderListing:
         self._folders: dict[Path, frozenset[str]] = {}
 
     def inside(self, folder: Path) -> frozenset[str]:
-        """Names of all that lies in a folder; empty without it."""
+        """Names of all that lies in a folder, clutter aside; empty without it."""
         if folder not in self._folders:
             try:
-                self._folders[folder] = frozenset(path.name for path in folder.iterdir())
+                self._folders[folder] = frozenset(path.name for path in listing(folder))
             except (FileNotFoundError, NotADirectoryError):
                 self._folders[folder] = frozenset()
         return self._folders[folder]

@@ -14,6 +14,7 @@ from datasets.listing import FolderListing
 from datasets.problems import Problem
 from datasets.records import Expression
 from media.files import path_inside, plain_name
+from media.folders import listing
 
 Entry = Mapping[str, Any]
 """What the file says about one expression."""
@@ -124,7 +125,7 @@ def missing_folders(folder: Path, videos: Sequence[str], hint: str = "") -> Iter
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    present = {path.name for path in folder.iterdir()}
+    present = {path.name for path in listing(folder)}
     for video in videos:
         if video not in present:
             missing = path_inside(folder, video, what="video")
@@ -147,8 +148,8 @@ def repeated_keys(path: Path) -> Iterator[Problem]:
         yield Problem("duplicates", str(path), f"{name!r} occurs more than once in one place; the last one is read")
 
 
-def unclaimed_videos(listing: FolderListing, folders: Iterable[Path], known: Iterable[str]) -> Iterator[Problem]:
+def unclaimed_videos(seen: FolderListing, folders: Iterable[Path], known: Iterable[str]) -> Iterator[Problem]:
     """Folders of videos about which no expression is."""
     known = set(known)
     for folder in folders:
-        yield from listing.surplus_entries(folder, known, "no sentence is about it")
+        yield from seen.surplus_entries(folder, known, "no sentence is about it")

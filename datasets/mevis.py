@@ -43,7 +43,7 @@ from datasets.meta_expressions import (
     video_names,
 )
 from datasets.problems import Problem
-from datasets.readers import ImageFrames
+from datasets.readers import image_frames
 from datasets.records import Expression, VideoRecord
 from datasets.run_lengths import RunLengthMasks, Track, pack_track
 from media.files import path_inside
@@ -109,7 +109,7 @@ def read(request: SplitRequest[MevisSettings]) -> SplitContents:
         VideoRecord(
             name=video.name,
             frame_names=video.frames,  # the masks are in the order of the file
-            frames=ImageFrames(path_inside(folder / "JPEGImages", video.name, what="video"), video.frames),
+            frames=image_frames(path_inside(folder / "JPEGImages", video.name, what="video"), video.frames),
             masks=None,
             expressions=video.expressions,
         )

@@ -14,6 +14,7 @@ ProblemKind = Literal[
     "index",
     "missing",
     "unreadable",
+    "unavailable",
     "mismatched",
     "objects",
     "expressions",
@@ -54,6 +55,11 @@ KINDS: dict[ProblemKind, KindOfProblem] = {
         "truncated or damaged files",
         True,
         "fetch these files again from the archive; if they come back damaged, so is it",
+    ),
+    "unavailable": KindOfProblem(
+        "files that cannot be read now, whether they are whole or not",
+        True,
+        "see to the disk or network, then check again",
     ),
     "mismatched": KindOfProblem(
         "masks and frames that do not fit each other",

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from media.files import path_inside
+from media.folders import IMAGE_SUFFIXES, listing
 from media.images import image_size, read_rgb
 from media.mask_png import read_index_png
 
@@ -122,6 +123,14 @@ class ImageFrames:
     def size(self) -> tuple[int, int]:
         """See `FrameReader`."""
         return image_size(self.path(0))
+
+
+def image_frames(folder: Path, names: tuple[str, ...]) -> ImageFrames:
+    """The frames of a video, with whatever suffix they have: `.jpg` as published, or else that of the first one."""
+    suffix = ".jpg"
+    if not path_inside(folder, f"{names[0]}{suffix}", what=f"{folder}: frame").exists() and folder.is_dir():
+        suffix = next((path.suffix for path in listing(folder, IMAGE_SUFFIXES) if path.stem == names[0]), suffix)
+    return ImageFrames(folder, names, suffix)
 
 
 @dataclass(frozen=True)

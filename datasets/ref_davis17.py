@@ -42,10 +42,11 @@ from datasets.meta_expressions import (
     video_names,
 )
 from datasets.problems import Problem, any_stops
-from datasets.readers import ImageFrames, PngMasks, pixel_value
+from datasets.readers import PngMasks, image_frames, pixel_value
 from datasets.records import Expression, VideoRecord
 from datasets.visibility import records_with_visibility
 from media.files import path_inside
+from media.folders import IMAGE_SUFFIXES, is_clutter, listing
 from structures.object_maps import VOID_INDEX
 
 SPLITS = ("train", "valid")
@@ -167,7 +168,7 @@ def read(request: SplitRequest[RefDavis17Settings]) -> SplitContents:
             VideoRecord(
                 name=video.name,
                 frame_names=frames,
-                frames=ImageFrames(path_inside(files.frames, video.name, what="video"), frames),
+                frames=image_frames(path_inside(files.frames, video.name, what="video"), frames),
                 masks=PngMasks(masks, frames) if masks.is_dir() else None,
                 expressions=tuple(sorted(video.expressions, key=lambda expression: int(expression.name))),
                 listed_objects=frozenset(),  # nothing lists objects, so each one must be in a mask
@@ -202,26 +203,29 @@ def _read_texts(
     if files.list_of_videos.is_file():
         names = files.list_of_videos.read_text(encoding="utf-8-sig").split()
     elif files.frames == request.root / request.split / "JPEGImages":
-        names = sorted(path.name for path in files.frames.iterdir() if path.is_dir())
+        names = [path.name for path in listing(files.frames) if path.is_dir()]
     else:
         raise ValueError(
             f"{files.list_of_videos}: no such file; the original sentences do not say which videos are in a split"
         )
     folders = {name: path_inside(files.frames, name, what=f"{files.list_of_videos}: video") for name in names}
     problems += missing_folders(files.frames, names)
-    frames = {name: sorted(path.stem for path in folder.glob("*.jpg")) for name, folder in folders.items()}
+    frames = {
+        name: sorted({path.stem for path in listing(folder, IMAGE_SUFFIXES)}) if folder.is_dir() else []
+        for name, folder in folders.items()
+    }
     is_complete = request.split != "train"
     described = read_text_annotations(files.expressions, frames, is_complete=is_complete, problems=problems)
     return {video: content for video, content in described.items() if folders[video].is_dir()}
 
 
 def _notes(
-    request: SplitRequest[RefDavis17Settings], contents: SplitContents, listing: FolderListing
+    request: SplitRequest[RefDavis17Settings], contents: SplitContents, folders: FolderListing
 ) -> Iterator[Problem]:
     files = find_files(request)
-    lists = sorted((request.root / "ImageSets").glob("*/*.txt"))
+    lists = [path for path in sorted((request.root / "ImageSets").glob("*/*.txt")) if not is_clutter(path.name)]
     has_texts = files.expressions.is_dir()
-    for path in (*lists, *(sorted(files.expressions.glob("*.txt")) if has_texts else ())):
+    for path in (*lists, *(listing(files.expressions, (".txt",)) if has_texts else ())):
         if has_windows_line_ends(path):
             yield Problem("line_ends", str(path))
     if not has_texts:
@@ -229,7 +233,7 @@ def _notes(
     known = {name for path in lists for name in path.read_text(encoding="utf-8", errors="replace").split()}
     known |= {video.name for video in contents.videos} | video_names(files.expressions)
     known.update(*(video_names(expressions_file(request.root, split)) for split in SPLITS))
-    yield from unclaimed_videos(listing, (files.frames, files.masks), known)
+    yield from unclaimed_videos(folders, (files.frames, files.masks), known)
 
 
 def _meta_expressions(request: SplitRequest[RefDavis17Settings], contents: SplitContents) -> Mapping[str, Any]:

@@ -46,7 +46,7 @@ from datasets.meta_expressions import (
     video_names,
 )
 from datasets.problems import Problem, any_stops
-from datasets.readers import ImageFrames, PngMaskFolders, PngMasks, pixel_value
+from datasets.readers import PngMaskFolders, PngMasks, image_frames, pixel_value
 from datasets.records import Expression, VideoRecord
 from datasets.run_lengths import RunLengthMasks, pack_track
 from datasets.visibility import FILE_NAME, records_with_visibility
@@ -137,7 +137,7 @@ def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
             VideoRecord(
                 name=video.name,
                 frame_names=frames,
-                frames=ImageFrames(path_inside(folder / "JPEGImages", video.name, what="video"), frames),
+                frames=image_frames(path_inside(folder / "JPEGImages", video.name, what="video"), frames),
                 masks=masks,
                 expressions=expressions,
                 listed_objects=(

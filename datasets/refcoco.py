@@ -1,6 +1,8 @@
 """RefCOCO, RefCOCO+ and RefCOCOg: images of COCO train2014 with sentences about one object each.
 
-    ROOT/train2014/COCO_train2014_<12 digits>.jpg          or below ROOT/coco, ROOT/images, ROOT/images/mscoco/images
+    ROOT/train2014/COCO_train2014_<12 digits>.jpg          or below ROOT/coco, ROOT/images, ROOT/coco/images,
+                                                           ROOT/images/mscoco/images
+    or ROOT/train2017/<12 digits>.jpg, there, too          as copies from the release of 2017 have them
     ROOT/<name>/instances_<name>_<split>.json              or below ROOT/coco
       images[]: one per *sentence*: id, file_name, height, width, caption; annotations[]: one each, by image_id
       (made by tools/data/convert_refexp_to_coco.py of https://github.com/wjn922/ReferFormer)
@@ -37,9 +39,13 @@ from datasets.records import Expression, VideoRecord
 from datasets.refcoco_files import Reference, read_plain_pickle, read_references, read_split_file
 from datasets.run_lengths import RunLengthMasks, Track
 from media.files import path_inside
+from media.folders import IMAGE_SUFFIXES, listing
 
 SPLITS_BY = {"refcoco": ("unc", "google"), "refcoco+": ("unc",), "refcocog": ("umd", "google")}
 """Of each set, who divided it into splits; the first is the one that papers use."""
+
+IMAGE_FOLDERS = ("train2014", "train2017")
+"""In which copies have the images of COCO; in the second one their names are the numbers alone."""
 
 PUBLISHED = {
     "refcoco": {
@@ -110,17 +116,18 @@ def read(request: SplitRequest[RefcocoSettings]) -> SplitContents:
     by_image: dict[str, list[Reference]] = {}
     for reference in references:
         by_image.setdefault(reference.image, []).append(reference)
-    present = {path.name for path in images.iterdir()}
+    present = _ImagesOfCoco(images)
     videos = []
     for image, own in sorted(by_image.items()):
-        sizes, path = {reference.size for reference in own}, path_inside(images, image, what=f"{file}: image")
-        if image not in present:
-            detail = "no such image; unpack train2014.zip of COCO completely"
+        sizes, path = {reference.size for reference in own}, present.find(image)
+        if path is None:
+            path = path_inside(images, image, what=f"{file}: image")
+            detail = f"no such image; unpack {images.name}.zip of COCO completely"
             problems.append(Problem("missing", str(path), detail))
         elif len(sizes) > 1:
             problems.append(Problem("mismatched", str(file), f"image {image} has several sizes: {sorted(sizes)}"))
         else:
-            video = _record(file, path, own)
+            video = _record(file, image, path, own)
             problems += _unseen_objects(video)
             if request.for_training:
                 video = replace(video, is_pseudo_clip=request.settings.pseudo_clips)
@@ -149,14 +156,16 @@ def _read_index(request: SplitRequest[RefcocoSettings], problems: list[Problem])
     raise ValueError(f"split {split!r} of {variant}: neither {split_file} nor {refs} exists{there}")
 
 
-def _record(file: Path, image: Path, references: Sequence[Reference]) -> VideoRecord:
+def _record(file: Path, image: str, path: Path, references: Sequence[Reference]) -> VideoRecord:
+    """The record of an image, named as the index names it, wherever and however the file is called."""
+    name_of_image = Path(image).stem
     boxes = {reference.counts: reference.box_xywh_px for reference in reversed(references)}  # the first one counts
     numbers = {counts: n for n, counts in enumerate(dict.fromkeys(r.counts for r in references), start=1)}
     tracks = {n: Track(references[0].size, counts) for counts, n in numbers.items()}
     return VideoRecord(
-        name=image.stem,
-        frame_names=(image.stem,),
-        frames=ImageFrames(image.parent, (image.stem,), image.suffix),
+        name=name_of_image,
+        frame_names=(name_of_image,),
+        frames=ImageFrames(path.parent, (path.stem,), path.suffix),
         masks=RunLengthMasks(file, tracks),
         expressions=tuple(
             Expression(name, text, (numbers[reference.counts],))
@@ -207,12 +216,27 @@ def _find_images(root: Path) -> Path:
     Raises:
         ValueError: there is none.
     """
-    return first_folder(
-        root / "train2014",
-        root / "coco" / "train2014",
-        root / "images" / "train2014",
-        root / "images" / "mscoco" / "images" / "train2014",
-    )
+    places = (root, root / "coco", root / "images", root / "coco" / "images", root / "images" / "mscoco" / "images")
+    return first_folder(*(place / name for name in IMAGE_FOLDERS for place in places))
+
+
+class _ImagesOfCoco:
+    """The images of a folder, found by the names that index files have for them.
+
+    Copies from the release of 2017 have them under their numbers alone, and some have another suffix.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._exact = {path.name: path for path in listing(folder, IMAGE_SUFFIXES)}
+        self._by_number = {self._number(name): path for name, path in self._exact.items()}
+
+    def find(self, name: str) -> Path | None:
+        """The image, or None."""
+        return self._exact.get(name) or self._by_number.get(self._number(name))
+
+    @staticmethod
+    def _number(name: str) -> str:
+        return Path(name).stem.removeprefix("COCO_train2014_")
 
 
 def _find(root: Path) -> list[FoundDataset]:

@@ -12,6 +12,7 @@ from evaluation.benchmarks import EvaluatedSet, all_outputs
 from evaluation.journal import UNFINISHED, VIDEOS, Journal, changes, is_unfinished, remove_journal
 from evaluation.results import ANALYSIS_PAGE, EXPRESSIONS_CSV, RESULTS_JSON, RESULTS_MARKDOWN
 from media.files import claim_output, output_path, remove_temporary, write_json
+from media.folders import listing
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def _require_no_data(folder: Path) -> None:
     masks = [name for name in all_outputs() if (folder / name).is_dir()]
     if not masks or any((folder / name).exists() for name in (RESULTS_JSON, VIDEOS, UNFINISHED)):
         return
-    foreign = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in masks)
+    foreign = [path.name for path in listing(folder) if path.is_dir() and path.name not in masks]
     if foreign:
         raise ValueError(
             f"output_dir: {folder} holds {', '.join(foreign[:3])} beside {masks[0]}, and no results: it looks like a "

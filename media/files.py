@@ -20,6 +20,12 @@ MOST_BYTES = 255
 MOST_SHOWN = 80
 """Characters of a value that a message repeats."""
 
+_MAY_PASS = {
+    errno.EAGAIN, errno.EBUSY, errno.EHOSTDOWN, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENETDOWN,
+    errno.ENETUNREACH, errno.ENOLCK, errno.ENOMEM, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT,
+}  # fmt: skip
+_ERRNO_OF_HDF5 = re.compile(r"errno = (\d+)")
+
 _NOT_IN_NAMES = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]")
 _LONGEST_SUFFIX = 16
 
@@ -93,6 +99,40 @@ def output_path(folder: Path, *names: str, what: str) -> Path:
     if os.path.commonpath([real, real_folder]) != real_folder:
         raise ValueError(f"{path}: a link leads out of {folder}, to {real}; remove it, or name another output folder")
     return path
+
+
+class UnavailableError(ValueError):
+    """A file that cannot be read now, for a reason of the disk or network: it may be whole, so it is not damaged."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether an error of reading is one of the disk, network or system, and may be gone next time."""
+    number = getattr(error, "errno", None)
+    if number is None:
+        found = _ERRNO_OF_HDF5.search(str(error))
+        number = int(found[1]) if found else None
+    return number in _MAY_PASS
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Tells failures of the file system from damage; both may reach the block as OSError.
+
+    Raises:
+        UnavailableError: the file cannot be read now.
+    """
+    try:
+        yield
+    except OSError as error:
+        if may_pass(error):
+            raise unavailable(path, error) from None
+        raise
+
+
+def unavailable(path: Path, error: BaseException) -> UnavailableError:
+    """What to raise about a file after an error that `may_pass`."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return UnavailableError(f"{path}: cannot be read now ({reason}); see to the disk or network, then start again")
 
 
 def regular_file(path: Path) -> Path:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from media.files import atomic_path, regular_file
+from media.files import atomic_path, reading, regular_file
 
 NUM_COLOURS = 256
 
@@ -39,7 +39,7 @@ def read_index_png(path: str | Path) -> UInt8[np.ndarray, "height width"]:
         ValueError: the file is missing, is no readable image, or has no single channel of 8 bits.
     """
     try:
-        with Image.open(regular_file(Path(path))) as image:
+        with reading(Path(path)), Image.open(regular_file(Path(path))) as image:
             if image.mode not in ("P", "L", "1"):
                 raise ValueError(f"{path}: expected a palette or grey mask of 8 bits, got mode {image.mode}")
             return np.array(image, dtype=np.uint8)

@@ -17,13 +17,13 @@ from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from media.files import atomic_path, regular_file
+from media.files import atomic_path, reading, regular_file
+from media.folders import IMAGE_SUFFIXES, is_clutter, listing
 from media.sound import Sound, SoundTrack, sound_track
-from media.video_stream import ffmpeg_name, open_video_stream, rgb_pixels
+from media.video_stream import ffmpeg_name, open_video_stream, require_available, rgb_pixels
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 FOLDER_FPS = 10.0
 UNKNOWN_FPS = 25.0
 
@@ -69,7 +69,7 @@ def open_video(path: Path) -> FrameSource:
     """
     source: FrameSource
     if path.is_dir():
-        images = [file for file in path.iterdir() if is_image(file)]
+        images = listing(path, IMAGE_SUFFIXES)
         if not images:
             raise ValueError(f"video {path}: the folder holds no image ({', '.join(IMAGE_SUFFIXES)})")
         source = FrameFiles(images, name=str(path))
@@ -84,7 +84,7 @@ def open_video(path: Path) -> FrameSource:
 
 def is_image(path: Path) -> bool:
     """Whether the name is that of an image; hidden files are none."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_clutter(path.name)
 
 
 class FrameFiles:
@@ -116,7 +116,7 @@ class FrameFiles:
         for index in range(len(self._paths))[start:stop:step]:
             path = self._paths[index]
             try:
-                with Image.open(regular_file(path)) as image:
+                with reading(path), Image.open(regular_file(path)) as image:
                     pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
             except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
                 raise ValueError(f"{path}: not a readable image ({error})") from None
@@ -161,6 +161,7 @@ class VideoFile:
                         yield Frame(index, f"{index:05d}", pixels)
                     index += 1
             except av.error.FFmpegError as error:
+                require_available(self.path, error)
                 if index == 0:
                     raise ValueError(f"video {self.path}: cannot be decoded ({error})") from None
                 logger.warning("video %s breaks off after %d frames (%s)", self.path, index, error)

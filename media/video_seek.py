@@ -17,7 +17,8 @@ import av.error
 import numpy as np
 from jaxtyping import UInt8
 
-from media.video_stream import open_video_stream, rgb_pixels
+from media.files import reading
+from media.video_stream import open_video_stream, require_available, rgb_pixels
 
 if TYPE_CHECKING:
     import av
@@ -89,7 +90,8 @@ class VideoFileFrames:
 
     def _index(self) -> FrameIndex:
         try:
-            state = self.file.stat()
+            with reading(self.file):
+                state = self.file.stat()
         except OSError:
             raise ValueError(f"video {self.file}: no such file") from None
         return _read_index(self.file, state.st_size, state.st_mtime_ns)
@@ -162,6 +164,7 @@ def _read_index(path: Path, size: int, modified: int) -> FrameIndex:
             try:
                 packets = [packet for packet in container.demux(stream) if packet.size]
             except av.error.FFmpegError as error:
+                require_available(path, error)
                 raise ValueError(f"video {path}: cannot be read to its end ({error})") from None
             index = _index_of_packets(packets)
             if index is not None:
@@ -200,6 +203,7 @@ def _decoded(
     try:
         yield from container.decode(stream)
     except av.error.FFmpegError as error:
+        require_available(path, error)
         raise ValueError(f"video {path}: cannot be decoded to its end ({error})") from None
 
 

@@ -10,7 +10,9 @@ import av.error
 import numpy as np
 from jaxtyping import UInt8
 
-from media.files import regular_file
+from media.files import may_pass, reading, regular_file
+
+CHUNK_BYTES = 1 << 20
 
 
 def ffmpeg_name(path: Path) -> str:
@@ -32,8 +34,11 @@ def open_video_stream(
         ValueError: if the file is missing, is no video or holds no pictures.
     """
     try:
-        container = av.open(ffmpeg_name(regular_file(path)))
+        with reading(path):
+            regular_file(path)
+        container = av.open(ffmpeg_name(path))
     except (av.error.FFmpegError, OSError) as error:
+        require_available(path, error)
         raise ValueError(f"video {path}: not a readable video ({error})") from None
     with container:
         if not container.streams.video:
@@ -42,6 +47,18 @@ def open_video_stream(
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = num_threads
         yield container, stream
+
+
+def require_available(path: Path, error: Exception) -> None:
+    """Raises UnavailableError if FFmpeg failed because the file cannot be read now.
+
+    FFmpeg has the same errors for damaged files, so the file is read without it.
+    """
+    if not may_pass(error):
+        return
+    with reading(path), path.open("rb") as file:
+        while file.read(CHUNK_BYTES):
+            pass
 
 
 def rgb_pixels(decoded: "av.VideoFrame", *, width: int, height: int) -> UInt8[np.ndarray, "_ _ 3"]:

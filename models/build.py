@@ -9,6 +9,7 @@ from torch import Tensor
 
 from configs.model_schema import ModelConfig, VisualEncoderConfig
 from configs.schema import Config, LossConfig
+from media.folders import listing
 from models.checkpoint_names import NOT_WEIGHTS, is_published_soc, soc_from_published
 from models.criterion import Criterion, LossWeights
 from models.encoder_files import ENCODERS, encoders_folder, hub_weights
@@ -211,7 +212,7 @@ def weights_path(weights: Path | Literal["hub"], name: str, hub: str | None) -> 
         path = Path(in_encoders_folder(str(weights), setting="model.visual_encoder.weights"))
     if not path.is_dir():
         return path
-    files = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_FILES)
+    files = listing(path, WEIGHT_FILES)
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
         raise ValueError(

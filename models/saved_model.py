@@ -21,6 +21,7 @@ from torch import Tensor
 from configs.loader import dump_config, load_config
 from configs.schema import Config
 from media.files import atomic_folder
+from media.folders import listing
 from models.build import build_model_for_inference
 from models.model_card import ModelCard, render_card
 from models.soc import SOC
@@ -120,7 +121,7 @@ def require_free(folder: Path, *, overwrite: bool) -> None:
     """Raises ValueError unless a saved model may be written there."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, expected the folder of a saved model")
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    found = [path.name for path in listing(folder)] if folder.is_dir() else []
     if not found:
         return
     foreign = [name for name in found if name not in PARTS]

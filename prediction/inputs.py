@@ -8,7 +8,8 @@ from pathlib import Path
 
 from configs.predict_schema import PredictConfig
 from loading.text import clean_sentence
-from media.video import IMAGE_SUFFIXES, is_image, natural_order
+from media.folders import IMAGE_SUFFIXES, listing
+from media.video import is_image, natural_order
 from prediction.sources import expand_glob, is_glob
 
 VIDEO_SUFFIXES = (
@@ -84,7 +85,7 @@ def _videos_at(path: str) -> list[Path]:
         return [video for match in matches for video in _videos_at(str(match))]
     if not Path(path).is_dir():
         return [Path(path)]  # a missing file is reported when it is opened
-    inside = sorted((file for file in Path(path).iterdir() if not file.name.startswith(".")), key=natural_order)
+    inside = sorted(listing(Path(path)), key=natural_order)
     videos = [file for file in inside if file.suffix.lower() in VIDEO_SUFFIXES or _holds_images(file)]
     if not any(map(is_image, inside)):
         if not videos:
@@ -98,7 +99,7 @@ def _videos_at(path: str) -> list[Path]:
 
 
 def _holds_images(path: Path) -> bool:
-    return path.is_dir() and any(map(is_image, path.iterdir()))
+    return path.is_dir() and bool(listing(path, IMAGE_SUFFIXES))
 
 
 def find_objects(settings: PredictConfig, *, lower_case: bool) -> tuple[ObjectToFind, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
+from media.folders import is_clutter
 from media.video import UNKNOWN_FPS, Frame, FrameFiles, FrameSource, is_image, natural_order, open_video
 from structures.moments import Moment
 from structures.user_path import user_path
@@ -94,7 +95,7 @@ def expand_glob(pattern: str | Path) -> list[Path]:
     """
     path = Path(pattern)
     matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-    found = sorted((match for match in matches if not match.name.startswith(".")), key=natural_order)
+    found = sorted((match for match in matches if not is_clutter(match.name)), key=natural_order)
     if not found:
         raise ValueError(f"video {pattern}: nothing matches")
     return found

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from media.files import atomic_folder, write_json
+from media.folders import listing
 from media.overlay import Overlay
 from media.video import Frame
 from prediction.inputs import ObjectToFind
@@ -261,7 +262,7 @@ def _require_free(folder: Path, *, overwrite: bool) -> None:
     """Raises ValueError unless a result may be written there."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, expected a folder")
-    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    found = {path.name for path in listing(folder)} if folder.is_dir() else set()
     foreign = sorted(found - {*output_markers(), SUMMARY})
     if foreign or (found and SUMMARY not in found):
         raise ValueError(

@@ -18,6 +18,7 @@ from datasets.definition import DatasetSettings, SplitRequest
 from datasets.table import DATASETS, definition_of, find_datasets
 from engine.last_net import Command, run_command
 from loading.loaders import split_request
+from media.folders import listing
 from structures.user_path import user_path
 from tools.checks.report import SplitReport
 from tools.checks.split import check_split
@@ -128,7 +129,7 @@ def _below(root: Path) -> Iterator[SplitRequest]:
                     for_training = definition_of(item.settings).can_train and split == item.settings.train_split
                     yield SplitRequest(item.settings, folder, split, for_training=for_training, scan_masks=False)
             if not found:  # folders of videos inside a data set are many
-                deeper += sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+                deeper += [path for path in listing(folder) if path.is_dir()]
         level = deeper
 
 

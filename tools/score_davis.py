@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 
 from engine.last_net import Command, run_command
 from media.files import path_inside, write_text
+from media.folders import MASK_SUFFIXES, listing
 from media.mask_png import read_index_png
 from metrics.region_boundary import TASKS, DavisScores, SequenceMasks, Task, score_sequences
 from structures.user_path import expand_home, user_path
@@ -114,7 +115,7 @@ def format_table(scores: DavisScores) -> str:
 
 
 def _load_sequence(name: str, annotated: Path, predicted: Path, *, needs_ends: bool) -> SequenceMasks:
-    paths = sorted(annotated.glob("*.png"))
+    paths = listing(annotated, MASK_SUFFIXES)
     if not paths:
         raise ValueError(f"{annotated}: holds no PNG file")
     annotation = _read_stack(paths)

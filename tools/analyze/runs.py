@@ -19,6 +19,7 @@ from evaluation.results import RESULTS_JSON
 from loading.loaders import build_eval_dataset
 from loading.videos import EvalVideo
 from media.files import path_inside
+from media.folders import MASK_SUFFIXES, listing
 from tools.analyze.comparison import in_order_of, require_same_samples
 from tools.analyze.samples import Sample, sample_of_video, samples_of_frames
 
@@ -175,7 +176,7 @@ def _size_of_masks(one: RunSet, video: str, entries: Sequence[EntryScore]) -> tu
     """(height, width) of the masks that were written for a video; None without."""
     for entry in entries[:1]:
         folder = one.mask_path(sample_of_video(entry, None), "").parent
-        for path in sorted(folder.glob("*.png"))[:1]:
+        for path in listing(folder, MASK_SUFFIXES)[:1] if folder.is_dir() else ():
             with Image.open(path) as image:
                 return image.height, image.width
     return None

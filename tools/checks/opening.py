@@ -15,6 +15,7 @@ from datasets.readers import SizeMismatchError, mask_size
 from datasets.records import VideoRecord
 from engine.distributed import World
 from engine.progress import progress_bar
+from media.files import UnavailableError
 
 MAX_FRAMES_AT_ONCE = 16
 """Frames of one file that are decoded together."""
@@ -184,7 +185,9 @@ def _read_by_file(
 
 def _problem(error: ValueError, video: VideoRecord, positions: Sequence[int]) -> Problem:
     """The readers' message, as one about the file that it names."""
-    kind: ProblemKind = "mismatched" if isinstance(error, SizeMismatchError) else "unreadable"
+    kind: ProblemKind = "unreadable"
+    if isinstance(error, SizeMismatchError | UnavailableError):
+        kind = "mismatched" if isinstance(error, SizeMismatchError) else "unavailable"
     text = SOURCE_LINE.sub("", str(error))
     for position in positions:
         for path in (video.frames.path(position), mask_file(video, position)):

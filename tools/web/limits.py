@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from datasets.sentence_file import FILE_NAME
+from media.folders import listing
 from media.video import VideoFile, open_video
 from media.video_seek import VideoFileFrames
 
@@ -134,7 +135,7 @@ def collect_labels(files: list[Path], folder: Path, limits: Limits) -> Path:
         else:
             with file.open("rb") as source:
                 _write(source, file.name, folder, limits)
-    collected = list(folder.iterdir())
+    collected = listing(folder)
     tables = [path for path in collected if path.suffix == ".json" and path.name != FILE_NAME]
     if any(path.suffix.lower() == ".png" for path in collected) or len(tables) != 1:
         return folder

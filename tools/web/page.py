@@ -10,6 +10,7 @@ from pathlib import Path
 import gradio as gr
 
 from datasets.sentence_file import FILE_NAME, read_sentence_file
+from media.folders import MASK_SUFFIXES, listing
 from soc_rvos import Segmenter
 from tools.web.limits import Limits
 from tools.web.sessions import Session, Sessions
@@ -50,7 +51,7 @@ class Sample:
         if not (labels / FILE_NAME).is_file():
             return cls(folder / video.name, None)
         (folder / "labels").mkdir()
-        for file in (labels / FILE_NAME, *labels.glob("*.png")):
+        for file in (labels / FILE_NAME, *listing(labels, MASK_SUFFIXES)):
             shutil.copyfile(file, folder / "labels" / file.name)
         return cls(folder / video.name, folder / "labels")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from media.colours import FIRST_COLOURS
+from media.folders import MASK_SUFFIXES, listing
 from media.video_seek import VideoFileFrames
 from soc_rvos import Segmenter
 from tools.web.answers import pack_folder
@@ -332,7 +333,7 @@ def _pick(sample: Sample) -> Any:
 
     def pick() -> list[Any]:
         assert sample.labels is not None  # others have no button
-        files = sorted(str(file) for file in sample.labels.iterdir() if file.suffix in (".png", ".json"))
+        files = [str(file) for file in listing(sample.labels, (*MASK_SUFFIXES, ".json"))]
         return [str(sample.video), UPLOAD, files]
 
     return pick
