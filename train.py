@@ -219,9 +219,9 @@ def prepare_run(config: Config, world: World, device: torch.device) -> Run:
     progress = Progress()
     if resumed is not None:
         progress = replace(resumed.progress, is_validated_next=False)
-        states = resumed.content["process_states"]
+        states = resumed.content["random_states"]
         if len(states) == world.size:
-            restore_random_state(states[world.rank]["random"])
+            restore_random_state(states[world.rank])
         else:
             logger.warning("resuming with %d processes instead of %d: other random numbers", world.size, len(states))
         logger.info("resumed %s after %d steps", resumed.path, progress.step)
@@ -313,14 +313,13 @@ def build_window(run: Run, progress: Progress) -> StepWindow:
         ValueError: if the checkpoint holds something else.
     """
     window = StepWindow(run.world)
-    states = run.resumed.content["process_states"] if run.resumed is not None else []
+    states = run.resumed.content.get("windows") if run.resumed is not None else None
     # With another number of processes the lines of the log are means of other steps, no more.
-    if run.resumed is not None and run.is_resumed_at(progress) and len(states) == run.world.size:
+    if run.resumed is not None and run.is_resumed_at(progress) and states and len(states) == run.world.size:
         try:
-            if (state := states[run.world.rank]["window"]) is not None:
-                window.restore(state)
+            window.restore(states[run.world.rank])
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise ValueError(f"{run.resumed.path}: the window of the log (process_states) is damaged") from None
+            raise ValueError(f"{run.resumed.path}: windows is damaged; go on from an earlier checkpoint") from None
     return window
 
 
@@ -503,12 +502,17 @@ class Keeper:
         run = self._run
         self._window.pause_clock()
         self._window.check_finite()  # so that no checkpoint holds a model with a loss that is not finite
-        states = gather({"random": random_state(), "window": self._window.state()}, run.world)
+        random_states, windows = zip(*gather((random_state(), self._window.state()), run.world), strict=True)
         path = None
         if run.world.is_main:
-            keep = run.config.train.keep_checkpoints
             path = save_checkpoint(
-                run.config.output_dir, self._state, progress, process_states=states, config=run.config, keep=keep
+                run.config.output_dir,
+                self._state,
+                progress,
+                random_states=list(random_states),
+                windows=list(windows),
+                config=run.config,
+                keep=run.config.train.keep_checkpoints,
             )
         wait_for_all(run.world)
         self._saved_at = time.monotonic()

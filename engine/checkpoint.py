@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from configs.schema import Config
 from engine.provenance import git_revision, versions
 from media.files import atomic_path, write_json
-from structures.checkpoint_file import load_strictly, read_checkpoint_file, with_min_score
+from structures.checkpoint_file import load_strictly, read_checkpoint_file, require_numbers, with_min_score
 from structures.whole_zip import find_damage
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,8 @@ def save_checkpoint(
     state: TrainingState,
     progress: Progress,
     *,
-    process_states: list[dict[str, Any]],
+    random_states: list[dict[str, Any]],
+    windows: list[dict[str, Any]],
     config: Config,
     keep: int,
 ) -> Path:
@@ -114,7 +115,8 @@ def save_checkpoint(
         folder: output folder of the run.
         state: model, optimiser and schedule.
         progress: where a resumed run goes on.
-        process_states: one per process: `random`, the state of its random numbers, and `window`, of its log.
+        random_states: one per process.
+        windows: of the log, one per process.
         config: the resolved configuration.
         keep: how many of the numbered files remain.
 
@@ -130,7 +132,8 @@ def save_checkpoint(
         "optimizer": state.optimizer.state_dict(),
         "schedule": state.schedule.state_dict(),
         "progress": asdict(progress),
-        "process_states": process_states,
+        "random_states": random_states,
+        "windows": windows,
         "config": config.model_dump_json(),
         "git": git_revision(),
         "versions": versions(),
@@ -302,9 +305,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     content = read_checkpoint_file(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint written by this project; train.resume needs one")
-    if "random_states" in content:  # of earlier versions, which saved after whole epochs, with an empty window
-        content["process_states"] = [{"random": state, "window": None} for state in content["random_states"]]
-    kinds = {"model": dict, "optimizer": dict, "schedule": dict, "progress": dict, "process_states": list}
+    kinds = {"model": dict, "optimizer": dict, "schedule": dict, "progress": dict, "random_states": list}
     for name, kind in kinds.items():
         if not isinstance(content.get(name), kind):
             found = type(content[name]).__name__ if name in content else "nothing"
@@ -312,11 +313,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
     for name, tensor in content["model"].items():
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{path}: model.{name} is a {type(tensor).__name__}, expected a tensor")
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ValueError(f"{path}: model.{name} holds numbers that are not finite; go on from an earlier one")
-    for state in content["process_states"]:
-        _check_random_state(state.get("random") if isinstance(state, dict) else None, path=path)
+    require_numbers(content["model"], source=f"checkpoint {path}")
+    for state in content["random_states"]:
+        _check_random_state(state, path=path)
     progress = _read_progress(content["progress"], path=path)
+    if not ({"state", "param_groups"} <= set(content["optimizer"]) or {"muon", "adamw"} <= set(content["optimizer"])):
+        found = ", ".join(map(str, content["optimizer"])) or "nothing"
+        raise ValueError(f"{path}: optimizer holds {found:.{ONE_LINE}}, which is no state of an optimiser")
+    steps = content["schedule"].get("last_epoch")
+    if progress.stage_step and steps != progress.stage_step:
+        raise ValueError(
+            f"{path}: schedule.last_epoch={steps!r:.{ONE_LINE}}, expected progress.stage_step={progress.stage_step}"
+        )
     noted = _read_validation(path.parent / VALIDATION)
     if noted and noted["best_step"] <= progress.step <= noted["step"]:
         progress = Progress(**{**asdict(progress), "best_score": max(progress.best_score, noted["best_score"])})
@@ -350,9 +358,7 @@ def _check_random_state(state: Any, *, path: Path) -> None:
         random.Random().setstate((version, tuple(internal), gauss_next))
         torch.Generator().set_state(state["torch"].cpu())
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, OverflowError):
-        raise ValueError(
-            f"{path}: the states of random numbers (process_states) are damaged; go on from an earlier one"
-        ) from None
+        raise ValueError(f"{path}: random_states is damaged; go on from an earlier checkpoint") from None
 
 
 def store_min_score(path: Path, output: Path, stored: Mapping[str, Any]) -> None:
@@ -405,10 +411,6 @@ def restore_optimizer(checkpoint: Checkpoint, state: TrainingState) -> None:
     optimizer, schedule = state.optimizer, state.schedule
     configured = [{name: value for name, value in g.items() if name != "params"} for g in optimizer.param_groups]
     peaks = list(schedule.base_lrs)
-    steps = checkpoint.progress.stage_step
-    if checkpoint.content["schedule"].get("last_epoch") != steps:
-        found = repr(checkpoint.content["schedule"].get("last_epoch"))[:ONE_LINE]
-        raise ValueError(f"checkpoint {checkpoint.path}: schedule.last_epoch={found}, expected stage_step={steps}")
     try:
         optimizer.load_state_dict(checkpoint.content["optimizer"])
         schedule.load_state_dict(checkpoint.content["schedule"])

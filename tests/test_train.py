@@ -126,7 +126,7 @@ def assert_same_state(first, second):
     assert first["progress"] == second["progress"]
     for name in ("model", "optimizer", "schedule"):
         assert_same(first[name], second[name])
-    assert_same(first["process_states"][0]["random"]["torch"], second["process_states"][0]["random"]["torch"])
+    assert_same(first["random_states"][0]["torch"], second["random_states"][0]["torch"])
 
 
 def assert_same(first, second):
