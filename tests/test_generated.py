@@ -5,7 +5,9 @@ import logging
 
 import pytest
 
-from datasets.generated import read_statistics
+from datasets.generated import j_of_guessing, read_statistics
+from eval import evaluate
+from tests.tiny_run import tiny_config, write_tiny_root
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,37 @@ def test_a_damaged_file_of_the_generator_is_named_in_the_log(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert read_statistics(tmp_path) is None
     assert f"{path}: not a readable JSON file" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("guesses", "place", "value"),
+    [
+        ([0.1], "valid_j_of_guessing", r"\[0\.1\]"),
+        ({"all": 0.1}, r"valid_j_of_guessing\.all", r"0\.1"),
+        ({"all": {"whole frame": "0.1"}}, r"valid_j_of_guessing\.all\.whole frame", "'0.1'"),
+        ({"all": {"whole frame": 0.1, "box": 1.5}}, r"valid_j_of_guessing\.all\.box", r"1\.5"),
+        ({"all": {"box": float("nan")}}, r"valid_j_of_guessing\.all\.box", "nan"),
+        ({"all": {"box": True}}, r"valid_j_of_guessing\.all\.box", "True"),
+    ],
+)
+def test_wrong_guesses_show_before_anything_is_evaluated(tmp_path, guesses, place, value):
+    root = write_tiny_root(tmp_path / "data")
+    content = {"dataset": "Referring Shapes", "valid_j_of_guessing": guesses}
+    (root / "statistics.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"statistics\.json: {place}: got {value}, expected numbers from 0 to 1"):
+        evaluate(tiny_config(root, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_guesses_are_read_as_they_were_written(tmp_path):
+    guesses = {"all": {"whole frame": 0.25, "box": 1}, "colour": {"whole frame": 0}}
+    (tmp_path / "statistics.json").write_text(
+        json.dumps({"dataset": "Referring Shapes", "valid_j_of_guessing": guesses})
+    )
+    assert j_of_guessing(tmp_path, "valid") == guesses
+    assert j_of_guessing(tmp_path, "train") == {}
+
+
+def test_nested_brackets_without_end_are_no_file_of_the_generator(tmp_path):
+    (tmp_path / "statistics.json").write_text("[" * 100_000)
+    assert read_statistics(tmp_path) is None

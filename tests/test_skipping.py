@@ -2,6 +2,10 @@
 
 import logging
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +20,21 @@ from tests.tiny_clips import make_clips, make_config, where
 from tests.tiny_ref_youtube_vos import write_tiny_data
 from tests.tiny_run import read_metrics, tiny_config, write_tiny_root
 from train import fit
+
+HANGING = """
+import os, sys, time
+from pathlib import Path
+from loading.loaders import build_train_loader
+from tests.tiny_clips import make_config
+
+def read(*_):
+    Path(sys.argv[2]).write_text(str(os.getpid()))
+    time.sleep(60)
+
+loader = build_train_loader(make_config(Path(sys.argv[1]), num_workers=1), seed=0)
+type(loader.dataset).__getitem__ = read
+next(iter(loader))
+"""
 
 NUM_SAMPLES = 10
 """Of the tiny data in windows of four frames; seven of them are of video "long"."""
@@ -33,10 +52,36 @@ def truncate(root, video, frame):
     return path
 
 
-def test_a_damaged_sample_ends_the_run_by_default(root):
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_damaged_sample_ends_the_run_by_default_with_one_message(root, num_workers):
     path = truncate(root, "long", 0)
-    with pytest.raises(ValueError, match=re.escape(str(path))):
-        list(build_train_loader(make_config(root, batch_size=3), seed=0))
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: not a readable image .*$") as caught:
+        list(build_train_loader(make_config(root, batch_size=3, num_workers=num_workers), seed=0))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_worker_that_hangs_ends_the_run_in_time(root, monkeypatch):
+    loader = build_train_loader(make_config(root, num_workers=1, worker_timeout=1.0), seed=0)
+    monkeypatch.setattr(type(loader.dataset), "__getitem__", lambda *_: time.sleep(60))
+    with pytest.raises(ValueError, match=r"1 loader processes have not finished a batch in 1 s.*data.worker_timeout"):
+        next(iter(loader))
+    assert build_train_loader(make_config(root, num_workers=0, worker_timeout=1.0), seed=0).timeout == 0
+
+
+def test_workers_end_with_the_process_that_reads_from_them(root, repository, tmp_path):
+    """Killed with -9, while its worker is in a read that does not end."""
+    file = tmp_path / "worker"
+    process = subprocess.Popen([sys.executable, "-c", HANGING, str(root), str(file)], cwd=repository)
+    end = time.monotonic() + 60
+    while not (file.exists() and file.read_text()) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    worker = Path(f"/proc/{file.read_text()}/stat")
+    end = time.monotonic() + 10
+    while worker.exists() and worker.read_text().rpartition(")")[2].split()[0] != "Z" and time.monotonic() < end:
+        time.sleep(0.05)
+    assert time.monotonic() < end
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +94,53 @@ def test_an_object_that_vanished_from_the_masks_is_reported(root):
         write_index_png(path, np.zeros((HEIGHT, WIDTH), dtype=np.uint8))
     with pytest.raises(ValueError, match="video long"):
         clips[0]
+
+
+def masks_of(root, video):
+    return sorted((root / "train" / "Annotations" / video).iterdir())
+
+
+def damage(root, video, *positions):
+    paths = [masks_of(root, video)[position] for position in positions]
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:40])
+    return paths
+
+
+def test_damaged_masks_are_all_counted_and_the_first_is_named(root):
+    first, _ = damage(root, "long", 2, 5)
+    message = rf"{re.escape(str(first))}: not a readable image .*\(and 1 more; .*data\.on_error=skip leaves"
+    for _ in range(2):  # the second start finds them as well
+        with pytest.raises(ValueError, match=message):
+            make_clips(root)
+    assert not (root / "train" / visibility_module.FILE_NAME).exists()
+
+
+def test_a_missing_mask_is_no_damaged_one(root):
+    path = masks_of(root, "long")[2]
+    path.unlink()
+    for on_error in ("raise", "skip"):
+        with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: no such mask file$"):
+            make_clips(root, on_error=on_error)
+
+
+def test_with_on_error_skip_the_scan_goes_on_without_damaged_masks(root, caplog):
+    clips = make_clips(root, num_frames=1)
+    whole = {sample for i in range(len(clips)) for sample in where(clips[i])}
+    (path,) = damage(root, "long", 2)
+    (root / "train" / visibility_module.FILE_NAME).unlink()
+    clips = make_clips(root, num_frames=1, on_error="skip")
+    assert f"left out: {path}: not a readable image" in caplog.text
+    left = {sample for i in range(len(clips)) for sample in where(clips[i])}
+    assert left == {sample for sample in whole if sample[0] != "long" or sample[2] != (path.stem,)}
+    assert left < whole
+
+
+def test_a_sentence_about_an_object_in_damaged_masks_alone_is_left_out(root, caplog):
+    damage(root, "long", *range(len(masks_of(root, "long"))))
+    (root / "train" / "meta.json").unlink()  # which lists objects that no mask shows
+    clips = make_clips(root, on_error="skip")
+    assert {video for i in range(len(clips)) for video, *_ in where(clips[i])} == {"short"}
+    assert re.search(
+        r"left out: .*video long, expression 0: object 1 is in no mask .*; others are damaged", caplog.text
+    )
