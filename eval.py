@@ -10,7 +10,7 @@ import torch
 
 from configs.schema import Config
 from engine.distributed import World, gather, process_group, read_world, wait_for_all
-from engine.provenance import file_digest, provenance, state_digest
+from engine.provenance import file_digest, provenance
 from engine.run_folder import claimed_folder
 from engine.seeding import seed_everything
 from engine.startup import start_process
@@ -32,6 +32,7 @@ from evaluation.submission import pack, require_complete
 from media.files import flush_disk, write_json, write_text
 from models.build import build_model_for_inference, resolve_min_score
 from models.soc import SOC
+from structures.state_dicts import state_digest
 
 logger = logging.getLogger(__name__)
 

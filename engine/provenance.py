@@ -2,12 +2,10 @@
 
 import hashlib
 import platform
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from configs.schema import Config
 from engine.revision import ROOT, git_revision
@@ -41,15 +39,6 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, as `sha256sum` prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def state_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of all weights of a state dict with their names and types, wherever they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -300,7 +300,7 @@ def load_weights(model: SOC, path: Path, *, class_head: Literal["load", "new", "
         )
     elif any(name.startswith(TRAJECTORY) for name in state.keys() - model.state_dict().keys()):
         hint += ". The file was trained with model.trajectory=true"
-    hint += _encoder_hint(model.state_dict(), state)
+    _require_same_encoder(model.state_dict(), state, path)
     load_strictly(model, state, source=f"checkpoint {path}", hint=hint)
     logger.info("loaded %d tensors from %s", len(state) - len(added) - (len(own_head) if starts_anew else 0), path)
 
@@ -328,19 +328,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return soc_from_published(state) if is_published_soc(state) else state
 
 
-def _encoder_hint(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Which setting to change where the visual encoder of the file is not that of the model; empty where it is."""
-    of_model, of_file = (
-        {name: tensor.shape for name, tensor in tensors.items() if name.startswith("visual_encoder.")}
-        for tensors in (own, state)
-    )
-    if not of_file or of_model == of_file:
-        return ""
-    name = visual_encoder_of(state)
-    return (
-        ". The visual encoders differ: model.visual_encoder.name (in the scripts, BACKBONE) must be that of the file"
-        + (f", {name}" if name else "")
-    )
+def _require_same_encoder(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+    """Raises ValueError if the visual encoder of the file is of another kind or size than that of the model."""
+    of_model, of_file = visual_encoder_of(own), visual_encoder_of(state)
+    if None not in (of_model, of_file) and of_model != of_file:
+        raise ValueError(
+            f"checkpoint {path} does not fit the model: the visual encoders differ ({of_file} in the file, {of_model} "
+            "in the model); model.visual_encoder.name (in the scripts, BACKBONE) must be that of the file"
+        )
 
 
 def _class_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

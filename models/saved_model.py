@@ -26,6 +26,8 @@ from models.build import build_model_for_inference
 from models.model_card import ModelCard, render_card
 from models.soc import SOC
 from models.text_files import require_plain_folder
+from structures.checkpoint_file import CHECKSUM_KEY
+from structures.state_dicts import state_digest
 
 WEIGHTS, CONFIG, TEXT_ENCODER, CARD = "model.safetensors", "config.yaml", "text_encoder", "README.md"
 PARTS = (WEIGHTS, CONFIG, TEXT_ENCODER, CARD)
@@ -64,7 +66,9 @@ def save_model(
     require_free(folder, overwrite=overwrite)
     public = _without_places(config)
     with atomic_folder(folder) as temporary:
-        save_file(_separate(model.state_dict()), temporary / WEIGHTS, metadata={"format": "pt", FORMAT_KEY: FORMAT})
+        state = _separate(model.state_dict())
+        about = {"format": "pt", FORMAT_KEY: FORMAT, CHECKSUM_KEY: state_digest(state)}
+        save_file(state, temporary / WEIGHTS, metadata=about)
         (temporary / CONFIG).write_text(dump_config(public), encoding="utf-8")
         (temporary / WEIGHTS).chmod((temporary / CONFIG).stat().st_mode)  # safetensors lets only the owner read
         model.text_encoder.roberta.config.save_pretrained(temporary / TEXT_ENCODER)

@@ -223,9 +223,11 @@ def load_text_encoder(  # each is a setting
         else:
             encoder, without_pooler = _random_encoder(config, path), False
     except OSError as error:
+        what = "this folder cannot be read" if is_local else "there is no such folder, and the hub does not give it"
+        reason = one_line(error).split(". ")[0]
         raise ValueError(
-            f"model.text_encoder.path={path}: cannot be loaded as a Hugging Face folder or hub id ({one_line(error)}); "
-            "give a folder with config.json, tokenizer files and weights"
+            f"model.text_encoder.path={path}: {what} ({reason}); name a folder with config.json, tokenizer files and "
+            "weights"
         ) from error
     if without_pooler and pooling == "pooler" and not weights_follow:
         if frozen:

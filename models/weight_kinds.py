@@ -69,7 +69,8 @@ def video_swin_name(embed_dim: int, depths: Sequence[int]) -> str:
 
 def visual_encoder_of(state: State) -> str | None:
     """The value of `model.visual_encoder.name` that a whole model of this project was made with; None if unknown."""
-    names = {name.removeprefix("visual_encoder."): tensor for name, tensor in state.items()}
+    prefix = "visual_encoder."
+    names = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     patches = names.get("patch_embed.proj.weight")
     if patches is not None and patches.ndim == 5:
         blocks = [re.match(r"stages\.(\d+)\.(\d+)\.", name) for name in names]

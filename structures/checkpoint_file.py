@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -29,6 +29,7 @@ from structures.state_dicts import (
     is_state_dict,
     misfit,
     other_averages,
+    state_digest,
     unusable,
 )
 from structures.unreadable import is_safetensors, what_it_is
@@ -39,6 +40,9 @@ logger = logging.getLogger(__name__)
 MIN_SCORE = "min_score"
 """Key of what `tools.calibrate` stores beside the state dict: `value`, the score below which sentences are rejected,
 and where it comes from."""
+
+CHECKSUM_KEY = "sha256"
+"""Key in the header of a safetensors file of this project: the digest of its weights, see `state_digest`."""
 
 SHOWN = 3
 """How many names of each kind of problem a message shows."""
@@ -81,7 +85,7 @@ PLAIN_VALUES: tuple[_Allowed, ...] = (
 def read_checkpoint_file(path: Path, *, in_place: bool = False) -> Any:
     """The content of a file that `torch.save` or safetensors wrote, on the CPU, without running code from it.
 
-    What it is shows its content, not its name. The checksums that `torch.save` stores are verified.
+    What it is shows its content, not its name. The checksums that `torch.save` and saved models store are verified.
 
     Args:
         path: the file.
@@ -99,7 +103,7 @@ def read_checkpoint_file(path: Path, *, in_place: bool = False) -> Any:
     try:
         is_zip = zipfile.is_zipfile(path)
         if is_safetensors(path) or (path.suffix == ".safetensors" and not is_zip):
-            return _read_safetensors(path)
+            return _read_safetensors(path, verified=not in_place)
         if is_zip:
             _require_whole(path, in_place=in_place)
         with torch.serialization.safe_globals([*NUMPY_NUMBERS, *PLAIN_VALUES]), path.open("rb") as file:
@@ -224,12 +228,17 @@ class _UnreadableError(Exception):
     """The end of the sentence "the file cannot be read"."""
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path, *, verified: bool) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            expected = (file.metadata() or {}).get(CHECKSUM_KEY)
+        state = load_file(path)
     except SafetensorError as error:
         reason = what_it_is(path) or f"is damaged ({_first_line(error)})"
         raise _UnreadableError(f" as safetensors: it {reason}") from error
+    if verified and expected is not None and state_digest(state) != expected:
+        raise _UnreadableError(": it is damaged (its weights are not those that were written); copy it again")
+    return state
 
 
 def _require_whole(path: Path, *, in_place: bool) -> None:

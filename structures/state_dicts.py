@@ -1,5 +1,6 @@
 """State dicts as people wrap them: where the tensors lie in a file's content, and which tensors are weights at all."""
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -129,3 +130,12 @@ def misfit(tensor: Tensor, own: Tensor) -> str | None:
     if tensor.is_floating_point() and not tensor.isfinite().all():
         return f"holds {'NaN' if tensor.isnan().any() else 'infinite numbers'}"
     return None
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all weights of a state dict with their names and types, wherever they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -227,6 +227,13 @@ def cut(name, share=2):
     return damage
 
 
+def one_bit(folder):
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+
+
 def other_format(folder):
     save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors", {"soc_saved_model": "99"})
 
@@ -257,6 +264,7 @@ def emptied(folder):
         (remove("text_encoder/tokenizer_config.json"), r"tokenizer_config\.json of this saved model is missing"),
         (cut("model.safetensors"), r"model\.safetensors is damaged"),
         (cut("model.safetensors", 10**9), r"model\.safetensors is damaged"),
+        (one_bit, r"model\.safetensors cannot be read: it is damaged \(its weights are not those that were written"),
         (cut("text_encoder/tokenizer.json"), r"tokenizer\.json is damaged"),
         (cut("text_encoder/config.json"), r"config\.json is damaged"),
         (cut("config.yaml", 3), r"config\.yaml"),

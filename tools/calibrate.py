@@ -15,13 +15,14 @@ from typing import Any
 
 from engine.checkpoint import store_min_score
 from engine.last_net import Command, run_command
-from engine.provenance import file_digest, state_digest
+from engine.provenance import file_digest
 from evaluation.journal import read_videos
 from evaluation.output_folder import folder_of_set
 from evaluation.report import EntryScore, presence_scores
 from evaluation.results import RESULTS_JSON
 from metrics.rejection import OperatingPoint, auc, best_point, operating_points
 from models.build import read_weights
+from structures.state_dicts import state_digest
 from structures.user_path import user_path
 
 T_ACC_LEVELS = (0.99, 0.95, 0.9, 0.8)
