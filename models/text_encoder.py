@@ -82,6 +82,7 @@ class TextEncoder(nn.Module):
         self.pooling = pooling
         self.stays_in_eval_mode = frozen and eval_mode_when_frozen
         self._warned_of_length = False
+        self._warned_of_words = False
         kind = encoder.config.model_type
         self.reads_padding = kind in READS_PADDING
         if pooling == "mean":
@@ -142,7 +143,24 @@ class TextEncoder(nn.Module):
         if is_cut or self.reads_padding:
             padding = "max_length" if self.reads_padding else True
             encoded = self.tokenizer(list(sentences), padding=padding, truncation=True, max_length=limit, **settings)
-        return Tokens(ids=encoded["input_ids"], is_padding=encoded["attention_mask"] != 1)
+        tokens = Tokens(ids=encoded["input_ids"], is_padding=encoded["attention_mask"] != 1)
+        self._warn_of_unknown_words(sentences, tokens)
+        return tokens
+
+    def _warn_of_unknown_words(self, sentences: Sequence[str], tokens: Tokens) -> None:
+        """Warns, once, of a sentence that is to the encoder like any other of no known word."""
+        if self._warned_of_words or self.tokenizer is None:
+            return
+        special = torch.tensor(self.tokenizer.all_special_ids)
+        knows_none = torch.isin(tokens.ids, special).all(dim=1).tolist()
+        for sentence, is_unknown in zip(sentences, knows_none, strict=True):
+            if is_unknown:
+                logger.warning(
+                    "the tokenizer knows no word of a sentence, so its mask means nothing; logged only once: %.200s",
+                    sentence,
+                )
+                self._warned_of_words = True
+                return
 
     def forward(self, tokens: Tokens) -> tuple[Float[Tensor, "batch word width"], Float[Tensor, "batch width"]]:
         """Features of every token, and of the sentence."""

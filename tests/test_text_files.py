@@ -233,6 +233,17 @@ def test_tokenizers_of_few_words_and_the_real_one_pass(folder: Path, shared_dir:
         require_words(load_tokenizer(path), load_encoder_config(path), path)
 
 
+def test_a_sentence_of_unknown_words_is_said_once(folder: Path, caplog: pytest.LogCaptureFixture):
+    write_words(folder, {"dog": 4, "cat": 5})
+    encoder = load_text_encoder(str(folder), frozen=False)
+    encoder.tokenize(["a dog", "the cat"])
+    assert "knows no word" not in caplog.text
+    encoder.tokenize(["a dog", "ein Hund"])
+    encoder.tokenize(["\u72ac"])
+    assert caplog.text.count("knows no word") == 1
+    assert "ein Hund" in caplog.text
+
+
 # ---- damaged files ----
 
 
