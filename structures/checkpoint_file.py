@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from structures.state_dicts import (
     AVERAGE,
+    OTHER_PARTS,
     STATE_DICT_KEYS,
     bare_names,
     find_state_dict,
@@ -255,6 +256,12 @@ def _found(content: Any) -> str:
     """What a file without a state dict holds instead, for the error message."""
     if not isinstance(content, Mapping):
         return f", but {'nothing' if content is None else 'a ' + type(content).__name__}"
+    for key, value in (("", content), *content.items()):
+        if isinstance(value, Mapping) and any(isinstance(one, Tensor) for one in value.values()):
+            name = next((name for name, one in value.items() if not isinstance(one, Tensor)), None)
+            if name is not None and not OTHER_PARTS.search(str(key)) and not isinstance(value[name], Mapping):
+                below = f"below {str(key)[:40]!r}, " if key else ""
+                return f": {below}{str(name)[:100]!r} is a {type(value[name]).__name__}, no tensor"
     shown = ", ".join(repr(str(key)[:40]) for key in list(content)[:8])
     return f"; it has {shown or 'nothing'}"
 

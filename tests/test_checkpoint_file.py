@@ -46,6 +46,8 @@ def test_everything_that_is_not_a_tensor_is_kept(tmp_path: Path):
         (None, "no such file"),
         ({}, "holds no state dict .*it has nothing"),
         ({1: torch.ones(2)}, "holds no state dict"),
+        ({"model": {"a": torch.ones(2), "b": 3}}, "no state dict .*: below 'model', 'b' is a int, no tensor"),
+        ({"a": torch.ones(2), "b": None}, "no state dict .*: 'b' is a NoneType, no tensor"),
         ([1, 2], "holds no state dict"),
         ({"model": 1, "lr": 2}, "holds no state dict"),
         (b"<!DOCTYPE html><html>Virus scan warning</html>", "cannot be read: it is a web page"),
