@@ -120,8 +120,6 @@ def build_text_encoder(config: ModelConfig, *, data_root: Path | None) -> TextEn
         ValueError: if its path needs `data.root` and there is none, or cannot be loaded.
     """
     path = config.text_encoder.path
-    if path.startswith("~"):
-        path = str(Path(path).expanduser())
     if "{data.root}" in path:
         if data_root is None:
             raise ValueError(f"model.text_encoder.path={path} needs data.root; give data.root=FOLDER")
