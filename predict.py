@@ -18,6 +18,7 @@ from engine.startup import start_process
 from media.colours import Colour
 from media.files import flush_disk, write_json
 from media.overlay import NOT_FOUND
+from media.video import Frame
 from models.build import build_model_for_inference
 from prediction.inputs import ObjectToFind, VideoToSegment, find_objects, find_videos
 from prediction.output_folder import SUMMARY, claim, finish
@@ -132,6 +133,7 @@ def predict_video(
     height, width = 0, 0
     names: list[str] = []
     indices: list[int] = []
+    seconds: list[float] = []
     with ExitStack() as stack:
         writer = stack.enter_context(
             write_outputs(
@@ -151,6 +153,7 @@ def predict_video(
             height, width = window.frames[0].pixels.shape[:2]
             names += [frame.name for frame in window.frames]
             indices += [frame.index for frame in window.frames]
+            seconds += [round(seconds_of(frame, source.fps), 6) for frame in window.frames]
             bar.update(len(window.frames))
     summary = {
         "video": str(video.path),
@@ -160,6 +163,7 @@ def predict_video(
         "overlay_fps": fps,
         "frame_indices": indices,
         "frame_names": names,
+        "frame_seconds": seconds,
         "window_frames": predictor.settings.window_frames,
         "identity": predictor.settings.identity,
         "min_score": predictor.settings.min_score,
@@ -175,6 +179,11 @@ def predict_video(
         if not all(record.found_in_windows):
             logger.info("%s%s", NOT_FOUND, where_missing(record))
     logger.info("%d frames, %d sentences: see %s", len(names), len(objects), folder)
+
+
+def seconds_of(frame: Frame, fps: float) -> float:
+    """When a player shows the frame, from the start of the video; by its number where nobody says."""
+    return frame.index / fps if frame.seconds is None else frame.seconds
 
 
 def frame_range(settings: PredictConfig) -> FrameRange:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, UInt8
 
 from media.files import path_inside
 from media.folders import IMAGE_SUFFIXES, listing
-from media.images import image_size, read_rgb
+from media.images import Pixels, image_size, read_rgb, read_shown, shown_size
 from media.mask_png import read_index_png
 
 
@@ -81,7 +81,7 @@ class ObjectMapReader(MaskReader, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageFiles:
-    """Frames as image files of any names.
+    """Frames as image files of any names, as a viewer shows them, as in prediction; see `media.images.read_shown`.
 
     Attributes:
         folder: of the files.
@@ -97,16 +97,16 @@ class ImageFiles:
 
     def read(self, positions: Sequence[int]) -> UInt8[np.ndarray, "time height width 3"]:
         """See `FrameReader`."""
-        return _read_images(self.folder, positions, self.path)
+        return _read_images(self.folder, positions, self.path, read_shown)
 
     def size(self) -> tuple[int, int]:
         """See `FrameReader`."""
-        return image_size(self.path(0))
+        return shown_size(self.path(0))
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFrames:
-    """Frames as image files: `<folder>/<name><suffix>`."""
+    """Frames of a data set as image files: `<folder>/<name><suffix>`, as they are stored."""
 
     folder: Path
     names: tuple[str, ...]
@@ -118,7 +118,7 @@ class ImageFrames:
 
     def read(self, positions: Sequence[int]) -> UInt8[np.ndarray, "time height width 3"]:
         """See `FrameReader`."""
-        return _read_images(self.folder, positions, self.path)
+        return _read_images(self.folder, positions, self.path, read_rgb)
 
     def size(self) -> tuple[int, int]:
         """See `FrameReader`."""
@@ -207,9 +207,9 @@ class PngMasks(IndexPngs):
 
 
 def _read_images(
-    folder: Path, positions: Sequence[int], path_of: Callable[[int], Path]
+    folder: Path, positions: Sequence[int], path_of: Callable[[int], Path], read: Callable[[Path], Pixels]
 ) -> UInt8[np.ndarray, "time height width 3"]:
-    images = {position: read_rgb(path_of(position)) for position in dict.fromkeys(positions)}
+    images = {position: read(path_of(position)) for position in dict.fromkeys(positions)}
     sizes = {image.shape[:2] for image in images.values()}
     if len(sizes) > 1:
         raise ValueError(f"{folder}: frames of different sizes {sorted(sizes)}")

@@ -1,22 +1,81 @@
-"""Image files as arrays."""
+"""Image files as arrays: as data sets store them, and as a viewer shows them."""
 
-from io import BytesIO
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from media.files import reading, regular_file
+from media.limits import require_pixels
+
+Pixels = UInt8[np.ndarray, "height width 3"]
+
+ANIMATED_FORMATS = ("WEBP", "PNG", "GIF")
+"""Formats whose several pictures are an animation; those of others, such as TIFF, are pages."""
+
+USUAL_FRAME_SECONDS = 0.1
+"""How long a frame of an animation is shown where its file says zero: what browsers do."""
+
+_PILLOWS_LIMIT = Image.MAX_IMAGE_PIXELS
+_ORIENTATION = 0x0112
+"""Number of the tag of EXIF that says how a camera was held."""
+
+_TURNED = (5, 6, 7, 8)
+"""Values of it that exchange height and width."""
 
 
-def read_rgb(path: Path) -> UInt8[np.ndarray, "height width 3"]:
-    """An image file as RGB: grey and CMYK are converted, transparency is dropped.
+@contextmanager
+def open_image(path: Path, data: bytes | None = None, *, kind: str = "image") -> Iterator[Image.Image]:
+    """An image file of which no more than the header is decoded yet, and whose size is allowed.
 
-    JPEG and PNG files are decoded by torchvision, others, such as TIFF, by Pillow.
+    Args:
+        path: of the file.
+        data: its content; None: it is read from there.
+        kind: of file, for the message where it is missing.
 
     Raises:
-        ValueError: the file is missing, damaged or no image, or has 16 bits per channel.
+        ValueError: the file is missing, damaged or no image, also where that shows inside of the block; or it is too
+            large, see `media.limits`.
+    """
+    try:
+        with reading(path):
+            source = regular_file(path) if data is None else io.BytesIO(data)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such {kind} file") from None
+    except OSError as error:
+        raise ValueError(f"{path}: not a readable image ({error})") from None
+    # Pillow's own limit cannot be raised by a setting of ours, and is no help where ours is lower.
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with reading(path):
+            image = Image.open(source)
+    except UnidentifiedImageError:  # its text names the object in memory
+        raise ValueError(f"{path}: not a readable image (not in a format that is known)") from None
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: not a readable image ({error})") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = _PILLOWS_LIMIT
+    with image:
+        require_pixels(image.height, image.width, what=str(path))
+        try:
+            with reading(path):
+                yield image
+        except (OSError, SyntaxError, EOFError) as error:  # Pillow reports a broken PNG chunk as a SyntaxError
+            raise ValueError(f"{path}: not a readable image ({error})") from None
+
+
+def read_rgb(path: Path) -> Pixels:
+    """An image file of a data set as RGB, as it is stored: grey and CMYK are converted, transparency is dropped.
+
+    How the camera was held is not looked at, because the masks of data sets lie on the stored pixels. Of 16 bits per
+    channel the higher eight are taken. JPEG and PNG files are decoded by torchvision, others, such as TIFF, by Pillow.
+
+    Raises:
+        ValueError: the file is missing, damaged or no image, or too large.
     """
     # torchvision decodes; it is imported here, because configurations are read and checked without PyTorch.
     import torch
@@ -29,33 +88,122 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "height width 3"]:
         raise ValueError(f"{path}: no such frame") from None
     except OSError as error:
         raise ValueError(f"{path}: not a readable image ({error})") from None
-    if not data.startswith((b"\xff\xd8", b"\x89PNG")):
-        return _read_other(path, data)
+    with open_image(path, data) as opened:  # which checks the size
+        if not data.startswith((b"\xff\xd8", b"\x89PNG")):
+            return _eight_bits(opened, path) if opened.mode.startswith(("I", "F")) else np.array(opened.convert("RGB"))
     try:
         image = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: not a readable image ({error})") from None
-    if image.dtype != torch.uint8:
-        raise ValueError(f"{path}: an image with {image.dtype} values; convert it to 8 bits per channel")
-    return image.permute(1, 2, 0).numpy()  # (height, width, 3)
-
-
-def _read_other(path: Path, data: bytes) -> UInt8[np.ndarray, "height width 3"]:
-    """See `read_rgb`."""
-    try:
-        with Image.open(BytesIO(data)) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"{path}: an image of mode {image.mode}; convert it to 8 bits per channel")
-            return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "not in a format that is known" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise ValueError(f"{path}: not a readable image ({reason})") from None
+    pixels = image.permute(1, 2, 0).numpy()  # (height, width, 3)
+    return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image file, from its header."""
-    try:
-        with reading(path), Image.open(regular_file(path)) as image:
-            return image.height, image.width
-    except OSError as error:
-        raise ValueError(f"{path}: not a readable image ({error})") from None
+    """(height, width) of an image file as it is stored, from its header.
+
+    Raises:
+        ValueError: the file is missing, damaged or no image, or too large.
+    """
+    with open_image(path) as image:
+        return image.height, image.width
+
+
+def read_shown(path: Path) -> Pixels:
+    """An image file as a viewer shows it, see `shown_pixels`; of an animation the first frame.
+
+    Raises:
+        ValueError: the file is missing, damaged or no image, too large, or of values that no viewer shows.
+    """
+    with open_image(path) as image:
+        return shown_pixels(image, path)
+
+
+def shown_size(path: Path) -> tuple[int, int]:
+    """(height, width) of what `read_shown` gives, from the header.
+
+    Raises:
+        ValueError: as `image_size`.
+    """
+    with open_image(path) as image:
+        if image.getexif().get(_ORIENTATION) in _TURNED:
+            return image.width, image.height
+        return image.height, image.width
+
+
+def shown_pixels(image: Image.Image, path: Path) -> Pixels:
+    """The pixels of an opened image as a viewer shows them.
+
+    It is turned and mirrored as its EXIF data ask for; of 16 bits per channel the higher eight are shown; what is
+    transparent shows white, as on a web page.
+
+    Args:
+        image: of the file; the frame that it stands at.
+        path: of the file, for messages.
+
+    Raises:
+        ValueError: its values have 32 bits, of which nobody knows what is black and what is white.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith(("I", "F")):
+        return _eight_bits(upright, path)
+    if not upright.has_transparency_data:
+        return np.array(upright.convert("RGB"))
+    shown = Image.new("RGBA", upright.size, "white")
+    shown.alpha_composite(upright.convert("RGBA"))
+    return np.array(shown.convert("RGB"))
+
+
+def _eight_bits(image: Image.Image, path: Path) -> Pixels:
+    """Grey values of more than eight bits as RGB."""
+    if image.mode in ("I", "F") and image.format != "PNG":
+        raise ValueError(f"{path}: an image with values of 32 bits; convert it to 8 or 16 bits per channel")
+    grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def is_animation(path: Path) -> bool:
+    """Whether an image file holds several pictures that are shown one after the other.
+
+    Raises:
+        ValueError: as `image_size`.
+    """
+    with open_image(path) as image:
+        return image.format in ANIMATED_FORMATS and _num_pictures(image) > 1
+
+
+def animation_seconds(path: Path) -> list[float]:
+    """When each frame of an animation is shown, and when the last one ends: one number more than there are frames.
+
+    Raises:
+        ValueError: as `animation_frames`.
+    """
+    seconds = [0.0]
+    with open_image(path) as image:
+        for number in _shown_pictures(image):
+            image.seek(number)
+            image.load()
+            duration = float(image.info.get("duration", 0)) / 1000
+            seconds.append(seconds[-1] + (duration if duration > 0 else USUAL_FRAME_SECONDS))
+    return seconds
+
+
+def animation_frames(path: Path) -> Iterator[Pixels]:
+    """The frames of an animation, each as a viewer shows it.
+
+    Raises:
+        ValueError: the file is damaged, or too large.
+    """
+    with open_image(path) as image:
+        for number in _shown_pictures(image):
+            image.seek(number)
+            yield shown_pixels(image, path)
+
+
+def _num_pictures(image: Image.Image) -> int:
+    return int(getattr(image, "n_frames", 1))
+
+
+def _shown_pictures(image: Image.Image) -> range:
+    """Numbers of the pictures of the animation: a PNG may begin with one for programs that show no other."""
+    return range(int(getattr(image, "default_image", False)), _num_pictures(image))

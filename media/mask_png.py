@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from media.files import atomic_path, reading, regular_file
+from media.files import atomic_path
+from media.images import open_image
 
 NUM_COLOURS = 256
 
@@ -36,18 +37,12 @@ def read_index_png(path: str | Path) -> UInt8[np.ndarray, "height width"]:
         path: a PNG of mode "P" (palette), "L" (grey) or "1" (black and white, read as 0 and 1).
 
     Raises:
-        ValueError: the file is missing, is no readable image, or has no single channel of 8 bits.
+        ValueError: the file is missing, is no readable image, is too large, or has no single channel of 8 bits.
     """
-    try:
-        with reading(Path(path)), Image.open(regular_file(Path(path))) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise ValueError(f"{path}: expected a palette or grey mask of 8 bits, got mode {image.mode}")
-            return np.array(image, dtype=np.uint8)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such mask file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow reports a broken PNG chunk as a SyntaxError
-        raise ValueError(f"{path}: not a readable image ({error})") from None
+    with open_image(Path(path), kind="mask") as image:
+        if image.mode not in ("P", "L", "1"):
+            raise ValueError(f"{path}: expected a palette or grey mask of 8 bits, got mode {image.mode}")
+        return np.array(image, dtype=np.uint8)
 
 
 def write_index_png(path: str | Path, index_map: UInt8[np.ndarray, "height width"]) -> None:

@@ -13,7 +13,7 @@ import av.container
 import av.error
 import numpy as np
 
-from media.video_stream import ffmpeg_name
+from media.video_stream import ffmpeg_name, picture_stream
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def sound_track(sound: Sound, target: "av.container.OutputContainer") -> Iterato
             logger.warning("no sound: %s has %s, which this FFmpeg cannot bring into an .mp4 file", sound.path, name)
             yield None
             return
-        first = source.streams.video[0] if source.streams.video else stream
+        first = picture_stream(source) or stream
         offset = float((first.start_time or 0) * cast(Fraction, first.time_base))
         yield SoundTrack(source, stream, target, start_seconds=offset + sound.start_seconds)
 

@@ -6,21 +6,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 import av
 import av.container
-import av.error
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from media.files import atomic_path, reading, regular_file
+from media.files import atomic_path
 from media.folders import IMAGE_SUFFIXES, is_clutter, listing
+from media.images import animation_frames, animation_seconds, is_animation, read_shown
 from media.sound import Sound, SoundTrack, sound_track
-from media.video_stream import ffmpeg_name, open_video_stream, require_available, rgb_pixels
+from media.video_stream import ShownPixels, VideoDecoder, ffmpeg_name, open_video_stream
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,13 @@ class Frame:
         index: its number in the source, from 0, whatever the step.
         name: stem of its file; five digits of the index for a video file.
         pixels: RGB.
+        seconds: from the start of the video to the moment at which a player shows the frame; None where nobody says.
     """
 
     index: int
     name: str
     pixels: UInt8[np.ndarray, "height width 3"]
+    seconds: float | None = None
 
 
 @runtime_checkable
@@ -62,7 +64,7 @@ class FrameSource(Protocol):
 
 
 def open_video(path: Path) -> FrameSource:
-    """A video file, a folder of frames, or a single image.
+    """A video file, a folder of frames, an animated image, or a single image.
 
     Raises:
         ValueError: if there is nothing at `path`, it is no video, or holds no frame.
@@ -74,7 +76,7 @@ def open_video(path: Path) -> FrameSource:
             raise ValueError(f"video {path}: the folder holds no image ({', '.join(IMAGE_SUFFIXES)})")
         source = FrameFiles(images, name=str(path))
     elif path.is_file() and is_image(path):
-        source = FrameFiles([path], name=str(path))
+        source = Animation(path) if is_animation(path) else FrameFiles([path], name=str(path))
     elif path.is_file():
         source = VideoFile(path)
     else:
@@ -115,22 +117,37 @@ class FrameFiles:
         shape = None
         for index in range(len(self._paths))[start:stop:step]:
             path = self._paths[index]
-            try:
-                with reading(path), Image.open(regular_file(path)) as image:
-                    pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-            except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-                raise ValueError(f"{path}: not a readable image ({error})") from None
+            pixels = read_shown(path)
             shape = shape or pixels.shape
             if pixels.shape != shape:
                 raise ValueError(
                     f"{path}: (height, width) {pixels.shape[:2]}, but the frames before have {shape[:2]}; "
                     "images that do not belong to one video are given one by one"
                 )
-            yield Frame(index, path.stem, pixels)
+            yield Frame(index, path.stem, pixels, index / self.fps)
+
+
+class Animation:
+    """An image file of several frames (WebP, PNG).
+
+    Raises:
+        ValueError: the file is damaged, or too large.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seconds = animation_seconds(path)
+        self.fps = (len(self._seconds) - 1) / self._seconds[-1]
+
+    def frames(self, step: int = 1, *, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        """See `FrameSource`."""
+        for index, pixels in enumerate(islice(animation_frames(self.path), stop)):
+            if index >= start and (index - start) % step == 0:
+                yield Frame(index, f"{index:05d}", pixels, self._seconds[index])
 
 
 class VideoFile:
-    """A video file, decoded from start to end; the rotation that the container asks for is applied, as players do.
+    """A video file, decoded from start to end; turned and mirrored as the file asks for, as players do.
 
     Raises:
         ValueError: if the file is no video.
@@ -145,28 +162,33 @@ class VideoFile:
     def frames(self, step: int = 1, *, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
         """See `FrameSource`.
 
-        Frames are counted as they are decoded, because time stamps of real files have gaps and repeats. A truncated
-        file yields the frames before the damage, with a warning.
+        Frames are counted as they are decoded, because time stamps of real files have gaps and repeats. What is damaged
+        is left out, as players do, and said in one warning: packets in the middle, or the rest of a file that breaks
+        off.
         """
-        index, size = 0, None
-        with open_video_stream(self.path) as (container, stream):
-            try:
-                for decoded in container.decode(stream):
-                    size = size or (decoded.width, decoded.height)
-                    if stop is not None and index >= stop:
-                        return
-                    if index >= start and (index - start) % step == 0:
-                        # a stream may change its size; all frames get that of the first
-                        pixels = rgb_pixels(decoded, width=size[0], height=size[1])
-                        yield Frame(index, f"{index:05d}", pixels)
-                    index += 1
-            except av.error.FFmpegError as error:
-                require_available(self.path, error)
-                if index == 0:
-                    raise ValueError(f"video {self.path}: cannot be decoded ({error})") from None
-                logger.warning("video %s breaks off after %d frames (%s)", self.path, index, error)
+        index, shown, last = 0, None, None
+        decoder = VideoDecoder(self.path)
+        for decoded in decoder.frames():
+            if stop is not None and index >= stop:
+                break
+            # a stream may change its size; all frames get that of the first
+            shown = shown or ShownPixels(width=decoded.width, height=decoded.height)
+            last = _seconds_of(decoded, origin=decoder.origin, last=last, step=1 / self.fps)
+            if index >= start and (index - start) % step == 0:
+                yield Frame(index, f"{index:05d}", shown.of(decoded), last)
+            index += 1
+        problem = decoder.problem
         if index == 0:
-            raise ValueError(f"video {self.path}: no frame can be decoded")
+            raise ValueError(f"video {self.path}: no frame can be decoded" + (f": {problem}" if problem else ""))
+        if problem is not None:
+            logger.warning("video %s: %s; %d frames are decoded", self.path, problem, index)
+
+
+def _seconds_of(decoded: "av.VideoFrame", *, origin: float, last: float | None, step: float) -> float:
+    """When a frame is shown: as the file says, or a frame after the last one where it says nothing."""
+    if decoded.time is None:
+        return 0.0 if last is None else last + step
+    return decoded.time - origin
 
 
 def sound_of(source: FrameSource, *, first_frame: int, step: int, fps: float) -> Sound | None:

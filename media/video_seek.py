@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from media.files import reading
-from media.video_stream import open_video_stream, require_available, rgb_pixels
+from media.video_stream import ShownPixels, open_video_stream, require_available
 
 if TYPE_CHECKING:
     import av
@@ -126,6 +126,7 @@ class VideoFileFrames:
         """
         frames: dict[int, Pixels] = {}
         with open_video_stream(self.file, num_threads=1) as (container, stream):
+            shown = _shown_of(stream)
             if key is not None:
                 container.seek(key[1], stream=stream, backward=True)
             for number, packet in enumerate(container.demux(stream)):
@@ -136,7 +137,7 @@ class VideoFileFrames:
                     stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
                 for decoded in packet.decode():
                     if decoded.pts in position_at and not decoded.is_corrupt:
-                        frames[position_at[decoded.pts]] = _pixels(decoded, stream)
+                        frames[position_at[decoded.pts]] = shown.of(decoded)
                 if len(frames) == len(position_at):
                     break
         return frames
@@ -145,9 +146,10 @@ class VideoFileFrames:
         """Counts frames from the start."""
         needed, frames = set(wanted), {}
         with open_video_stream(self.file, num_threads=1) as (container, stream):
+            shown = _shown_of(stream)
             for position, decoded in enumerate(_decoded(self.file, container, stream)):
                 if position in needed:
-                    frames[position] = _pixels(decoded, stream)
+                    frames[position] = shown.of(decoded)
                 if position == wanted[-1]:
                     break
         return frames
@@ -207,5 +209,5 @@ def _decoded(
         raise ValueError(f"video {path}: cannot be decoded to its end ({error})") from None
 
 
-def _pixels(decoded: "av.VideoFrame", stream: "av.VideoStream") -> Pixels:
-    return rgb_pixels(decoded, width=stream.codec_context.width, height=stream.codec_context.height)
+def _shown_of(stream: "av.VideoStream") -> ShownPixels:
+    return ShownPixels(width=stream.codec_context.width, height=stream.codec_context.height)

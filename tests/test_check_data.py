@@ -53,7 +53,7 @@ def test_truncated_images_and_masks_are_named(root, capsys):
         "valid/JPEGImages/v_a/00000.jpg",
     }
     detail = problems["unreadable"]["train/JPEGImages/long/00010.jpg"]
-    assert detail == "not a readable image (Image is incomplete or truncated)", "without a path of another machine"
+    assert detail == "not a readable image (Truncated File Read)", "without a path of another machine"
 
 
 def test_missing_files_are_named_once_and_whole_folders_as_such(root, capsys):

@@ -53,12 +53,6 @@ def test_truncated_images_are_named(tmp_path, picture, suffix, share):
         read_rgb(path)
 
 
-def test_an_image_of_16_bits_per_channel_is_named(tmp_path):
-    Image.fromarray(np.full((4, 4), 1000, dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match=r"deep\.png.*convert it to 8 bits"):
-        read_rgb(tmp_path / "deep.png")
-
-
 @pytest.mark.parametrize("share", [0, 0.3, 0.9])
 def test_truncated_masks_are_named(tmp_path, share):
     reader = PngMasks(tmp_path, ("00000",))
