@@ -19,6 +19,7 @@ from datasets.problems import Problem
 from datasets.readers import require_size
 from media.files import path_inside, plain_name, reading, regular_file
 from media.folders import listing
+from media.limits import require_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -291,6 +292,7 @@ def _annotation(path: Path, file: Mapping[str, Any]) -> Annotation:
     instances = tuple(np.asarray(file["instance"]).reshape(-1).astype(int).tolist())
     *masks, width, height = shape if len(shape) in (2, 3) else (0, 0, 0)
     annotation = Annotation(instances, masks[0] if masks else 1, (height, width))  # MATLAB drops the axis of one actor
+    require_pixels(height, width, layers=annotation.num_masks, what=f"{path}: reMask")
     if any(index >= annotation.num_masks for index in annotation.index_of.values()):
         raise ValueError(f"{path}: reMask of shape {shape} for {len(instances)} instances")
     return annotation

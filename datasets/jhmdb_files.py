@@ -16,6 +16,7 @@ from datasets.problems import Problem
 from datasets.readers import require_size
 from media.files import UnavailableError, plain_name, reading, regular_file
 from media.folders import IMAGE_SUFFIXES, listing
+from media.limits import require_pixels
 
 PERSON = 1
 """Object id of the only person."""
@@ -41,11 +42,8 @@ class MatMasks:
         Raises:
             ValueError: the file is missing or damaged.
         """
-        import scipy.io  # here, because configurations are read without it
-
         with _named_in_errors(self.file):
-            shapes = {name: shape for name, shape, _ in scipy.io.whosmat(regular_file(self.file))}
-            return shapes["part_mask"][2]
+            return self._shape()[2]
 
     def read(
         self, positions: Sequence[int], *, size: tuple[int, int], objects: Sequence[int]
@@ -53,6 +51,9 @@ class MatMasks:
         """See `MaskReader`."""
         import scipy.io  # here, because configurations are read without it
 
+        with _named_in_errors(self.file):
+            *sides, num_frames = self._shape()
+        require_pixels(*(sides if len(sides) == 2 else (0, 0)), layers=num_frames, what=f"{self.file}: part_mask")
         with _named_in_errors(self.file):
             masks = np.asarray(scipy.io.loadmat(regular_file(self.file), variable_names=["part_mask"])["part_mask"])
         if masks.ndim != 3 or max(positions) >= masks.shape[2]:
@@ -62,6 +63,12 @@ class MatMasks:
         require_size(masks.shape[:2], size, self.file)
         person = masks.transpose(2, 0, 1)[list(positions)] != 0
         return np.stack([person if number == PERSON else np.zeros_like(person) for number in objects])
+
+    def _shape(self) -> tuple[int, ...]:
+        """(height, width, frames) that the file claims."""
+        import scipy.io  # here, because configurations are read without it
+
+        return {name: shape for name, shape, _ in scipy.io.whosmat(regular_file(self.file))}["part_mask"]
 
 
 @contextmanager

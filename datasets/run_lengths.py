@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 from pycocotools import mask as mask_utils
 
 from datasets.readers import SizeMismatchError
+from media.limits import require_pixels
 
 MIN_POLYGON_NUMBERS = 6
 """x and y of three corners. pycocotools would read a list of four numbers as a box."""
+
+MIN_MARGIN = 1000
+"""Pixels that a corner of a polygon may lie outside of its image, be it ever so small."""
 
 _MAX_RUN = 2**32
 """Run lengths are below; pycocotools keeps them in 32 bits."""
@@ -85,11 +89,15 @@ def pack_track(masks: Sequence[Mapping[str, Any] | None]) -> Track:
     """Packs the masks of one object.
 
     Raises:
-        ValueError: they were made for different sizes, or one is cut off.
+        ValueError: they were made for different sizes, or for one that is none or too large, or one is cut off.
     """
     sizes = {(int(mask["size"][0]), int(mask["size"][1])) for mask in masks if mask is not None}
     if len(sizes) > 1:
         raise ValueError(f"masks of one object with different sizes {sorted(sizes)}")
+    for size in sizes:
+        if min(size) < 1:
+            raise ValueError(f"masks with the size {list(size)} (height, width)")
+        require_pixels(*size, what="a run-length mask")
     counts = [b"" if mask is None else mask["counts"].encode("ascii") for mask in masks]
     if any(code and code[-1] not in _LAST_BYTES for code in counts):
         raise ValueError("a run-length mask is cut off in the middle of a number")
@@ -108,19 +116,23 @@ def encode_segmentation(segmentation: Any, *, size: tuple[int, int]) -> bytes:
         The `counts` of pycocotools; those of an empty mask if no polygon has three corners.
 
     Raises:
-        ValueError: it is neither, or it was made for an image of another size.
+        ValueError: it is neither, or it was made for an image of another size; or a corner lies far outside of the
+            image, which may have at most so many pixels as `media.limits` says.
     """
     height, width = size
+    require_pixels(height, width, what="an image with a segmentation")
     if isinstance(segmentation, Mapping):
         return _encode_run_lengths(segmentation, size)
     if not isinstance(segmentation, Sequence) or isinstance(segmentation, str | bytes):
         raise ValueError(f"segmentation of type {type(segmentation).__name__}: expected polygons or run lengths")
     polygons = []
     for polygon in segmentation:
-        if not isinstance(polygon, Sequence) or len(polygon) % 2 or not np.isfinite(_numbers(polygon)).all():
+        numbers = _numbers(polygon) if isinstance(polygon, Sequence) else np.array([np.nan])
+        if numbers.ndim != 1 or len(numbers) % 2 or not np.isfinite(numbers).all():
             raise ValueError("a polygon of the segmentation is not a list of x, y, x, y, ...")
-        if len(polygon) >= MIN_POLYGON_NUMBERS:
-            polygons.append(list(polygon))
+        _require_near(numbers.reshape(-1, 2), size)
+        if len(numbers) >= MIN_POLYGON_NUMBERS:
+            polygons.append(numbers.tolist())
     if not polygons:
         return mask_utils.encode(np.zeros((height, width), dtype=np.uint8, order="F"))["counts"]
     return mask_utils.merge(mask_utils.frPyObjects(polygons, height, width))["counts"]
@@ -206,6 +218,19 @@ def _encode_run_lengths(segmentation: Mapping[str, Any], size: tuple[int, int]) 
     return mask_utils.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)["counts"]
 
 
+def _require_near(corners: Float64[np.ndarray, "corner 2"], size: tuple[int, int]) -> None:
+    """Refuses corners that are no drawing: pycocotools walks along every edge, and far ones write beyond its memory."""
+    height, width = size
+    margin = max(height, width, MIN_MARGIN)
+    is_far = ((corners < -margin) | (corners > np.array([width, height]) + margin)).any(axis=1)
+    if is_far.any():
+        x, y = corners[int(is_far.argmax())]
+        raise ValueError(
+            f"a polygon of the segmentation has the corner x={x:g}, y={y:g}, far outside of its image of {width} x "
+            f"{height} pixels (width x height); expected pixels, at most {margin} outside"
+        )
+
+
 def _require_pixels(runs: Int64[np.ndarray, " run"], size: tuple[int, int]) -> None:
     if runs.min(initial=0) < 0 or runs.sum() != size[0] * size[1]:
         raise ValueError(f"run lengths of {runs.sum()} pixels for an image of {size[0] * size[1]}")
@@ -213,6 +238,7 @@ def _require_pixels(runs: Int64[np.ndarray, " run"], size: tuple[int, int]) -> N
 
 def _numbers(values: Sequence[Any]) -> np.ndarray:
     try:
-        return np.asarray(values, dtype=np.float64)
+        numbers = np.asarray(values)
     except (TypeError, ValueError, OverflowError):
         return np.array([np.nan])
+    return numbers.astype(np.float64) if numbers.dtype.kind in "iuf" else np.array([np.nan])

@@ -67,6 +67,8 @@ def resized_size(height: int, width: int, *, short_side: int, long_side: int) ->
     target = short_side
     if high / low * target > long_side:
         target = round(long_side * low / high)
+        if target == 0:  # nothing would be left of so narrow a frame
+            return (1, long_side) if height <= width else (long_side, 1)
     if low == target:
         return height, width
     if height <= width:

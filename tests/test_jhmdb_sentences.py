@@ -239,6 +239,15 @@ def test_damaged_and_missing_masks_are_named(root):
         catch.masks.read((0,), size=(HEIGHT, WIDTH), objects=(1,))
 
 
+def test_masks_that_claim_too_many_pixels_are_refused_before_they_are_read(root, monkeypatch):
+    write_choice(root, walk_2=(1, 2, 3), catch_1=(1, 2, 3))
+    walk, _ = sound_videos(root)
+    monkeypatch.setenv("SOC_MAX_MEGAPIXELS", "0.02")
+    monkeypatch.setattr(scipy.io, "loadmat", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(ValueError, match=r"walk_2/puppet_mask\.mat: part_mask: claims 9 x 64 x 48 pixels"):
+        walk.masks.read((0,), size=(HEIGHT, WIDTH), objects=(1,))
+
+
 def test_frames_are_not_drawn_unless_the_masks_of_all_videos_can_be_counted(tmp_path):
     lengths = {"walk_2": 9, "catch_1": 5, "run_3": 7, "sit_4": 2, "sit_5": 3}
     root = write_tiny_jhmdb(tmp_path / "jhmdb", lengths)

@@ -19,6 +19,7 @@ from datasets.run_lengths import (
     encode_segmentation,
     mask_area,
     mask_box,
+    pack_track,
     read_runs,
 )
 
@@ -264,6 +265,13 @@ def test_what_has_no_three_corners_in_the_picture_is_an_empty_mask(segmentation)
         ([[1.0, 2.0, 3.0, float("inf"), 5.0, 6.0]], "not a list of x, y"),
         ([[1.0, 2.0, 3.0, 10**400, 5.0, 6.0]], "not a list of x, y"),
         ([3.0, 4.0], "not a list of x, y"),
+        ([["1", "2", "3", "4", "5", "6"]], "not a list of x, y"),
+        ([[[0, 0, 1, 1, 2, 2]]], "not a list of x, y"),
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], r"the corner x=1e\+09, y=0, far outside of its image of 9 x 6 pixels"),
+        ([[0, 0, 1e8, 0, 1e8, 1e8]], r"the corner x=1e\+08, y=0, far outside"),
+        ([corners(0, 0, 3, 3), [1, 1, 5, 5, 1, -1e7]], r"the corner x=1, y=-1e\+07, .*at most 1000 outside"),
+        ([[0, 0, 5, 0, 5, 1007]], "the corner x=5, y=1007, far outside"),
+        ([[0, 0, 1e300, 0]], "far outside"),
         (
             {"size": [HEIGHT, 5], "counts": [1]},
             r"run lengths for an image of \(height, width\) \[6, 5\], but .* \(6, 9\)",
@@ -281,6 +289,29 @@ def test_what_has_no_three_corners_in_the_picture_is_an_empty_mask(segmentation)
 def test_a_segmentation_that_is_none_is_explained(segmentation, message):
     with pytest.raises(ValueError, match=message):
         encode_segmentation(segmentation, size=SIZE)
+
+
+def test_corners_near_the_picture_are_cut_at_its_edge():
+    counts = encode_segmentation([[-900, -900, 900, -900, 900, 900, -900, 900]], size=SIZE)
+    assert decode_mask(counts, size=SIZE).all()
+    large = (600, 3000)
+    assert mask_area(encode_segmentation([corners(0, -2900, 3, 3)], size=large), size=large) == 9
+    with pytest.raises(ValueError, match="at most 3000 outside"):
+        encode_segmentation([corners(0, -3100, 3, 3)], size=large)
+
+
+@pytest.mark.parametrize("segmentation", [[], [corners(0, 0, 3, 3)], {"size": [100000, 100000], "counts": [10**10]}])
+def test_an_image_that_claims_gigapixels_has_no_mask(segmentation):
+    with pytest.raises(ValueError, match=r"claims 100000 x 100000 pixels .*SOC_MAX_MEGAPIXELS=10000"):
+        encode_segmentation(segmentation, size=(100000, 100000))
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [([0, 9], r"size \[0, 9\]"), ([-6, 9], r"size \[-6, 9\]"), ([10**5, 10**5], "claims 100000 x")]
+)
+def test_masks_of_an_impossible_size_are_refused(size, message):
+    with pytest.raises(ValueError, match=message):
+        pack_track([None, {"size": size, "counts": "0"}])
 
 
 # --- the masks of a video ---

@@ -33,6 +33,11 @@ def make_clip(height=20, width=32, time=2):
         ((500, 500), (360, 360)),
         ((360, 480), (360, 480)),
         ((180, 320), (360, 640)),
+        ((5, 5000), (1, 1000)),
+        ((3, 5000), (1, 640)),
+        ((1, 5000), (1, 640)),
+        ((5000, 1), (640, 1)),
+        ((2, 100_000), (1, 640)),
     ],
 )
 def test_the_short_side_sets_the_size_unless_the_long_side_exceeds_its_limit(size, expected):

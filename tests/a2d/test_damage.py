@@ -47,6 +47,19 @@ def test_an_annotation_file_that_lacks_a_mask_is_named(own_root, tmp_path):
         video.masks.read((0,), size=(HEIGHT, WIDTH), objects=(0,))
 
 
+def test_a_mask_that_claims_gigapixels_is_refused_before_it_is_read(own_root, tmp_path):
+    (video,) = sound_videos(own_root, "test", tmp_path)
+    path = video.masks.path(0)
+    with h5py.File(path, "r+") as file:
+        del file["reMask"]
+        file.create_dataset("reMask", (4, 200_000, 200_000), dtype="u1", chunks=(1, 1000, 1000))
+    message = r"00001\.h5: reMask: claims 4 x 200000 x 200000 pixels .*SOC_MAX_MEGAPIXELS=160000"
+    with pytest.raises(ValueError, match=message):
+        video.masks.size_of(0)
+    with pytest.raises(ValueError, match=message):
+        video.masks.read((0,), size=(HEIGHT, WIDTH), objects=(0,))
+
+
 @pytest.mark.parametrize("kind", ["h5", "mp4"])
 def test_a_truncated_file_is_named_or_left_out_as_configured(own_root, tmp_path, kind, caplog):
     if kind == "h5":
