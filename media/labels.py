@@ -7,9 +7,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from media.colours import Colour, readable_on
+from media.lettering import lettering
 
 MAX_LETTERS = 24
 """Of a name in a label; the whole sentence stands below the picture."""
@@ -105,7 +106,7 @@ class LabelWriter:
     """
 
     def __init__(self, size: int) -> None:
-        self._font = ImageFont.load_default(size)
+        self._size = size
         self._padding = max(2, size // 4)
         self._pictures: dict[tuple[str, Colour, int], UInt8[np.ndarray, "_ _ 3"]] = {}
         self._places: dict[int, int] = {}
@@ -153,18 +154,20 @@ class LabelWriter:
         """The label as pixels, at most `limit` wide; there are only a hundred scores, so each is drawn once."""
         score = "" if label.score is None else f" {label.score:.2f}"
         name = shorten(label.name, MAX_LETTERS)
-        while name and self._font.getlength(name + score) + 2 * self._padding > limit:
+        text, font = lettering(name + score, self._size)
+        while name and font.getlength(text) + 2 * self._padding > limit:
             name = name[:-1]
-        key = (name + score, label.colour, limit)
+            text, font = lettering(name + score, self._size)
+        key = (text, label.colour, limit)
         if key not in self._pictures:
             ink = readable_on(label.colour)
-            ascent, descent = self._font.getmetrics()  # type: ignore[union-attr]  # the font of Pillow is a FreeType one
-            width = min(limit, round(self._font.getlength(key[0])) + 2 * self._padding)
+            ascent, descent = font.getmetrics()
+            width = min(limit, round(font.getlength(text)) + 2 * self._padding)
             height = ascent + descent + self._padding
             image = Image.new("RGB", (width, height), label.colour)
             draw = ImageDraw.Draw(image)
             draw.rectangle((0, 0, width - 1, height - 1), outline=ink)
-            draw.text((self._padding, self._padding // 2), key[0], font=self._font, fill=ink)
+            draw.text((self._padding, self._padding // 2), text, font=font, fill=ink)
             self._pictures[key] = np.array(image)
         return self._pictures[key]
 

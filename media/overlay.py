@@ -5,18 +5,30 @@ A sentence of which nothing was found is grey, and says so.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from media.colours import Colour, ObjectColours, object_colour, readable_on
-from media.labels import Label, LabelWriter, largest_part
+from media.labels import Label, LabelWriter, largest_part, shorten
+from media.lettering import Font, lettering
 
 MIN_WIDTH = 480
 """Narrower frames are enlarged by an integer factor, so that the sentences are legible."""
+
+MAX_ENLARGED_HEIGHT = 2160
+"""Pixels that frames are not enlarged beyond: of a tall strip the picture would take gigabytes. It stands on a wider
+ground instead."""
+
+MAX_CAPTION_LETTERS = 300
+"""Of a sentence below the picture."""
+
+MAX_CAPTION_HEIGHT = 4096
+"""Pixels of the sentences below the picture; how many more there are is said."""
 
 STRENGTH = 0.45
 """Of the tint: 1 would hide the object."""
@@ -79,6 +91,7 @@ class Overlay:
         colours: of the objects.
         scale: by which the frames are enlarged.
         size: (height, width) of the enlarged frames.
+        canvas_width: of frames on their ground, and of the sentences below.
     """
 
     def __init__(
@@ -90,8 +103,9 @@ class Overlay:
         names: Sequence[str] | None = None,
         colours: ObjectColours | None = None,
     ) -> None:
-        self.scale = max(1, math.ceil(MIN_WIDTH / width))
+        self.scale = max(1, min(math.ceil(MIN_WIDTH / width), MAX_ENLARGED_HEIGHT // height))
         self.size = (height * self.scale, width * self.scale)
+        self.canvas_width = max(MIN_WIDTH, self.size[1])
         self.colours = colours or ObjectColours(len(sentences))
         self._sentences = sentences
         self._names = sentences if names is None else names
@@ -104,8 +118,8 @@ class Overlay:
         masks: Sequence[Bool[np.ndarray, "mask_height mask_width"]],
         found: Sequence[bool],
         scores: Sequence[float] | None = None,
-    ) -> UInt8[np.ndarray, "overlay_height overlay_width 3"]:
-        """The frame with its objects, above the sentences.
+    ) -> UInt8[np.ndarray, "canvas_height canvas_width 3"]:
+        """The frame with its objects, above the sentences; `picture_in` is what finds it there.
 
         Args:
             frame: RGB.
@@ -117,12 +131,14 @@ class Overlay:
             self.colours.look([frame], [[self._reduced(mask)] for mask in masks])
         captions = self._caption(tuple(found))
         height, width = self.size
-        canvas = np.empty((height + len(captions), width, 3), dtype=np.uint8)
-        picture = canvas[:height]
+        canvas = np.empty((height + len(captions), self.canvas_width, 3), dtype=np.uint8)
+        if self.canvas_width > width:
+            canvas[:height] = BACKGROUND
+        picture = self.picture_in(canvas)
         if self.scale == 1:
             picture[:] = frame
         else:
-            cv2.resize(frame, (width, height), dst=picture, interpolation=cv2.INTER_CUBIC)
+            picture[:] = cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC)
         canvas[height:] = captions
         colours = self.colours.of_all()
         for mask, colour in zip(masks, colours, strict=True):
@@ -135,12 +151,20 @@ class Overlay:
         self._labels.draw(picture, labels, parts)
         return canvas
 
+    def picture_in(
+        self, canvas: UInt8[np.ndarray, "canvas_height canvas_width 3"]
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """The part of what `render` gives that shows the frame."""
+        height, width = self.size
+        left = (self.canvas_width - width) // 2
+        return canvas[:height, left : left + width]
+
     def _caption(self, found: tuple[bool, ...]) -> UInt8[np.ndarray, "caption_height width 3"]:
         """One strip per set of found sentences: drawing text takes longer than anything else."""
         key = (found, self.colours.chosen)
         if key not in self._captions:
             self._captions[key] = render_caption(
-                self._sentences, width=self.size[1], found=found, colours=self.colours.chosen
+                self._sentences, width=self.canvas_width, found=found, colours=self.colours.chosen
             )
         return self._captions[key]
 
@@ -170,26 +194,60 @@ def render_caption(
     if colours is None:
         colours = [object_colour(index) for index in range(len(sentences))]
     size = max(14, min(28, width // 32))
-    font = ImageFont.load_default(size)
     margin, square, line_height = size // 2, size, round(1.4 * size)
     left = margin + square + margin
-
-    def wrap(text: str) -> list[str]:
-        return wrap_text(text, width=width - left - margin, length_of=font.getlength)
-
-    paragraphs = [(wrap(sentence), wrap(NOT_FOUND + sentence)) for sentence in sentences]
-    height = 2 * margin + line_height * sum(max(map(len, versions)) for versions in paragraphs)
+    paragraphs: list[_Paragraph] = []
+    lines_left = (MAX_CAPTION_HEIGHT - 2 * margin) // line_height - 1
+    for sentence in sentences:
+        paragraph = _paragraph(sentence, size=size, width=width - left - margin)
+        lines_left -= paragraph.num_lines
+        if lines_left < 0:
+            break
+        paragraphs.append(paragraph)
+    rest = len(sentences) - len(paragraphs)
+    height = 2 * margin + line_height * (sum(each.num_lines for each in paragraphs) + (rest > 0))
     strip = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(strip)
     y = margin
-    for versions, is_found, colour in zip(paragraphs, found, colours, strict=True):
+    for paragraph, is_found, colour in zip(paragraphs, found, colours, strict=False):
         box = (margin, y + 2, margin + square, y + 2 + square)
         fill = colour if is_found else None
         draw.rectangle(box, fill=fill, outline=GREY if fill is None else None)
-        for number, line in enumerate(versions[0] if is_found else versions[1]):
-            draw.text((left, y + number * line_height), line, font=font, fill=TEXT if is_found else GREY)
-        y += line_height * max(map(len, versions))
+        for number, line in enumerate(paragraph.lines if is_found else paragraph.lines_not_found):
+            position = (left, y + number * line_height)
+            draw.text(position, line, font=paragraph.font, fill=TEXT if is_found else GREY)
+        y += line_height * paragraph.num_lines
+    if rest:
+        text, font = lettering(f"and {rest} more", size)
+        draw.text((left, y), text, font=font, fill=GREY)
     return np.array(strip)
+
+
+@dataclass(frozen=True, slots=True)
+class _Paragraph:
+    """A sentence below the picture.
+
+    Attributes:
+        lines: where it is found.
+        lines_not_found: where it is not.
+        font: of both.
+    """
+
+    lines: list[str]
+    lines_not_found: list[str]
+    font: Font
+
+    @property
+    def num_lines(self) -> int:
+        """Lines that are kept free for it, whether it is found or not."""
+        return max(len(self.lines), len(self.lines_not_found))
+
+
+def _paragraph(sentence: str, *, size: int, width: int) -> _Paragraph:
+    text, font = lettering(NOT_FOUND + shorten(sentence, MAX_CAPTION_LETTERS), size)
+    versions = (text.removeprefix(NOT_FOUND), text)
+    lines, lines_not_found = (wrap_text(each, width=width, length_of=font.getlength) for each in versions)
+    return _Paragraph(lines, lines_not_found, font)
 
 
 def wrap_text(text: str, *, width: int, length_of: Callable[[str], float]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Protocol, cast, runtime_checkable
 
 import av
 import av.container
+import av.error
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
@@ -250,6 +251,9 @@ class VideoWriter:
         fps: frames per second.
         encoding: of the frames.
         sound: written beside the frames.
+
+    Attributes:
+        fps: frames per second.
     """
 
     def __init__(
@@ -261,12 +265,17 @@ class VideoWriter:
         sound: SoundTrack | None,
     ) -> None:
         self._container, self._encoding, self._sound = container, encoding, sound
+        self.fps = fps
         self._rate = Fraction(fps).limit_denominator(1001)
         self._stream: av.VideoStream | None = None
         self._num_frames = 0
 
     def add(self, pixels: UInt8[np.ndarray, "height width channels"]) -> None:
-        """Appends an RGB frame, or an RGBA frame where the encoding has an alpha channel."""
+        """Appends an RGB frame, or an RGBA frame where the encoding has an alpha channel.
+
+        Raises:
+            ValueError: the encoder takes no frames of this size.
+        """
         odd = [(0, side % 2) for side in pixels.shape[:2]]
         if odd != [(0, 0), (0, 0)]:
             pixels = np.pad(pixels, (*odd, (0, 0)), mode="edge")
@@ -276,7 +285,14 @@ class VideoWriter:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=layout).reformat(
             format=self._encoding.pixel_format, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
         )
-        self._mux(self._stream.encode(frame))
+        try:
+            self._mux(self._stream.encode(frame))
+        except (av.error.ArgumentError, av.error.ExternalError) as error:
+            name, (height, width) = self._encoding.encoder[0], pixels.shape[:2]
+            raise ValueError(
+                f"FFmpeg cannot encode frames of {width} x {height} pixels (width x height) as {name} at {self.fps:g} "
+                f"frames per second ({error.strerror}); choose formats that are no video, such as masks"
+            ) from None
         self._num_frames += 1
 
     def finish(self) -> None:

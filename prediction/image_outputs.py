@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from media.files import atomic_path
+from media.lettering import lettering
 from media.mask_png import NUM_COLOURS, write_binary_png, write_index_png
-from media.overlay import BACKGROUND, MIN_WIDTH, TEXT, Overlay, render_caption
+from media.overlay import BACKGROUND, MAX_ENLARGED_HEIGHT, MIN_WIDTH, TEXT, Overlay, render_caption
 from prediction.outputs import FrameResult, Output
 
 
@@ -98,9 +99,8 @@ class ContactSheet(Output):
     def open(self, stack: ExitStack) -> None:
         """See `Output`."""
         height, width = self.video.size
-        self._tile_size = (
-            (max(1, round(height * MIN_WIDTH / width)), MIN_WIDTH) if width > MIN_WIDTH else (height, width)
-        )
+        share = min(1.0, MIN_WIDTH / width, MAX_ENLARGED_HEIGHT / height)
+        self._tile_size = (max(1, round(height * share)), max(1, round(width * share)))
         self._overlay = Overlay(
             self.video.captions,
             height=self._tile_size[0],
@@ -138,13 +138,12 @@ class ContactSheet(Output):
         if pixels.shape[:2] != self._tile_size:
             pixels = cv2.resize(pixels, self._tile_size[::-1], interpolation=cv2.INTER_AREA)
         size = self._overlay.size
-        picture = self._overlay.render(pixels, result.masks_at(size), result.found, result.scores)[: size[0]]
-        return Tile(result.frame.name, picture.copy())  # a view would keep the caption, too
+        canvas = self._overlay.render(pixels, result.masks_at(size), result.found, result.scores)
+        return Tile(result.frame.name, self._overlay.picture_in(canvas).copy())  # a view would keep the caption, too
 
     def _sheet(self, tiles: list[Tile]) -> Image.Image:
         columns = min(self.COLUMNS, len(tiles))
-        height, width = self._overlay.size
-        font = ImageFont.load_default(14)
+        height, width = self._overlay.size[0], self._overlay.canvas_width
         step_x, step_y = width + self.GAP, height + 20 + self.GAP
         size = (columns * step_x + self.GAP, math.ceil(len(tiles) / columns) * step_y + self.GAP)
         caption = render_caption(
@@ -155,6 +154,7 @@ class ContactSheet(Output):
         for number, tile in enumerate(tiles):
             x, y = self.GAP + number % columns * step_x, self.GAP + number // columns * step_y
             sheet.paste(Image.fromarray(tile.picture), (x, y))
-            draw.text((x, y + height + 1), tile.name, font=font, fill=TEXT)
+            name, font = lettering(tile.name, 14)
+            draw.text((x, y + height + 1), name, font=font, fill=TEXT)
         sheet.paste(Image.fromarray(caption), (0, size[1]))
         return sheet

@@ -429,3 +429,12 @@ def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path, name):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0] + 100_000
+
+
+def test_frames_that_an_encoder_does_not_take_are_named(tmp_path):
+    with (
+        pytest.raises(ValueError, match=r"cannot encode frames of 16400 x 2 pixels .* as libx264 .*choose formats"),
+        write_video(tmp_path / "wide.mp4", fps=10.0) as writer,
+    ):
+        writer.add(np.zeros((2, 16400, 3), dtype=np.uint8))
+    assert not list(tmp_path.iterdir())

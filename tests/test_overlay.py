@@ -6,7 +6,7 @@ import pytest
 
 from media.colours import BLACK, WHITE, ObjectColours, luminance, object_colour, readable_on
 from media.labels import MOST_LABELS, Box, Label, LabelWriter, Part, choose_place, largest_part, shorten
-from media.overlay import MIN_WIDTH, STRENGTH, Overlay, blend_masks
+from media.overlay import BACKGROUND, MIN_WIDTH, STRENGTH, Overlay, blend_masks, render_caption
 
 RED = object_colour(0)
 
@@ -376,3 +376,41 @@ def test_of_very_many_objects_the_first_ones_are_labelled_and_all_have_a_colour_
     picture = np.full((600, 800, 3), 90, dtype=np.uint8)
     placed = LabelWriter(13).draw(picture, labels, [largest_part(mask, scale=10) for mask in masks])
     assert [place is not None for place in placed] == [index < MOST_LABELS for index in range(len(masks))]
+
+
+@pytest.mark.parametrize(("height", "width"), [(1300, 3), (4000, 20), (200, 1), (1, 200), (1, 5000), (1, 1), (17, 31)])
+def test_strips_are_not_enlarged_without_end_and_their_sentences_stay_legible(height, width):
+    overlay = Overlay(["the thing"], height=height, width=width)
+    frame = np.full((height, width, 3), 200, dtype=np.uint8)
+    mask = np.zeros((height, width), dtype=bool)
+    mask[height // 2 :] = True
+    canvas = overlay.render(frame, [mask], [True])
+    assert canvas.nbytes < 3 * 1000 * 6000
+    assert overlay.size[0] <= max(height, 2160)
+    assert canvas.shape[1] == max(480, overlay.size[1])
+    assert (canvas[overlay.size[0] :, :480] > 200).any(), "the sentence"
+    picture = overlay.picture_in(canvas)
+    assert picture.shape == (*overlay.size, 3)
+    assert picture.max() > 150
+    beside = (overlay.canvas_width - overlay.size[1]) // 2
+    assert (canvas[: overlay.size[0], :beside] == BACKGROUND).all()
+
+
+def test_ordinary_frames_fill_the_picture():
+    overlay = Overlay(["the thing"], height=48, width=64)
+    frame = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    canvas = overlay.render(frame, [np.zeros((48, 64), dtype=bool)], [False])
+    assert overlay.size == (384, 512)
+    assert canvas.shape[1] == 512
+    assert np.shares_memory(overlay.picture_in(canvas), canvas)
+
+
+def test_sentences_without_end_are_cut_and_counted():
+    long = render_caption(["word " * 30_000], width=480, found=[True])
+    assert len(long) < 400
+    few, many = (render_caption([f"object {i}" for i in range(n)], width=480, found=[True] * n) for n in (3, 5000))
+    assert len(few) < 150
+    assert len(many) <= 4096
+    other = render_caption([f"object {i}" for i in range(5001)], width=480, found=[False] * 5001)
+    assert other.shape == many.shape
+    assert (other[-20:] != many[-20:]).any(), "how many more there are"

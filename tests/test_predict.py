@@ -16,6 +16,8 @@ from predict import predict
 from prediction.stream import in_windows
 from tests.test_sound import CLICKS, FPS, read_sound, tones, write_source
 from tests.tiny_run import tiny_config, with_busy_weights, write_tiny_root
+from tests.video_files import moving_pictures
+from tests.video_files import write_video as write_source_video
 
 SENTENCES = ("a square", "the upper  Square")
 
@@ -189,6 +191,36 @@ def test_frames_of_different_sizes_are_an_error(root, frame_folder, tmp_path):
         predict(prediction_config(root, tmp_path / "out", tmp_path / "frames"))
     assert not (tmp_path / "out" / "prediction.json").exists()
     assert not (tmp_path / "out" / "overlay.mp4").exists()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3000), (1300, 3)])
+def test_strips_are_segmented_in_memory_that_does_not_explode(root, tmp_path, size):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 255, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    formats = ("masks", "overlay", "contact_sheet", "cutouts_webm", "cutouts_mov")
+    predict(prediction_config(root, tmp_path / "out", folder, formats=formats))
+    summary = read_summary(tmp_path / "out")
+    assert (summary["height"], summary["width"]) == size
+    assert read_index_png(tmp_path / "out" / "masks" / "00" / "1.png").shape == size
+    pictures, _ = decode(tmp_path / "out" / "overlay.mp4")
+    assert len(pictures) == 2
+    assert pictures[0].nbytes < 20e6
+
+
+def test_the_summary_says_when_each_frame_is_shown(root, tmp_path):
+    times = [0, 1, 2, 10, 11, 30]
+    path = write_source_video(tmp_path / "clip.mp4", moving_pictures(6), pts=times)
+    predict(prediction_config(root, tmp_path / "out", path, frame_step=2))
+    assert read_summary(tmp_path / "out")["frame_seconds"] == pytest.approx([0, 2 / 25, 11 / 25], abs=1e-3)
+
+
+def test_frames_of_a_folder_are_shown_ten_a_second(root, frame_folder, tmp_path):
+    predict(prediction_config(root, tmp_path / "out", frame_folder, frame_step=2))
+    summary = read_summary(tmp_path / "out")
+    assert summary["frame_seconds"] == [index / 10 for index in summary["frame_indices"]]
 
 
 def test_a_prediction_is_not_overwritten_by_mistake_and_leaves_nothing_stale(root, frame_folder, tmp_path):

@@ -101,7 +101,7 @@ class Answered:
             [float(result.scores[index, position]) for index in chosen],
         )
         # sentences and what was not found stand beside the picture, see `verdicts`
-        return picture[: overlay.size[0]]
+        return overlay.picture_in(picture)
 
     def picture_html(self, position: int, shown: Collection[int]) -> str:
         """`picture` as an element of a page, with the pixels in it, so that no file is left behind."""
