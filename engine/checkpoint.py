@@ -320,10 +320,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not ({"state", "param_groups"} <= set(content["optimizer"]) or {"muon", "adamw"} <= set(content["optimizer"])):
         found = ", ".join(map(str, content["optimizer"])) or "nothing"
         raise ValueError(f"{path}: optimizer holds {found:.{ONE_LINE}}, which is no state of an optimiser")
-    steps = content["schedule"].get("last_epoch")
-    if progress.stage_step and steps != progress.stage_step:
+    if not isinstance(content["schedule"].get("last_epoch"), int):
         raise ValueError(
-            f"{path}: schedule.last_epoch={steps!r:.{ONE_LINE}}, expected progress.stage_step={progress.stage_step}"
+            f"{path}: schedule.last_epoch={content['schedule'].get('last_epoch')!r:.{ONE_LINE}} is no step"
         )
     noted = _read_validation(path.parent / VALIDATION)
     if noted and noted["best_step"] <= progress.step <= noted["step"]:
@@ -411,6 +410,11 @@ def restore_optimizer(checkpoint: Checkpoint, state: TrainingState) -> None:
     optimizer, schedule = state.optimizer, state.schedule
     configured = [{name: value for name, value in g.items() if name != "params"} for g in optimizer.param_groups]
     peaks = list(schedule.base_lrs)
+    done, steps = checkpoint.content["schedule"]["last_epoch"], checkpoint.progress.stage_step
+    if done != steps:
+        raise ValueError(
+            f"checkpoint {checkpoint.path}: schedule.last_epoch={done}, expected progress.stage_step={steps}"
+        )
     try:
         optimizer.load_state_dict(checkpoint.content["optimizer"])
         schedule.load_state_dict(checkpoint.content["schedule"])

@@ -79,8 +79,9 @@ def require_same_run(checkpoint: Checkpoint, config: Config) -> None:
     if others and not config.train.accept_changes:
         shown = "; ".join(others[:8]) + (f"; and {len(others) - 8} more" if len(others) > 8 else "")
         raise ValueError(
-            f"{checkpoint.path} was written with other settings (architecture, data or recipe): {shown}; the result would "
-            "be that of neither. Resume with the same settings, start anew in another output_dir, or set train.accept_changes=true"
+            f"{checkpoint.path} was written with other settings (architecture, data or recipe): {shown}; the result "
+            "would be that of neither. Resume with the same settings, start anew in another output_dir, or set "
+            "train.accept_changes=true"
         )
     if others:
         logger.warning("changed since %s, as train.accept_changes allows: %s", checkpoint.path.name, "; ".join(others))
