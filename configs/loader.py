@@ -164,7 +164,12 @@ def read_base(draft: Draft, base: object, origin: Origin, chain: tuple[Path, ...
         draft.report(origin, f"more than {MAX_BASES} files that are based on each other")
         return
     target = chain[-1].parent / user_path(base)
-    if not target.is_file():
+    try:
+        is_there = target.is_file()
+    except OSError as error:  # such as a name that is too long
+        draft.report(origin, f"{show_path(target)}: {error.strerror}")
+        return
+    if not is_there:
         draft.report(origin, f"no such file: {show_path(target)}{suggest_file(target)}")
         return
     if any(target.resolve() == visited.resolve() for visited in chain):

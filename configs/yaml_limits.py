@@ -82,6 +82,7 @@ class _Reading:
         self._open: list[_Open] = []
         self._anchored: dict[str, int] = {}
         self._total = 0
+        self._names: set[str] = set()
 
     def take(self, event: NodeEvent | CollectionEndEvent) -> None:
         """Counts one event.
@@ -93,6 +94,8 @@ class _Reading:
             done = self._open.pop()
             if done.anchor is not None:
                 self._anchored[done.anchor] = self._total - done.before
+        elif self._open and self._open[-1].entry is None and not isinstance(event, ScalarEvent):
+            self._refuse(event, "expected a name as key, got a section, a list or an alias")
         elif isinstance(event, AliasEvent):
             self._repeat(event)
         elif isinstance(event, CollectionStartEvent):
@@ -127,6 +130,10 @@ class _Reading:
             self._refuse(event, reason)
 
     def _require_plain(self, event: ScalarEvent | CollectionStartEvent) -> None:
+        if event.anchor in self._names:
+            self._refuse(event, f"the anchor &{one_line(str(event.anchor))} is given twice; name one of them otherwise")
+        if event.anchor is not None:
+            self._names.add(event.anchor)
         if event.tag is not None:
             shown = one_line(str(event.tag).replace("tag:yaml.org,2002:", "!!"))
             self._refuse(event, f"the tag {shown} has no meaning here; write the value alone")

@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
@@ -60,8 +60,7 @@ def read_tree(path: Path) -> YamlTree:
     shown = show_path(path)
     text = read_text(path, shown)
     try:
-        require_plain(text)
-        tree = YAML(typ="rt", pure=True).load(text)
+        tree = load_yaml(text, typ="rt")
     except LimitError as error:
         raise ValueError(f"{shown}:{error.line}: {error.reason}") from error
     except YAMLError as error:
@@ -74,6 +73,25 @@ def read_tree(path: Path) -> YamlTree:
         actual = "a list" if isinstance(tree, list) else "a single value"
         raise ValueError(f"{shown}:1: expected a mapping (key: value lines), got {actual}")
     return plain_tree(tree, shown)
+
+
+def load_yaml(text: str, *, typ: Literal["rt", "safe"]) -> Any:
+    """What the library makes of a text.
+
+    Args:
+        text: of a file, or of a value.
+        typ: of the library's loaders; `rt` keeps lines.
+
+    Raises:
+        ValueError: it cannot be read, as `LimitError` where it holds what no configuration does.
+        YAMLError: it is not YAML.
+    """
+    try:
+        require_plain(text)
+        return YAML(typ=typ, pure=True).load(text)
+    except (AssertionError, AttributeError, IndexError, KeyError, TypeError) as error:
+        # slips of the library itself
+        raise ValueError(f"the YAML library fails on it ({type(error).__name__}: {error})") from error
 
 
 def read_text(path: Path, shown: str) -> str:
@@ -107,8 +125,7 @@ def read_value(text: str) -> Any:
         ValueError: if it is not YAML.
     """
     try:
-        require_plain(text)
-        return plain_value(YAML(typ="safe", pure=True).load(text))
+        return plain_value(load_yaml(text, typ="safe"))
     except LimitError as error:
         raise ValueError(error.reason) from error
     except YAMLError as error:
@@ -156,7 +173,7 @@ def line_of(node: CommentedMap | CommentedSeq, name: Any, otherwise: int) -> int
         position = node.lc.key(name) if isinstance(node, CommentedMap) else node.lc.item(name)
     except (KeyError, TypeError):
         return otherwise
-    return int(position[0]) + 1
+    return otherwise if position is None else int(position[0]) + 1
 
 
 def plain_scalar(value: Any) -> Any:
