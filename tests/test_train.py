@@ -199,8 +199,21 @@ def test_ref_davis17_can_be_trained_on(root, tmp_path):
     assert {f"J&F/anno_{k}" for k in range(4)} <= set(lines[-1])
 
 
-def test_mixed_precision_trains(root, tmp_path):
-    fit(tiny_config(root, tmp_path / "run", stages=({"epochs": 1, "max_steps": 2},), train={"amp": "bf16"}))
+def test_mixed_precision_has_the_losses_and_gradients_of_single_precision_but_for_rounding(root, tmp_path):
+    first, weights = {}, {}
+    for amp in ("off", "bf16"):
+        settings = {"amp": amp, "log_every": 1}
+        fit(tiny_config(root, tmp_path / amp, stages=({"epochs": 1, "max_steps": 2},), train=settings))
+        first[amp], second, *_ = read_metrics(tmp_path / amp / METRICS_FILE)
+        assert second["event"] == "train"
+        assert second["total"] != first[amp]["total"]
+        weights[amp] = torch.load(tmp_path / amp / CHECKPOINT_FOLDER / "last.pt", weights_only=True)["model"]
+    for name, rounding in (("total", 0.01), ("grad_norm", 0.1)):  # 2 ** -9 in each operation
+        assert first["bf16"][name] == pytest.approx(first["off"][name], rel=rounding)
+        assert first["bf16"][name] != first["off"][name], "nothing was computed in bfloat16"
+    assert {name: tensor.dtype for name, tensor in weights["bf16"].items()} == {
+        name: tensor.dtype for name, tensor in weights["off"].items()
+    }
 
 
 def test_missing_validation_data_shows_before_training(root, tmp_path):
