@@ -3,7 +3,6 @@
 Readers of lists leave out the lines that cannot be used, and add each of them to the `problems` that they are given.
 """
 
-import csv
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from datasets.index_text import read_csv, read_names, shown
 from datasets.problems import Problem
 from datasets.readers import require_size
 from media.files import path_inside, plain_name, reading, regular_file
@@ -31,6 +31,9 @@ CLIP_FOLDERS = ("clips320H", "CLIPS320")
 
 _NUM_COLUMNS = 9
 _FRAMES_COLUMN, _SUBSET_COLUMN = 6, 8
+_MOST_DIGITS = 9
+"""Of a number of frames or of an actor."""
+
 _LAYOUT = "the folder of the data set must hold Release/ and text_annotations/"
 _COPY = re.compile(r"\d+ \(copy\)")  # one such row is in the published file, and the published code drops it
 
@@ -188,14 +191,14 @@ def read_videoset(path: Path, problems: list[Problem]) -> dict[str, ListedVideo]
         ValueError: the file cannot be read.
     """
     videos: dict[str, ListedVideo] = {}
-    for number, row in _csv_rows(path):
+    for number, row in read_csv(path):
         is_usable = (
-            len(row) == _NUM_COLUMNS and row[_SUBSET_COLUMN] in SUBSETS.values() and row[_FRAMES_COLUMN].isdecimal()
+            len(row) == _NUM_COLUMNS and row[_SUBSET_COLUMN] in SUBSETS.values() and is_count(row[_FRAMES_COLUMN])
         )
         if not is_usable:
             detail = (
-                f"expected {_NUM_COLUMNS} columns, the number of frames in the seventh and 0 or 1 in the last, "
-                f"got {','.join(row)!r}"
+                f"got {shown(','.join(row))}, expected {_NUM_COLUMNS} columns, the number of frames in the seventh and "
+                "0 or 1 in the last"
             )
             problems.append(Problem("index", f"{path}:{number}", detail))
             videos.setdefault(row[0], ListedVideo(0, ""))
@@ -213,10 +216,10 @@ def read_rows(path: Path, problems: list[Problem]) -> list[Row]:
         ValueError: the file cannot be read, or has another header.
     """
     rows: dict[tuple[str, int], Row] = {}
-    lines = _csv_rows(path)
+    lines = read_csv(path)
     header = next(lines, (1, []))[1]
     if header != ["video_id", "instance_id", "query"]:
-        raise ValueError(f"{path}:1: expected the header video_id,instance_id,query, got {','.join(header)!r}")
+        raise ValueError(f"{path}:1: got {shown(','.join(header))}, expected the header video_id,instance_id,query")
     for number, columns in lines:
         try:
             row = _parse_row(columns)
@@ -240,12 +243,12 @@ def _parse_row(columns: Sequence[str]) -> Row | None:
         ValueError: it is not as expected.
     """
     if len(columns) != len(Row._fields):
-        raise ValueError(f"expected video_id,instance_id,query, got {','.join(columns)!r}")
+        raise ValueError(f"got {shown(','.join(columns))}, expected video_id,instance_id,query")
     video, instance, query = columns
     if _COPY.fullmatch(instance):
         return None
-    if not instance.isdecimal():
-        raise ValueError(f"instance_id={instance!r} must be a number")
+    if not is_count(instance):
+        raise ValueError(f"got instance_id={shown(instance)}, expected a whole number")
     if not query.strip():
         raise ValueError(f"video {video}: the sentence is empty")
     return Row(plain_name(video, what="video_id"), int(instance), query)
@@ -254,7 +257,7 @@ def _parse_row(columns: Sequence[str]) -> Row | None:
 def read_missed(path: Path, problems: list[Problem]) -> frozenset[str] | None:
     """Names of the videos without sentences, one a line; None where they cannot be read."""
     try:
-        return frozenset(_read_text(path).split())
+        return frozenset(name for line in read_names(path) for name in line.split())
     except ValueError as error:
         problems.append(Problem("index", str(path), detail_of(error, path)))
         return None
@@ -288,14 +291,27 @@ def read_masks(path: Path) -> dict[int, Bool[np.ndarray, "height width"]]:
 
 
 def _annotation(path: Path, file: Mapping[str, Any]) -> Annotation:
+    for name in ("reMask", "instance"):
+        _require_numbers(path, name, file[name])
     shape = tuple(file["reMask"].shape)
-    instances = tuple(np.asarray(file["instance"]).reshape(-1).astype(int).tolist())
+    numbers = np.asarray(file["instance"]).reshape(-1)
+    if not (np.isfinite(numbers) & (numbers == numbers.round()) & (abs(numbers) < 10**_MOST_DIGITS)).all():
+        raise ValueError(f"{path}: instance: got {shown(numbers.tolist())}, expected whole numbers")
+    instances = tuple(numbers.astype(int).tolist())
     *masks, width, height = shape if len(shape) in (2, 3) else (0, 0, 0)
     annotation = Annotation(instances, masks[0] if masks else 1, (height, width))  # MATLAB drops the axis of one actor
     require_pixels(height, width, layers=annotation.num_masks, what=f"{path}: reMask")
     if any(index >= annotation.num_masks for index in annotation.index_of.values()):
         raise ValueError(f"{path}: reMask of shape {shape} for {len(instances)} instances")
     return annotation
+
+
+def _require_numbers(path: Path, name: str, data: Any) -> None:
+    """Raises ValueError unless an entry is an array of real numbers; it may be a group, or of texts or records."""
+    kind = getattr(getattr(data, "dtype", None), "kind", "")
+    if kind not in "biuf" or not kind:
+        found = f"an array of {data.dtype}" if kind else f"a {type(data).__name__.lower()}"
+        raise ValueError(f"{path}: {name}: got {shown(found)}, expected an array of numbers")
 
 
 @contextmanager
@@ -315,15 +331,6 @@ def _open_h5(path: Path) -> Iterator[Mapping[str, Any]]:
         raise ValueError(f"{path}: not a readable annotation file ({error})") from None
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Number and columns of each line that is not empty."""
-    lines = csv.reader(_read_text(path).splitlines())
-    yield from ((lines.line_num, row) for row in lines if row)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with reading(path):
-            return regular_file(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable text file ({error})") from None
+def is_count(text: str) -> bool:
+    """Whether a column, or the name of a frame, is a whole number of no more digits than make sense."""
+    return text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS

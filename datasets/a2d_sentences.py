@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import PositiveInt
+
 from datasets.a2d_files import (
     SUBSETS,
     A2DFiles,
@@ -31,6 +33,7 @@ from datasets.a2d_files import (
     Row,
     clips_folder,
     detail_of,
+    is_count,
     read_annotation,
     read_missed,
     read_rows,
@@ -46,8 +49,9 @@ from datasets.definition import (
     SplitContents,
     SplitRequest,
 )
+from datasets.index_file import IndexContent, IndexEntry
 from datasets.listing import FolderListing, has_windows_line_ends
-from datasets.problems import Problem
+from datasets.problems import Problem, ProblemKind
 from datasets.records import Expression, VideoRecord
 from media.files import UnavailableError
 from structures.user_cache import user_cache_folder
@@ -61,7 +65,7 @@ PUBLISHED = {
     }
 }
 
-INDEX_FORMAT = 3
+INDEX_FORMAT = 4
 """Raise when the meaning of the kept index changes."""
 
 FRAMES_BEYOND_THE_END = 2
@@ -92,9 +96,9 @@ def read(request: SplitRequest[A2DSentencesSettings]) -> SplitContents:
     split = _open(request, problems)
     videos = []
     for video, content in split.index.items():
-        problems += [Problem(kind, f"{request.root}/{name}", detail) for kind, name, detail in content["problems"]]
-        if content["num_frames"] is not None:
-            videos.append(_record(split.files, video, split.rows[video], content))
+        problems += [Problem(item.kind, f"{request.root}/{item.name}", item.detail) for item in content.problems]
+        if content.num_frames is not None:
+            videos.append(_record(split.files, video, split.rows[video], content.actors, content.num_frames))
     problems += _unseen_actors(videos)
     for oddity, found in _oddities(split.index).items():
         names = list(dict.fromkeys(name for name, _ in found))
@@ -115,7 +119,7 @@ class _Split:
 
     files: A2DFiles
     rows: Mapping[str, Sequence[Row]]
-    index: Mapping[str, Any]
+    index: Mapping[str, "_VideoIndex"]
     key: str
 
 
@@ -169,38 +173,70 @@ def _fingerprint(request: SplitRequest[A2DSentencesSettings], files: A2DFiles, l
 
 def _read_index(
     request: SplitRequest[A2DSentencesSettings], files: A2DFiles, lengths: Mapping[str, int], key: str
-) -> Mapping[str, Any]:
+) -> Mapping[str, "_VideoIndex"]:
     """What is in the clips and annotation files: read once, then kept until one of them changes."""
 
     def make() -> dict[str, Any]:
         logger.info("reading the frame counts and annotated frames of %d videos once", len(lengths))
         with ThreadPoolExecutor() as threads:
             contents = threads.map(lambda item: _examine(request.root, files, *item), lengths.items())
-            return dict(zip(lengths, contents, strict=True))
+            return {video: content.model_dump() for video, content in zip(lengths, contents, strict=True)}
 
     name = f"a2d_sentences_{request.split}"
     if request.cache is None:  # shared by all copies of the data
-        return cached([user_cache_folder() / f"{name}_{key[:16]}.json"], key, make)
-    return cached([request.cache / f"{name}.json"], key, make)
+        return cached([user_cache_folder() / f"{name}_{key[:16]}.json"], key, make, _Index).root
+    return cached([request.cache / f"{name}.json"], key, make, _Index).root
 
 
-def _examine(root: Path, files: A2DFiles, video: str, num_listed: int) -> dict[str, Any]:
-    """The files of one video, as JSON can hold it.
+class _KeptProblem(IndexEntry):
+    """What is wrong with a file; its name is a path below the folder of the data set."""
+
+    kind: ProblemKind
+    name: str
+    detail: str
+
+
+class _Oddity(IndexEntry):
+    """What is odd in an annotation file."""
+
+    what: str
+    name: str
+    detail: str
+
+
+class _VideoIndex(IndexEntry):
+    """The files of one video.
+
+    Attributes:
+        num_frames: of the clip, None where it cannot be read.
+        actors: in each annotated frame.
+        problems: with the files.
+        oddities: of them.
+    """
+
+    num_frames: PositiveInt | None
+    actors: dict[str, list[int]]
+    problems: list[_KeptProblem]
+    oddities: list[_Oddity]
+
+
+class _Index(IndexContent[dict[str, _VideoIndex]]):
+    """The files of all videos of a split."""
+
+
+def _examine(root: Path, files: A2DFiles, video: str, num_listed: int) -> _VideoIndex:
+    """Looks into the files of one video.
 
     Args:
         root: of the data set.
         files: all of it.
         video: name.
         num_listed: frames that the clip has according to videoset.csv.
-
-    Returns:
-        `num_frames` of the clip, None where it cannot be read; `actors` in each annotated frame; `problems` as (kind,
-        path below `root`, detail); `oddities` as (what it is, path below `root`, detail).
     """
     # Here, because configurations are read without PyAV.
     from media.video_seek import VideoFileFrames
 
-    problems: list[tuple[str, str, str]] = []
+    problems: list[_KeptProblem] = []
     clip, folder = files.clip(video), files.annotations(video)
     num_frames: int | None = None
     frame_size: tuple[int, int] | None = None
@@ -210,28 +246,32 @@ def _examine(root: Path, files: A2DFiles, video: str, num_listed: int) -> dict[s
     except UnavailableError:
         raise  # what is found here is kept
     except ValueError as error:
-        kind = "unreadable" if clip.is_file() else "missing"
-        problems.append((kind, clip.relative_to(root).as_posix(), detail_of(error, clip)))
+        kind: ProblemKind = "unreadable" if clip.is_file() else "missing"
+        name = clip.relative_to(root).as_posix()
+        problems.append(_KeptProblem(kind=kind, name=name, detail=detail_of(error, clip)))
     num_known = num_listed if num_frames is None else num_frames
     actors: dict[str, list[int]] = {}
-    oddities: list[tuple[str, str, str]] = []
+    oddities: list[_Oddity] = []
     paths = files.annotation_files(video)
     if not paths:
         detail = f"no annotation file (*.h5) of video {video}"
-        problems.append(("unreadable", f"{folder.relative_to(root).as_posix()}/", detail))
+        name = f"{folder.relative_to(root).as_posix()}/"
+        problems.append(_KeptProblem(kind="unreadable", name=name, detail=detail))
     for path in paths:
+        name = path.relative_to(root).as_posix()
         try:
-            if not (path.stem.isdecimal() and 1 <= int(path.stem) <= num_known + FRAMES_BEYOND_THE_END):
+            if not (is_count(path.stem) and 1 <= int(path.stem) <= num_known + FRAMES_BEYOND_THE_END):
                 raise ValueError(f"frame {path.stem} is not one of the {num_known} of the clip")
             annotation = read_annotation(path)
             actors[path.stem] = list(annotation.index_of)
-            name = path.relative_to(root).as_posix()
-            oddities += [(oddity, name, detail) for oddity, detail in _oddities_of(annotation, frame_size)]
+            oddities += [
+                _Oddity(what=what, name=name, detail=detail) for what, detail in _oddities_of(annotation, frame_size)
+            ]
         except UnavailableError:
             raise
         except ValueError as error:
-            problems.append(("unreadable", path.relative_to(root).as_posix(), detail_of(error, path)))
-    return {"num_frames": num_frames, "actors": actors, "problems": problems, "oddities": oddities}
+            problems.append(_KeptProblem(kind="unreadable", name=name, detail=detail_of(error, path)))
+    return _VideoIndex(num_frames=num_frames, actors=actors, problems=problems, oddities=oddities)
 
 
 def _oddities_of(annotation: Annotation, frame_size: tuple[int, int] | None) -> Iterator[tuple[str, str]]:
@@ -249,20 +289,21 @@ def _oddities_of(annotation: Annotation, frame_size: tuple[int, int] | None) -> 
             yield "an instance more than once", f"instance {actor} occurs more than once; its first mask is read"
 
 
-def _oddities(index: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+def _oddities(index: Mapping[str, _VideoIndex]) -> dict[str, list[tuple[str, str]]]:
     """(Path below the folder of the data set, detail) of the annotation files with each oddity."""
     found: dict[str, list[tuple[str, str]]] = {}
     for content in index.values():
-        for oddity, name, detail in content["oddities"]:
-            found.setdefault(oddity, []).append((name, detail))
+        for oddity in content.oddities:
+            found.setdefault(oddity.what, []).append((oddity.name, oddity.detail))
     return found
 
 
-def _record(files: A2DFiles, video: str, rows: Sequence[Row], content: Mapping[str, Any]) -> VideoRecord:
+def _record(
+    files: A2DFiles, video: str, rows: Sequence[Row], actors: Mapping[str, Sequence[int]], num_frames: int
+) -> VideoRecord:
     # Here, because configurations are read without PyAV.
     from media.video_seek import VideoFileFrames
 
-    num_frames, actors = content["num_frames"], content["actors"]
     # in descending order: where two files fall on the last frame, the one with its number is kept
     stems = {min(int(stem), num_frames) - 1: stem for stem in sorted(actors, key=int, reverse=True)}
     return VideoRecord(

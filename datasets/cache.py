@@ -1,12 +1,14 @@
 """Files that are made from the data once and kept: which ones are still true, and where they are."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
+from datasets.index_file import IndexEntry, Place, read_json, validate
 from media.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,17 @@ def fingerprint(files: Iterable[Path], *, root: Path, version: int, settings: st
     return digest.hexdigest()
 
 
-def cached(candidates: Sequence[Path], key: str, make: Callable[[], Any]) -> Any:
+class _Kept(IndexEntry):
+    """A derived file."""
+
+    key: str
+    content: Any
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def cached(candidates: Sequence[Path], key: str, make: Callable[[], Any], model: type[M]) -> M:
     """The content of a derived JSON file: as kept if it is still true, else made anew and kept.
 
     Args:
@@ -43,12 +55,14 @@ def cached(candidates: Sequence[Path], key: str, make: Callable[[], Any]) -> Any
             If none can, the log says so, and the content is made again next time.
         key: see `fingerprint`.
         make: the content, something that JSON can hold.
+        model: of the content; a file with another one is damaged.
     """
     for path in candidates:
-        kept = read_cached(path, key)
+        kept = read_cached(path, key, model)
         if kept is not None:
             return kept
     content = make()
+    result = model.model_validate(content)
     reasons = []
     for path in candidates:
         try:
@@ -56,22 +70,22 @@ def cached(candidates: Sequence[Path], key: str, make: Callable[[], Any]) -> Any
         except OSError as error:
             reasons.append(f"{path} ({error})")
         else:
-            return content
+            return result
     logger.warning("cannot write %s; the content will be made again next time", " or ".join(reasons))
-    return content
+    return result
 
 
-def read_cached(path: Path, key: str) -> Any | None:
+def read_cached(path: Path, key: str, model: type[M]) -> M | None:
     """The content of a derived file; None, with a line in the log, where it is missing, stale or damaged."""
+    if not path.exists():
+        return None  # it was not made yet
     try:
-        file = json.loads(path.read_text(encoding="utf-8"))
-        if file["key"] == key:
-            return file["content"]
+        file = validate(_Kept, read_json(path), Place(path))
+        if file.key == key:
+            return validate(model, file.content, Place(path, "content"))
         logger.info("%s is stale: files of the data, or its own format, have changed", path)
-    except OSError:
-        pass  # it was not made yet
-    except (ValueError, KeyError, TypeError):
-        logger.warning("%s is damaged and will be made anew", path)
+    except ValueError as error:
+        logger.warning("%s; it is damaged and will be made anew", error)
     return None
 
 

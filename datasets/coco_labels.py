@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from datasets.coco_models import Coco, Image, ImageAnnotation, Video, YoutubeVis
 from datasets.frame_names import FrameNames, plain_stem
+from datasets.index_file import Place, read_json, validate
+from datasets.index_text import IndexFileError, shown, shown_name
 from datasets.label_files import VideoLabels
 from datasets.problems import Problem
 from datasets.run_lengths import (
@@ -26,7 +29,6 @@ from datasets.run_lengths import (
     mask_area,
     merge_run_lengths,
 )
-from datasets.sentence_file import read_json
 
 MOST_NAMED = 5
 """Images in a message."""
@@ -45,18 +47,13 @@ class LabelJson:
 
     Attributes:
         path: of the file.
-        content: of it; a mapping with `annotations` and `images` or `videos`.
+        content: of it.
         videos: names of the videos that have their labels in it.
     """
 
     path: Path
-    content: Mapping[str, Any]
+    content: Coco | YoutubeVis
     videos: tuple[str, ...]
-
-    @property
-    def is_video_format(self) -> bool:
-        """Whether this is YouTube-VIS."""
-        return "videos" in self.content and "images" not in self.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +85,15 @@ def open_label_json(path: Path, videos: Sequence[str]) -> LabelJson:
     if isinstance(content, list):
         found = "a list, as in Label Studio's own format"
     elif not isinstance(content, Mapping):
-        found = type(content).__name__
+        found = shown(content)
     else:
         if not [key for key in ("annotations", "categories") if not isinstance(content.get(key), list)] and (
             isinstance(content.get("images"), list) or isinstance(content.get("videos"), list)
         ):
-            return LabelJson(path, content, tuple(videos))
+            model: type[Coco | YoutubeVis] = Coco if isinstance(content.get("images"), list) else YoutubeVis
+            return LabelJson(path, validate(model, content, Place(path)), tuple(videos))
         hint = next((text for key, text in _HINTS.items() if key in content), "")
-        found = f"the keys {', '.join(list(content)[:MOST_NAMED]) or '(none)'}{f'; {hint}' if hint else ''}"
+        found = f"the keys {_listed(content) or '(none)'}{f'; {hint}' if hint else ''}"
     raise ValueError(
         f"{path}: neither COCO (images, annotations, categories) nor YouTube-VIS (videos, annotations, categories), "
         f"but {found}; export it as COCO"
@@ -117,12 +115,8 @@ def read_json_labels(
     Raises:
         ValueError: an entry is not as its format has it.
     """
-    try:
-        entries = _video_entries if file.is_video_format else _image_entries
-        found = _encoded(entries(file, video, frames, size, problems), file, size=size, problems=problems)
-    except (KeyError, TypeError, AttributeError) as error:
-        kind = "YouTube-VIS" if file.is_video_format else "COCO"
-        raise ValueError(f"{file.path}: bad or missing entry, not as {kind} has it ({error!r})") from None
+    entries = _image_entries if isinstance(file.content, Coco) else _video_entries
+    found = _encoded(entries(file, video, frames, size, problems), file, size=size, problems=problems)
     return _as_labels(found, file, num_frames=len(frames.stems), size=size)
 
 
@@ -133,16 +127,18 @@ def _image_entries(
     file: LabelJson, video: str, frames: FrameNames, size: tuple[int, int], problems: list[Problem]
 ) -> Iterator[_Entry]:
     """The annotations of the images of a video."""
+    content = file.content
+    assert isinstance(content, Coco), "the caller has looked"
     category_names = _category_names(file)
-    of_image: dict[Any, list[Mapping[str, Any]]] = {}
-    for annotation in file.content["annotations"]:
-        of_image.setdefault(annotation["image_id"], []).append(annotation)
+    of_image: dict[int | str, list[ImageAnnotation]] = {}
+    for annotation in content.annotations:
+        of_image.setdefault(annotation.image_id, []).append(annotation)
     missed = _Missed(file.path, video, "labelled images belong to no frame of the video")
     name_at: dict[int, str] = {}
     foreign: list[str] = []
-    for image in file.content["images"]:
-        name = str(image["file_name"])
-        own = of_image.get(image["id"], [])
+    for image in content.images:
+        name = image.file_name
+        own = of_image.get(image.id, [])
         owner = _video_of(name, file.videos)
         if own and owner is None and video == file.videos[0]:  # once is enough
             foreign.append(name)
@@ -163,13 +159,13 @@ def _image_entries(
             problems.append(_wrong_size(file.path, f"image {name}", image, size, video))
             continue
         for annotation in own:
-            category = category_names(annotation["category_id"])
+            category = category_names(annotation.category_id)
             yield _Entry(
                 position,
                 category,
                 _track_of(annotation),
-                f"annotation {annotation.get('id', '?')} ({category}, {name})",
-                annotation.get("segmentation"),
+                f"annotation {shown_name(annotation.id)} ({shown_name(category)}, {shown_name(name)})",
+                annotation.segmentation,
             )
     problems += missed.as_problems()
     if foreign:
@@ -181,8 +177,10 @@ def _video_entries(
     file: LabelJson, video: str, frames: FrameNames, size: tuple[int, int], problems: list[Problem]
 ) -> Iterator[_Entry]:
     """The masks of the tracks of a video."""
+    content = file.content
+    assert isinstance(content, YoutubeVis), "the caller has looked"
     category_names = _category_names(file)
-    described = file.content["videos"]
+    described = content.videos
     own = [each for each in described if _is_described_as(each, video)]
     if not own and len(described) == len(file.videos) == 1:
         own = described
@@ -191,21 +189,19 @@ def _video_entries(
         raise ValueError(f"{file.path}: {len(own)} entries for video {video!r} among {len(described)} videos ({names})")
     (entry,) = own
     missed = _Missed(file.path, video, "labelled frames belong to no frame of the video")
-    tracks = [each for each in file.content["annotations"] if each["video_id"] == entry["id"]]
-    listed = [str(name) for name in entry["file_names"]]
+    tracks = [each for each in content.annotations if each.video_id == entry.id]
+    listed = entry.file_names
     for track in tracks:
-        if len(track["segmentations"]) != len(listed):
-            raise ValueError(
-                f"{file.path}: annotation {track['id']} has {len(track['segmentations'])} segmentations for "
-                f"{len(listed)} frames"
-            )
+        if len(track.segmentations) != len(listed):
+            detail = f"annotation {shown_name(track.id)} has {len(track.segmentations)} segmentations"
+            raise IndexFileError(file.path, f"{detail} for {len(listed)} frames")
     if not _has_size(entry, size):
         problems.append(_wrong_size(file.path, f"video {_described_name(entry)}", entry, size, video))
         return
     name_at: dict[int, str] = {}
     for index, name in enumerate(listed):
-        shown = [track for track in tracks if track["segmentations"][index] is not None]
-        if not shown:
+        seen = [track for track in tracks if track.segmentations[index] is not None]
+        if not seen:
             continue
         position = missed.position_of(name, frames)
         if position is None:
@@ -215,15 +211,15 @@ def _video_entries(
             problems.append(Problem("labels", str(file.path), detail))
             continue
         name_at[position] = name
-        for track in shown:
-            category = category_names(track["category_id"])
-            where = f"annotation {track['id']} ({category}, {name})"
-            yield _Entry(position, category, str(track["id"]), where, track["segmentations"][index])
+        for track in seen:
+            category = category_names(track.category_id)
+            where = f"annotation {shown_name(track.id)} ({shown_name(category)}, {shown_name(name)})"
+            yield _Entry(position, category, str(track.id), where, track.segmentations[index])
     problems += missed.as_problems()
 
 
 def _category_names(file: LabelJson) -> "_Categories":
-    return _Categories(file.path, {each["id"]: str(each["name"]) for each in file.content["categories"]})
+    return _Categories(file.path, {each.id: each.name for each in file.content.categories})
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,20 +227,21 @@ class _Categories:
     """Names of the categories of a file."""
 
     path: Path
-    names: Mapping[Any, str]
+    names: Mapping[int | str, str]
 
-    def __call__(self, number: Any) -> str:
+    def __call__(self, number: int | str) -> str:
         if number not in self.names:
-            raise ValueError(f"{self.path}: category_id={number!r} is not in `categories` ({list(self.names)})")
+            detail = f"category_id={shown(number)} is not in `categories` ({shown(list(self.names))})"
+            raise IndexFileError(self.path, detail)
         return self.names[number]
 
 
-def _track_of(annotation: Mapping[str, Any]) -> str:
+def _track_of(annotation: ImageAnnotation) -> str:
     """Which object of its category an annotation shows; empty where the file does not say."""
-    attributes = annotation.get("attributes")
-    attributes = attributes if isinstance(attributes, Mapping) else {}
-    candidates = (annotation.get("track_id"), attributes.get("track_id"), attributes.get("name"))
-    return next((str(each) for each in candidates if each not in (None, "")), "")
+    attributes = annotation.attributes if isinstance(annotation.attributes, Mapping) else {}
+    candidates = (annotation.track_id, attributes.get("track_id"), attributes.get("name"))
+    # whatever else stands there is the name of no track
+    return next((str(each) for each in candidates if isinstance(each, int | float | str) and each != ""), "")
 
 
 def _video_of(name: str, videos: Sequence[str]) -> str | None:
@@ -259,25 +256,29 @@ def _video_of(name: str, videos: Sequence[str]) -> str | None:
     return max(fitting, key=len, default=None)
 
 
-def _described_name(entry: Mapping[str, Any]) -> str:
+def _described_name(entry: Video) -> str:
     """What YouTube-VIS calls a video: the folder of its frames."""
-    folder = PurePosixPath(str(entry["file_names"][0]).replace("\\", "/")).parent.name if entry["file_names"] else ""
-    return str(entry.get("name") or folder)
+    return entry.name or next(reversed(_folders_of(entry)), "")
 
 
-def _is_described_as(entry: Mapping[str, Any], video: str) -> bool:
-    folders = PurePosixPath(str(entry["file_names"][0]).replace("\\", "/")).parts[:-1] if entry["file_names"] else ()
-    return video in (*folders, entry.get("name"))
+def _is_described_as(entry: Video, video: str) -> bool:
+    return video in (*_folders_of(entry), entry.name)
 
 
-def _has_size(entry: Mapping[str, Any], size: tuple[int, int]) -> bool:
-    return (entry["height"], entry["width"]) == size
+def _folders_of(entry: Video) -> tuple[str, ...]:
+    """Folders of its first frame."""
+    return PurePosixPath(entry.file_names[0].replace("\\", "/")).parts[:-1] if entry.file_names else ()
 
 
-def _wrong_size(path: Path, what: str, entry: Mapping[str, Any], size: tuple[int, int], video: str) -> Problem:
+def _has_size(entry: Image | Video, size: tuple[int, int]) -> bool:
+    return (entry.height, entry.width) == size
+
+
+def _wrong_size(path: Path, what: str, entry: Image | Video, size: tuple[int, int], video: str) -> Problem:
+    found = f"({shown(entry.height)}, {shown(entry.width)})"
     detail = (
-        f"{what} has (height, width) ({entry['height']}, {entry['width']}), but the frames of video {video} have "
-        f"{size}; label frames of the original size, and export without resizing"
+        f"{what} has (height, width) {found}, but the frames of video {video} have {size}; label frames of the "
+        "original size, and export without resizing"
     )
     return Problem("mismatched", str(path), detail)
 
@@ -322,8 +323,8 @@ class _Missed:
 
 
 def _listed(names: Iterable[str]) -> str:
-    shown = list(names)
-    return ", ".join(shown[:MOST_NAMED]) + (", ..." if len(shown) > MOST_NAMED else "")
+    given = list(names)
+    return ", ".join(map(shown_name, given[:MOST_NAMED])) + (", ..." if len(given) > MOST_NAMED else "")
 
 
 # ---- masks ----
@@ -343,7 +344,7 @@ def _encoded(
         if isinstance(segmentation, list):
             # some tools write a single polygon without the list around it
             segmentation = segmentation if isinstance(segmentation[0], list) else [segmentation]
-            short = [polygon for polygon in segmentation if len(polygon) < MIN_POLYGON_NUMBERS]
+            short = [each for each in segmentation if isinstance(each, list) and len(each) < MIN_POLYGON_NUMBERS]
             if short:
                 detail = f"{entry.where}: {len(short)} of {len(segmentation)} polygons have fewer than 3 points"
                 problems.append(Problem("left_out", str(file.path), detail))
@@ -388,6 +389,6 @@ def _as_labels(
         visible={number: shown for number, shown in visible.items() if shown},
         keys={key: tuple(numbers) for key, numbers in keys.items()},
         names={category: category for category in sorted(categories)},
-        elsewhere=frozenset(str(each["name"]) for each in file.content["categories"]) - categories,
+        elsewhere=frozenset(each.name for each in file.content.categories) - categories,
         is_shared=len(file.videos) > 1,
     )

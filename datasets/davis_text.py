@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets.index_text import read_text, shown
 from datasets.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -70,14 +71,9 @@ def read_text_annotations(
 
 def _read_file(path: Path, problems: list[Problem]) -> dict[tuple[str, str], str]:
     """Sentences by video and object."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; the sentences are in {', '.join(TEXT_FILES)}") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
+    if not path.exists():
+        raise ValueError(f"{path}: no such file; the sentences are in {', '.join(TEXT_FILES)}")
+    text = read_text(path, or_latin_1=True)
     sentences: dict[tuple[str, str], str] = {}
     # Not splitlines(): it would also cut at the control characters of Latin-1.
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
@@ -85,7 +81,7 @@ def _read_file(path: Path, problems: list[Problem]) -> dict[tuple[str, str], str
             continue
         match = _LINE.fullmatch(line.strip())
         if match is None:
-            detail = f'expected <video> <object> "<sentence>", got {line!r}'
+            detail = f'got {shown(line)}, expected <video> <object> "<sentence>"'
             problems.append(Problem("expressions", f"{path}:{number}", detail))
             continue
         key = MISSPELT.get(match["video"], match["video"]), match["object"]

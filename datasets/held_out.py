@@ -8,6 +8,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from datasets.index_text import IndexFileError, read_names, shown_name
+
 HELD_OUT = "held_out"
 """As `eval_split`: the videos of `train_split` that the file names."""
 
@@ -40,12 +42,11 @@ def read_held_out(path: Path) -> tuple[str, ...]:
         ValueError: it is missing, unreadable or empty.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"held_out={path}: not a readable text file of video names ({error})") from None
-    names = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+        names = tuple(dict.fromkeys(read_names(path)))
+    except IndexFileError as error:
+        raise ValueError(f"held_out={path}: {error.detail}; expected a text file of video names, one a line") from None
     if not names:
-        raise ValueError(f"held_out={path}: names no video")
+        raise ValueError(f"held_out={path}: names no video, expected one name a line")
     return names
 
 
@@ -54,7 +55,7 @@ def require_known(names: Sequence[str], videos: Iterable[str], *, path: Path, sp
     known = set(videos)
     unknown = [name for name in names if name not in known]
     if unknown:
-        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        examples = ", ".join(map(shown_name, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
         raise ValueError(
-            f"held_out={path}: {len(unknown)} of {len(names)} names are not videos of split {split!r}: {shown}"
+            f"held_out={path}: {len(unknown)} of {len(names)} names are not videos of split {split!r}: {examples}"
         )

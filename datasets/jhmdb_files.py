@@ -1,17 +1,18 @@
 """The files of JHMDB-Sentences: what is in them, and which frames the published lists name."""
 
-import csv
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
+from pydantic import BeforeValidator, PositiveInt
 
+from datasets.index_file import IndexContent, Place, Sentence, Text, read_json, validate
+from datasets.index_text import read_csv, shown
 from datasets.problems import Problem
 from datasets.readers import require_size
 from media.files import UnavailableError, plain_name, reading, regular_file
@@ -56,6 +57,8 @@ class MatMasks:
         require_pixels(*(sides if len(sides) == 2 else (0, 0)), layers=num_frames, what=f"{self.file}: part_mask")
         with _named_in_errors(self.file):
             masks = np.asarray(scipy.io.loadmat(regular_file(self.file), variable_names=["part_mask"])["part_mask"])
+        if masks.dtype.kind not in "biuf":
+            raise ValueError(f"{self.file}: part_mask: got an array of {masks.dtype}, expected real numbers")
         if masks.ndim != 3 or max(positions) >= masks.shape[2]:
             raise ValueError(
                 f"{self.file}: part_mask has shape {masks.shape}, but frame {max(positions) + 1} is needed"
@@ -99,24 +102,20 @@ def read_sentences(path: Path, problems: list[Problem]) -> dict[str, str]:
     Raises:
         ValueError: the file cannot be read, has another header or no sentence.
     """
-    try:
-        lines = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
-    except FileNotFoundError:
+    if not path.exists():
         layout = f"the folder of the data set must hold {path.name}, Rename_Images/ and puppet_mask/"
-        raise ValueError(f"{path}: no such file; {layout}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable text file ({error})") from None
-    if next(lines, []) != ["video_id", "query"]:
-        raise ValueError(f"{path}:1: expected the header video_id,query")
+        raise ValueError(f"{path}: no such file; {layout}")
+    lines = read_csv(path)
+    header = next(lines, (1, []))[1]
+    if header != ["video_id", "query"]:
+        raise ValueError(f"{path}:1: got {shown(','.join(header))}, expected the header video_id,query")
     sentences: dict[str, str] = {}
     is_empty = True
-    for row in lines:
-        if not row:
-            continue
+    for number, row in lines:
         is_empty = False
-        line = f"{path}:{lines.line_num}"
+        line = f"{path}:{number}"
         if len(row) != 2 or not row[1].strip():
-            problems.append(Problem("expressions", line, f"expected video_id,query, got {','.join(row)!r}"))
+            problems.append(Problem("expressions", line, f"got {shown(','.join(row))}, expected video_id,query"))
         elif row[0] in sentences:
             problems.append(Problem("expressions", line, f"video {row[0]} is listed twice"))
         else:
@@ -143,6 +142,23 @@ class ListedSample(NamedTuple):
     sentence: str
 
 
+_SAMPLE = ("video", "path of the frame", "path of the masks", "number of frames", "sentence")
+
+
+def _as_tuple(entry: object) -> object:
+    """JSON has no tuples."""
+    if isinstance(entry, list) and len(entry) == len(_SAMPLE):
+        return tuple(entry)
+    raise ValueError(f"a list of {len(_SAMPLE)}: {', '.join(_SAMPLE)}")
+
+
+_Sample = Annotated[tuple[Text, Text, Text, PositiveInt, Sentence], BeforeValidator(_as_tuple)]
+
+
+class _Samples(IndexContent[list[_Sample]]):
+    """Entries of a published list."""
+
+
 def read_choice(path: Path) -> dict[str, tuple[ListedSample, ...]]:
     """The samples of a published list, by video.
 
@@ -153,11 +169,8 @@ def read_choice(path: Path) -> dict[str, tuple[ListedSample, ...]]:
         ValueError: the file cannot be read, or has other entries.
     """
     chosen: dict[str, list[ListedSample]] = {}
-    try:
-        for video, frame, _, num_frames, sentence in json.loads(path.read_text(encoding="utf-8")):
-            chosen.setdefault(video, []).append(ListedSample(PurePosixPath(frame).stem, int(num_frames), str(sentence)))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not a readable list of samples ({error})") from None
+    for video, frame, _, num_frames, sentence in validate(_Samples, read_json(path), Place(path)).root:
+        chosen.setdefault(video, []).append(ListedSample(PurePosixPath(frame).stem, num_frames, sentence))
     return {video: tuple(samples) for video, samples in chosen.items()}
 
 

@@ -10,6 +10,7 @@ from pydantic import field_validator
 from datasets.absent_words import nouns
 from datasets.coco_labels import LabelJson, open_label_json, read_json_labels
 from datasets.frame_names import FrameNames
+from datasets.index_text import IndexFileError
 from datasets.label_files import VideoLabels, read_label_pngs
 from datasets.problems import Problem, ProblemKind
 from datasets.readers import FrameReader, ImageFiles
@@ -216,6 +217,8 @@ def open_json_files(videos: Sequence[LabelledVideo], problems: list[Problem]) ->
 
 def _as_problem(error: ValueError) -> Problem:
     """A message that begins with a path, as a problem with that path."""
+    if isinstance(error, IndexFileError):
+        return Problem("labels", str(error.path), error.detail)
     name, _, detail = str(error).partition(": ")
     return Problem("labels", name, detail)
 

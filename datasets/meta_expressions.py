@@ -4,20 +4,40 @@ videos.<video>.frames                names of the frames
 videos.<video>.expressions.<id>      exp: the sentence; and which objects it refers to, under a key of the data set
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from datasets.index_file import Entries, IndexEntry, Name, Place, Sentence, UniqueNames, read_json, validate
+from datasets.index_text import IndexFileError
 from datasets.listing import FolderListing
 from datasets.problems import Problem
 from datasets.records import Expression
-from media.files import path_inside, plain_name
+from media.files import path_inside
 from media.folders import listing
 
-Entry = Mapping[str, Any]
-"""What the file says about one expression."""
+
+class ExpressionEntry(IndexEntry):
+    """What every file says about an expression; each data set adds the key that names its objects."""
+
+    exp: Sentence
+
+
+class _Videos(IndexEntry):
+    """The top of a file."""
+
+    videos: Entries
+
+
+class _Video(IndexEntry):
+    """A video; its expressions are validated one by one."""
+
+    frames: UniqueNames
+    expressions: Entries
+
+
+E = TypeVar("E", bound=ExpressionEntry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +60,13 @@ def expressions_file(root: Path, split: str) -> Path:
     return root / "meta_expressions" / split / "meta_expressions.json"
 
 
-def read_videos(path: Path) -> dict[str, Any]:
-    """What a file of expressions (or meta.json) says about each video.
+def read_videos(path: Path) -> dict[Name, Any]:
+    """What a file of expressions (or meta.json) says about each video; at least one.
 
     Raises:
         ValueError: the file is missing or damaged, or has no `videos`, or one that cannot be the name of a folder.
     """
-    try:
-        videos = json.loads(path.read_bytes())["videos"]
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ValueError(f"{path}: not a readable JSON file with `videos` ({error!r})") from None
-    if not isinstance(videos, dict):
-        raise ValueError(f"{path}: `videos` must be a mapping, not {type(videos).__name__}")
-    for name in videos:
-        plain_name(name, what=f"{path}: video")
-    return videos
+    return validate(_Videos, read_json(path), Place(path)).videos
 
 
 def video_names(path: Path) -> frozenset[str]:
@@ -70,7 +80,8 @@ def video_names(path: Path) -> frozenset[str]:
 def describe_videos(
     file: Path,
     videos: Mapping[str, Any],
-    make_expression: Callable[[str, str, Entry], Expression],
+    model: type[E],
+    make_expression: Callable[[str, str, E], Expression],
     problems: list[Problem],
 ) -> Iterator[DescribedVideo]:
     """The videos of a file, one after the other.
@@ -78,43 +89,29 @@ def describe_videos(
     Args:
         file: for messages.
         videos: see `read_videos`.
+        model: of an expression.
         make_expression: from the name of a video, that of an expression and its entry; raises ValueError where the
             entry cannot be used.
         problems: takes what is wrong; such expressions and videos are left out.
     """
     for name, content in videos.items():
+        place = Place(file, "videos").at(name)
         try:
-            frames = tuple(plain_name(str(frame), what="frame") for frame in content["frames"])
-            described = dict(content["expressions"])
-        except (KeyError, TypeError) as error:
-            problems.append(Problem("expressions", str(file), f"video {name}: bad or missing entry ({error!r})"))
-            continue
-        except ValueError as error:
-            problems.append(Problem("expressions", str(file), f"video {name}: {error}"))
-            continue
-        if not frames or not described:
-            problems.append(Problem("expressions", str(file), f"video {name} has no frames or no expressions"))
+            video = validate(_Video, content, place)
+        except IndexFileError as error:
+            problems.append(Problem("expressions", str(file), error.detail))
             continue
         expressions = []
-        for key, entry in described.items():
+        for key, entry in video.expressions.items():
+            own = place.at("expressions", key)
             try:
-                plain_name(key, what=f"video {name}: expression")  # results go to a folder of this name
+                expressions.append(make_expression(name, key, validate(model, entry, own)))
+            except IndexFileError as error:  # it may be of another file, which says more about the expression
+                problems.append(Problem("expressions", str(error.path), error.detail))
             except ValueError as error:
-                problems.append(Problem("expressions", str(file), str(error)))
-                continue
-            try:
-                if not isinstance(entry["exp"], str):
-                    raise ValueError(f"exp={entry['exp']!r} must be a text")
-                if not entry["exp"].strip():
-                    raise ValueError("the sentence is empty")
-                expressions.append(make_expression(name, key, entry))
-            except (KeyError, TypeError, AttributeError) as error:
-                detail = f"video {name}, expression {key}: bad or missing entry ({error!r})"
-                problems.append(Problem("expressions", str(file), detail))
-            except ValueError as error:
-                problems.append(Problem("expressions", str(file), f"video {name}, expression {key}: {error}"))
+                problems.append(own.problem("expressions", str(error)))
         if expressions:
-            yield DescribedVideo(name, frames, tuple(expressions))
+            yield DescribedVideo(name, tuple(video.frames), tuple(expressions))
 
 
 def missing_folders(folder: Path, videos: Sequence[str], hint: str = "") -> Iterator[Problem]:
@@ -130,22 +127,6 @@ def missing_folders(folder: Path, videos: Sequence[str], hint: str = "") -> Iter
         if video not in present:
             missing = path_inside(folder, video, what="video")
             yield Problem("missing", f"{missing}/", f"no such folder of video {video}{hint}")
-
-
-def repeated_keys(path: Path) -> Iterator[Problem]:
-    """Keys that one object of a JSON file has more than once; readers silently take the last."""
-    repeated: dict[str, None] = {}
-
-    def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            names = [name for name, _ in pairs]
-            repeated.update(dict.fromkeys(sorted({name for name in names if names.count(name) > 1})))
-        return content
-
-    json.loads(path.read_bytes(), object_pairs_hook=note)
-    for name in repeated:
-        yield Problem("duplicates", str(path), f"{name!r} occurs more than once in one place; the last one is read")
 
 
 def unclaimed_videos(seen: FolderListing, folders: Iterable[Path], known: Iterable[str]) -> Iterator[Problem]:

@@ -16,12 +16,13 @@ Sources: https://github.com/henghuiding/MeViS (README), https://huggingface.co/d
 files of the second release; that of `valid` from scripts of its users only: not confirmed).
 """
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
 
 from datasets.counts import Counts
 from datasets.definition import (
@@ -32,20 +33,21 @@ from datasets.definition import (
     SplitContents,
     SplitRequest,
 )
+from datasets.index_file import AnyMapping, Place, read_json, validate
+from datasets.index_text import IndexFileError, shown
 from datasets.listing import FolderListing
 from datasets.meta_expressions import (
-    Entry,
+    ExpressionEntry,
     describe_videos,
     missing_folders,
     read_videos,
-    repeated_keys,
     unclaimed_videos,
     video_names,
 )
 from datasets.problems import Problem
 from datasets.readers import image_frames
 from datasets.records import Expression, VideoRecord
-from datasets.run_lengths import RunLengthMasks, Track, pack_track
+from datasets.run_lengths import RunLengthMasks, RunLengths, Track, pack_track
 from media.files import path_inside
 
 logger = logging.getLogger(__name__)
@@ -87,23 +89,37 @@ class MevisSettings(DatasetSettings):
     """Split that is evaluated; `valid_u` has masks to score against, `valid` is scored by a server."""
 
 
+MASKS_FILE = "mask_dict.json"
+_MOST_DIGITS = 18
+"""Of an anno_id."""
+
+
+def _different(numbers: list[int]) -> list[int]:
+    return list(dict.fromkeys(numbers))
+
+
+class _Expression(ExpressionEntry):
+    """An expression of the file."""
+
+    anno_id: Annotated[list[Annotated[int, Field(ge=0, lt=10**_MOST_DIGITS)]], AfterValidator(_different)] | None = None
+    obj_id: list[object] | None = None
+
+
 def read(request: SplitRequest[MevisSettings]) -> SplitContents:
     """One split; videos are sorted by name."""
     folder, file = request.root / request.split, _expressions_file(request)
     described = dict(sorted(read_videos(file).items()))
     problems = list(missing_folders(folder / "JPEGImages", list(described)))
 
-    def make_expression(video: str, name: str, entry: Entry) -> Expression:
-        objects = entry.get("anno_id")
+    def make_expression(video: str, name: str, entry: _Expression) -> Expression:
+        objects = entry.anno_id
         if objects is None:
             if request.for_training:
                 raise ValueError("has no anno_id; this split cannot be trained on")
-            return Expression(name, entry["exp"])
-        if not (isinstance(objects, list) and all(type(n) is int and n >= 0 for n in objects)):
-            raise ValueError(f"anno_id={objects!r} must be a list of whole numbers")
-        if not objects and entry.get("obj_id"):
-            raise ValueError(f"anno_id is empty, although obj_id={entry['obj_id']!r} names an object")
-        return Expression(name, entry["exp"], tuple(dict.fromkeys(objects)))
+            return Expression(name, entry.exp)
+        if not objects and entry.obj_id:
+            raise ValueError(f"anno_id is empty, although obj_id={shown(entry.obj_id)} names an object")
+        return Expression(name, entry.exp, tuple(objects))
 
     videos = [
         VideoRecord(
@@ -113,12 +129,18 @@ def read(request: SplitRequest[MevisSettings]) -> SplitContents:
             masks=None,
             expressions=video.expressions,
         )
-        for video in describe_videos(file, described, make_expression, problems)
+        for video in describe_videos(file, described, _Expression, make_expression, problems)
     ]
     if any(video.object_ids for video in videos):
-        masks_file = folder / "mask_dict.json"
+        masks_file = folder / MASKS_FILE
         tracks = _read_tracks(masks_file, problems)
         videos = [_with_masks(video, masks_file, tracks, problems) for video in videos]
+    elif (
+        any(expression.is_secret for video in videos for expression in video.expressions)
+        and (folder / MASKS_FILE).is_file()
+    ):
+        detail = f"no expression has an anno_id, although {MASKS_FILE} beside it has masks; expected a list of its keys"
+        problems.append(Problem("expressions", str(file), detail))
     # only the second release has sentences that mean nothing, whatever its file is called here
     is_second = file.name in FILES["v2"] or any(e.is_absent for video in videos for e in video.expressions)
     release = "v2" if is_second else "v1"
@@ -156,18 +178,17 @@ def _with_masks(video: VideoRecord, file: Path, tracks: Mapping[int, Track], pro
 
 def _read_tracks(path: Path, problems: list[Problem]) -> dict[int, Track]:
     logger.info("reading %s", path)
-    try:
-        content = json.loads(path.read_bytes()).items()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (ValueError, AttributeError, OSError) as error:
-        raise ValueError(f"{path}: not a readable JSON file of run-length masks ({error!r})") from None
     tracks = {}
-    for number, masks in content:
+    for number, masks in validate(AnyMapping, read_json(path), Place(path)).root.items():
+        place = Place(path).at(number)
         try:
-            tracks[int(number)] = pack_track(masks)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            problems.append(Problem("objects", str(path), f"anno_id {number}: not readable ({error!r})"))
+            if not (number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS):
+                raise place.error(f"got the key {shown(number)}, expected an anno_id, a whole number")
+            tracks[int(number)] = pack_track(validate(RunLengths, masks, place).root)
+        except IndexFileError as error:
+            problems.append(Problem("objects", str(path), error.detail))
+        except ValueError as error:
+            problems.append(place.problem("objects", str(error)))
     return tracks
 
 
@@ -186,7 +207,6 @@ def _expressions_file(request: SplitRequest[MevisSettings]) -> Path:
 
 def _notes(request: SplitRequest[MevisSettings], contents: SplitContents, listing: FolderListing) -> Iterator[Problem]:
     file = _expressions_file(request)
-    yield from repeated_keys(file)
     yield from unclaimed_videos(listing, (request.root / request.split / "JPEGImages",), video_names(file))
 
 

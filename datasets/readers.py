@@ -250,17 +250,24 @@ def require_size(shape: Sequence[int], size: tuple[int, int], path: Path) -> Non
         raise SizeMismatchError(f"{path}: mask of (height, width) {tuple(shape)}, but its frame has {size}")
 
 
-def pixel_value(key: str, value: object, *, largest: int) -> int:
-    """An object id that a mask image can hold.
+_MOST_DIGITS = 9
+"""Of an object id that is a text; it may begin with zeros."""
+
+
+def pixel_value(value: object, *, largest: int) -> int:
+    """An object id that a mask image can hold: a whole number, or a text of its digits.
 
     Args:
-        key: of the entry, for the message.
-        value: what stands there.
+        value: what stands in an index file.
         largest: of the ids.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none; the message says what is expected.
     """
-    if not (str(value).isdecimal() and 1 <= int(str(value)) <= largest):
-        raise ValueError(f"{key}={value!r} must be a pixel value from 1 to {largest}")
-    return int(str(value))
+    text = str(value) if type(value) is int and 0 < value <= largest else value
+    if not (isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
+        raise ValueError(f"a pixel value from 1 to {largest}")
+    number = int(text)
+    if not 1 <= number <= largest:
+        raise ValueError(f"a pixel value from 1 to {largest}")
+    return number

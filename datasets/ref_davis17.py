@@ -18,7 +18,9 @@ layout is that of ReferFormer, whose conversion moves the masks of the unsupervi
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from datasets.counts import Counts
 from datasets.davis_text import read_text_annotations
@@ -30,21 +32,22 @@ from datasets.definition import (
     SplitContents,
     SplitRequest,
 )
+from datasets.index_file import Place
+from datasets.index_text import read_names, shown
 from datasets.listing import FolderListing, first_folder, has_windows_line_ends
 from datasets.meta_expressions import (
-    Entry,
+    ExpressionEntry,
     describe_videos,
     expressions_file,
     missing_folders,
     read_videos,
-    repeated_keys,
     unclaimed_videos,
     video_names,
 )
 from datasets.problems import Problem, any_stops
 from datasets.readers import PngMasks, image_frames, pixel_value
 from datasets.records import Expression, VideoRecord
-from datasets.visibility import records_with_visibility
+from datasets.visibility import objects_in_no_mask, records_with_visibility
 from media.files import path_inside
 from media.folders import IMAGE_SUFFIXES, is_clutter, listing
 from structures.object_maps import VOID_INDEX
@@ -84,6 +87,20 @@ class RefDavis17Settings(DatasetSettings):
         return bool(self.sequences)
 
 
+MOST_DIGITS = 9
+"""Of the name of an expression."""
+
+
+def _object_of(value: object) -> int:
+    return pixel_value(value, largest=VOID_INDEX - 1)
+
+
+class _Expression(ExpressionEntry):
+    """An expression of the prepared file."""
+
+    obj_id: Annotated[int, BeforeValidator(_object_of)]
+
+
 @dataclass(frozen=True, slots=True)
 class DavisFiles:
     """Where the files of a split are.
@@ -113,7 +130,7 @@ def find_files(request: SplitRequest[RefDavis17Settings]) -> DavisFiles:
     return DavisFiles(
         frames=first_folder(root / "JPEGImages" / "480p", root / split / "JPEGImages"),
         masks=_mask_folder(root, split),
-        expressions=request.settings.expressions or usual,
+        expressions=request.settings.expressions.expanduser() if request.settings.expressions else usual,
         list_of_videos=_list_of_videos(root, split),
     )
 
@@ -150,19 +167,18 @@ def read(request: SplitRequest[RefDavis17Settings]) -> SplitContents:
     if request.for_training:
         problems += missing_folders(files.masks, list(described), "; a video without masks cannot be trained on")
 
-    def make_expression(video: str, name: str, entry: Entry) -> Expression:
-        object_id = pixel_value("obj_id", entry["obj_id"], largest=VOID_INDEX - 1)
-        return Expression(name, entry["exp"], (object_id,), kind=f"anno_{int(name) % PROTOCOL.num_annotators}")
+    def make_expression(video: str, name: str, entry: _Expression) -> Expression:
+        if not (name.isascii() and name.isdecimal() and len(name) <= MOST_DIGITS):
+            raise ValueError(f"got the name {shown(name)}, expected a whole number, which says whose sentence it is")
+        return Expression(name, entry.exp, (entry.obj_id,), kind=f"anno_{int(name) % PROTOCOL.num_annotators}")
 
     videos = []
-    for video in describe_videos(files.expressions, described, make_expression, problems):
+    for video in describe_videos(files.expressions, described, _Expression, make_expression, problems):
         frames = tuple(sorted(video.frames))
-        if request.split != "train" and len(described[video.name]["expressions"]) % PROTOCOL.num_annotators:
-            detail = (
-                f"video {video.name} has {len(described[video.name]['expressions'])} expressions; expected "
-                f"{PROTOCOL.num_annotators} per object"
-            )
-            problems.append(Problem("expressions", str(files.expressions), detail))
+        num_described = len(described[video.name]["expressions"])
+        if request.split != "train" and num_described % PROTOCOL.num_annotators:
+            detail = f"{num_described} expressions, expected {PROTOCOL.num_annotators} per object"
+            problems.append(Place(files.expressions, "videos").at(video.name).problem("expressions", detail))
         masks = path_inside(files.masks, video.name, what="video")
         videos.append(
             VideoRecord(
@@ -185,6 +201,8 @@ def read(request: SplitRequest[RefDavis17Settings]) -> SplitContents:
                 problems=problems,
             )
         )
+    if not request.for_training:
+        problems += objects_in_no_mask(videos, files.expressions)
     return SplitContents(tuple(videos), tuple(problems))
 
 
@@ -201,7 +219,7 @@ def _read_texts(
 ) -> dict[str, Any]:
     """The sentences of the original files, for the videos of this split."""
     if files.list_of_videos.is_file():
-        names = files.list_of_videos.read_text(encoding="utf-8-sig").split()
+        names = _videos_of_list(files.list_of_videos)
     elif files.frames == request.root / request.split / "JPEGImages":
         names = [path.name for path in listing(files.frames) if path.is_dir()]
     else:
@@ -219,6 +237,21 @@ def _read_texts(
     return {video: content for video, content in described.items() if folders[video].is_dir()}
 
 
+def _videos_of_list(path: Path) -> list[str]:
+    """The names in a list of videos.
+
+    Raises:
+        ValueError: it cannot be read, is empty, or has a name twice.
+    """
+    names = [name for line in read_names(path) for name in line.split()]
+    if not names:
+        raise ValueError(f"{path}: lists no video")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{path}: video {shown(twice)} stands there twice, a duplicate; expected every video once")
+    return names
+
+
 def _notes(
     request: SplitRequest[RefDavis17Settings], contents: SplitContents, folders: FolderListing
 ) -> Iterator[Problem]:
@@ -228,8 +261,7 @@ def _notes(
     for path in (*lists, *(listing(files.expressions, (".txt",)) if has_texts else ())):
         if has_windows_line_ends(path):
             yield Problem("line_ends", str(path))
-    if not has_texts:
-        yield from repeated_keys(files.expressions)
+    # a list of another split may be anything; that of this one has been read
     known = {name for path in lists for name in path.read_text(encoding="utf-8", errors="replace").split()}
     known |= {video.name for video in contents.videos} | video_names(files.expressions)
     known.update(*(video_names(expressions_file(request.root, split)) for split in SPLITS))

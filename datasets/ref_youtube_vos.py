@@ -18,12 +18,13 @@ The published `valid` file has no `obj_id` and contains the test videos, too. Wh
 Source: https://youtube-vos.org/dataset/rvos/ and the released files.
 """
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from datasets.counts import Counts
 from datasets.definition import (
@@ -34,22 +35,23 @@ from datasets.definition import (
     SplitContents,
     SplitRequest,
 )
+from datasets.index_file import AnyMapping, IndexEntry, Place, Sentence, read_json, validate
+from datasets.index_text import MOST_DIGITS, IndexFileError, shown
 from datasets.listing import FolderListing
 from datasets.meta_expressions import (
-    Entry,
+    ExpressionEntry,
     describe_videos,
     expressions_file,
     missing_folders,
     read_videos,
-    repeated_keys,
     unclaimed_videos,
     video_names,
 )
 from datasets.problems import Problem, any_stops
 from datasets.readers import PngMaskFolders, PngMasks, image_frames, pixel_value
 from datasets.records import Expression, VideoRecord
-from datasets.run_lengths import RunLengthMasks, pack_track
-from datasets.visibility import FILE_NAME, records_with_visibility
+from datasets.run_lengths import RunLength, RunLengthMasks, RunLengths, pack_track
+from datasets.visibility import FILE_NAME, objects_in_no_mask, records_with_visibility
 from media.files import path_inside
 
 logger = logging.getLogger(__name__)
@@ -95,42 +97,80 @@ class RefYoutubeVosSettings(DatasetSettings):
     """Train with the 65 categories of YouTube-VOS as classes (`model.num_classes=65`) instead of one class."""
 
 
+def _objects_of(value: object) -> object:
+    """`None` and `[]` as they are, an id as the only one."""
+    if value is None or value == []:
+        return None if value is None else ()
+    return (pixel_value(value, largest=LARGEST_ID),)
+
+
+Objects = Annotated[tuple[int, ...] | None, BeforeValidator(_objects_of)]
+"""An `obj_id`: None where the file does not say it; none where the sentence means nothing in its video."""
+
+
+class _Expression(ExpressionEntry):
+    """An expression of the file."""
+
+    obj_id: Objects = None
+    kind: str = ""
+
+
+class _OtherExpression(IndexEntry):
+    """An expression of `valid_objects`."""
+
+    obj_id: Objects
+    exp: Sentence | None = None
+
+
+class _OtherVideo(IndexEntry):
+    """A video of `valid_objects`."""
+
+    expressions: dict[str, _OtherExpression]
+
+
+class _Object(IndexEntry):
+    """An object of meta.json."""
+
+    category: str = ""
+
+
+class _VideoObjects(IndexEntry):
+    """A video of meta.json."""
+
+    objects: dict[str, _Object]
+
+
 def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
     """One split; videos are sorted by name, and valid videos that are also test videos are left out."""
     folder, file = request.root / request.split, expressions_file(request.root, request.split)
-    described = read_videos(file)
-    if request.split == "valid":
-        test_file = expressions_file(request.root, "test")
-        test_videos = read_videos(test_file) if test_file.exists() else {}
-        described = {video: content for video, content in described.items() if video not in test_videos}
+    described, hint = _described(request)
     # Only training reads labels, and the published valid split has no meta.json.
     with_labels = request.settings.label_categories and request.for_training
     categories = _read_categories(folder / "meta.json", needed=with_labels)
-    problems = list(missing_folders(folder / "JPEGImages", sorted(described)))
-    other_objects = _valid_objects(request)
+    problems = list(missing_folders(folder / "JPEGImages", sorted(described), hint))
+    other_file = _valid_objects(request)
 
-    def make_expression(video: str, name: str, entry: Entry) -> Expression:
-        number = entry.get("obj_id")
-        if number is None and other_objects is not None:
-            number = _object_elsewhere(other_objects, video, name, entry, request.settings.valid_objects)
-        if number is None and request.for_training:
+    def make_expression(video: str, name: str, entry: _Expression) -> Expression:
+        objects = entry.obj_id
+        if objects is None and other_file is not None:
+            objects = other_file.objects_of(video, name, entry)
+        if objects is None and request.for_training:
             raise ValueError("has no obj_id; this split cannot be trained on")
-        if number is None or number == []:
-            return Expression(name, entry["exp"], None if number is None else (), str(entry.get("kind", "")))
-        object_id = pixel_value("obj_id", number, largest=LARGEST_ID)
+        if not objects:
+            return Expression(name, entry.exp, objects, entry.kind)
         label = 0
         if with_labels:
-            category = categories.get(video, {}).get(object_id)
+            category = categories.get(video, {}).get(objects[0])
             if category not in CATEGORIES:
                 raise ValueError(
-                    f"object {object_id} has the category {category!r} in {folder / 'meta.json'}; expected one of the "
+                    f"object {objects[0]} has the category {category!r} in {folder / 'meta.json'}; expected one of the "
                     f"{len(CATEGORIES)} of YouTube-VOS"
                 )
             label = CATEGORIES.index(category)
-        return Expression(name, entry["exp"], (object_id,), str(entry.get("kind", "")), label)
+        return Expression(name, entry.exp, objects, entry.kind, label)
 
     videos = []
-    for video in describe_videos(file, dict(sorted(described.items())), make_expression, problems):
+    for video in describe_videos(file, described, _Expression, make_expression, problems):
         frames = tuple(sorted(video.frames))
         expressions, masks = _with_masks(folder, video.name, frames, video.expressions, problems)
         videos.append(
@@ -165,29 +205,60 @@ def read(request: SplitRequest[RefYoutubeVosSettings]) -> SplitContents:
                 problems=problems,
             )
         )
+    if not request.for_training:
+        problems += objects_in_no_mask(videos, file)
     return SplitContents(tuple(videos), tuple(problems))
 
 
-def _valid_objects(request: SplitRequest[RefYoutubeVosSettings]) -> Mapping[str, Any] | None:
-    """The videos of `valid_objects`; None where that is not set, or another split is read."""
-    path = request.settings.valid_objects
-    return None if path is None or request.split != "valid" else read_videos(path)
+def _described(request: SplitRequest[RefYoutubeVosSettings]) -> tuple[Mapping[str, Any], str]:
+    """What the file says about each video of the split, sorted; and why one of them may be missing on disk."""
+    described = read_videos(expressions_file(request.root, request.split))
+    test_file = expressions_file(request.root, "test")
+    hint = ""
+    if request.split == "valid":
+        test_videos = read_videos(test_file) if test_file.exists() else {}
+        described = {video: content for video, content in described.items() if video not in test_videos}
+        if not test_videos:
+            hint = f"; it may be one of the test videos, which the released file names, too, and {test_file} is missing"
+    return dict(sorted(described.items())), hint
 
 
-def _object_elsewhere(videos: Mapping[str, Any], video: str, name: str, entry: Entry, file: Path | None) -> Any:
-    """The obj_id that another file has for an expression.
+@dataclass(frozen=True, slots=True)
+class _ObjectsFile:
+    """The file `valid_objects`.
 
-    Raises:
-        ValueError: it has none, or for another sentence.
+    Attributes:
+        place: of its videos.
+        videos: what it says about each.
     """
-    try:
-        other = videos[video]["expressions"][name]
-        number, sentence = other["obj_id"], other.get("exp", entry["exp"])
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError(f"valid_objects={file} has no obj_id for it") from None
-    if sentence != entry["exp"]:
-        raise ValueError(f"valid_objects={file} has another sentence for it: {sentence!r}")
-    return number
+
+    place: Place
+    videos: Mapping[str, Any]
+
+    def objects_of(self, video: str, name: str, entry: _Expression) -> tuple[int, ...]:
+        """The objects of an expression of the split.
+
+        Raises:
+            ValueError: the file has none, or for another sentence.
+        """
+        place = self.place.at(video)
+        described = validate(_OtherVideo, self.videos[video], place).expressions if video in self.videos else {}
+        other = described.get(name)
+        place = place.at("expressions", name)
+        if other is None or other.obj_id is None:
+            raise place.error("has no obj_id for this expression of `valid`")
+        if other.exp not in (None, entry.exp):
+            raise place.at("exp").error(f"got {shown(other.exp)}, expected {shown(entry.exp)} as in `valid`")
+        return other.obj_id
+
+
+def _valid_objects(request: SplitRequest[RefYoutubeVosSettings]) -> _ObjectsFile | None:
+    """The file `valid_objects`; None where that is not set, or another split is read."""
+    path = request.settings.valid_objects
+    if path is None or request.split != "valid":
+        return None
+    path = path.expanduser()
+    return _ObjectsFile(Place(path, "videos"), read_videos(path))
 
 
 def _with_masks(
@@ -227,14 +298,17 @@ def _read_run_lengths(
     tracks = {}
     for number in sorted({number for expression in expressions for number in expression.known_ids}):
         path = folder / f"{number}.json"
-        try:
-            (masks,) = json.loads(path.read_bytes()).values()
-            tracks[number] = pack_track(masks)
-        except FileNotFoundError:
+        if not path.is_file():
             problems.append(Problem("missing", str(path), "no such file of run lengths"))
             continue
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            problems.append(Problem("objects", str(path), f"not a readable list of run-length masks ({error!r})"))
+        try:
+            masks = _run_lengths_of(path)
+            tracks[number] = pack_track(masks)
+        except IndexFileError as error:
+            problems.append(Problem("objects", str(path), error.detail))
+            continue
+        except ValueError as error:
+            problems.append(Problem("objects", str(path), str(error)))
             continue
         if len(masks) != num_frames:
             detail = f"masks for {len(masks)} frames, the video has {num_frames}"
@@ -242,24 +316,38 @@ def _read_run_lengths(
     return RunLengthMasks(folder, tracks)
 
 
+def _run_lengths_of(path: Path) -> list[RunLength | None]:
+    """The only list of masks of a file, whatever its key is.
+
+    Raises:
+        ValueError: the file has another content.
+    """
+    content = validate(AnyMapping, read_json(path), Place(path)).root
+    if len(content) != 1:
+        raise IndexFileError(path, f"got {len(content)} keys, expected one, with a mask or null for each frame")
+    ((key, masks),) = content.items()
+    return validate(RunLengths, masks, Place(path).at(key)).root
+
+
 def _read_categories(path: Path, *, needed: bool) -> Mapping[str, Mapping[int, str]]:
     """Category of each object of each video; nothing where the file is missing and nobody needs it."""
     if not needed and not path.exists():
         return {}
-    try:
-        return {
-            video: {int(number): item.get("category", "") for number, item in content["objects"].items()}
-            for video, content in read_videos(path).items()
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: bad or missing entry ({error!r})") from None
+    categories = {}
+    for video, content in read_videos(path).items():
+        place = Place(path, "videos").at(video)
+        objects = validate(_VideoObjects, content, place).objects
+        odd = next((key for key in objects if not (key.isascii() and key.isdecimal() and len(key) < MOST_DIGITS)), None)
+        if odd is not None:
+            raise place.at("objects").error(f"got the key {shown(odd)}, expected the number of an object")
+        categories[video] = {int(number): item.category for number, item in objects.items()}
+    return categories
 
 
 def _notes(
     request: SplitRequest[RefYoutubeVosSettings], contents: SplitContents, listing: FolderListing
 ) -> Iterator[Problem]:
     file = expressions_file(request.root, request.split)
-    yield from repeated_keys(file)
     folder, videos = request.root / request.split, video_names(file)
     yield from unclaimed_videos(listing, (folder / "JPEGImages", folder / "Annotations"), videos)
     test_file = expressions_file(request.root, "test")

@@ -4,18 +4,20 @@ What is wrong with an entry becomes a problem that names it, and the entry is le
 at all is an error.
 """
 
-import json
-import math
+import io
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
+from pydantic import AfterValidator, FiniteFloat
+
+from datasets.index_file import Id, IndexEntry, Name, NameId, Place, Sentence, Text, WholeNumber, read_json, validate
+from datasets.index_text import LONGEST_VALUE, IndexFileError, read_bytes, shown, shown_name
 from datasets.problems import Problem, ProblemKind
 from datasets.run_lengths import encode_segmentation, mask_box
-from media.files import plain_name
 
 Box = tuple[float, float, float, float]
 """Left, top, width and height in pixels."""
@@ -49,6 +51,90 @@ class _EntryError(Exception):
         self.problem = problem
 
 
+# ---- what stands in the files ----
+
+
+def _at_least_one(value: int) -> int:
+    if value < 1:
+        raise ValueError("at least one pixel")
+    return value
+
+
+def _not_empty(sentences: list[Any]) -> list[Any]:
+    if not sentences:
+        raise ValueError("at least one sentence")
+    return sentences
+
+
+def _as_box(values: list[float]) -> list[float]:
+    if len(values) != 4 or min(values[2:]) < 0:
+        raise ValueError("left, top, width and height in pixels")
+    return values
+
+
+class _Image(IndexEntry):
+    """An image of COCO."""
+
+    id: Id
+    file_name: Name
+    height: Annotated[WholeNumber, AfterValidator(_at_least_one)]
+    width: Annotated[WholeNumber, AfterValidator(_at_least_one)]
+
+
+class _ImageWithSentence(_Image):
+    """An image of the layout with a file per split."""
+
+    id: NameId
+    caption: Sentence
+
+
+class _OfImage(IndexEntry):
+    """What every annotation says; the rest is looked at where it is used."""
+
+    image_id: Id
+
+
+class _WithId(IndexEntry):
+    """An entry that others refer to."""
+
+    id: Id
+
+
+class _Annotation(IndexEntry):
+    """An annotation of COCO that is used; `datasets.run_lengths` looks at its segmentation."""
+
+    segmentation: Any
+    bbox: Annotated[list[FiniteFloat], AfterValidator(_as_box)] | None = None
+
+
+class _OfSplit(IndexEntry):
+    """What every reference says; those of other splits are not looked at."""
+
+    split: Text
+
+
+class _Reference(IndexEntry):
+    """A reference of the REFER toolkit."""
+
+    ann_id: Id
+    image_id: Id
+    sentences: Annotated[list[Any], AfterValidator(_not_empty)]
+
+
+class _ReferenceSentence(IndexEntry):
+    """A sentence of a reference."""
+
+    sent_id: NameId
+    sent: Sentence
+
+
+class _Instances(IndexEntry):
+    """A file of COCO; its entries are validated one by one."""
+
+    images: list[Any]
+    annotations: list[Any]
+
+
 # ---- a file per split ----
 
 
@@ -62,29 +148,28 @@ def read_split_file(path: Path, problems: list[Problem]) -> list[Reference]:
     Raises:
         ValueError: the file is missing or damaged.
     """
-    content = _read_json(path)
-    annotations: dict[Any, list[Any]] = {}
-    for annotation in content["annotations"]:
-        with _collecting(problems), _entry(path, "annotation", annotation):
-            annotations.setdefault(annotation["image_id"], []).append(annotation)
+    content = validate(_Instances, read_json(path), Place(path))
+    annotations: dict[int | str, list[Any]] = {}
+    for annotation in content.annotations:
+        with _collecting(problems), _entry(path, "annotation", annotation) as place:
+            annotations.setdefault(validate(_OfImage, annotation, place).image_id, []).append(annotation)
     references, known = [], set()
-    for image in content["images"]:
-        with _collecting(problems), _entry(path, "image", image):
-            number = image["id"]
-            if number in known:
-                raise _EntryError(
-                    Problem("duplicates", str(path), f"image {number} occurs more than once; the first one is read")
-                )
-            known.add(number)
-            size, file_name, sentence = _size(image), _file_name(image), _sentence(image, "caption")
-            own = annotations.get(number, [])
+    for entry in content.images:
+        with _collecting(problems), _entry(path, "image", entry) as place:
+            image = validate(_ImageWithSentence, entry, place)
+            if image.id in known:
+                detail = f"image {shown_name(image.id)} occurs more than once; the first one is read"
+                raise _EntryError(Problem("duplicates", str(path), detail))
+            known.add(image.id)
+            own = annotations.get(image.id, [])
             if not own:
-                raise _EntryError(Problem("objects", str(path), f"image {number} ({file_name}) has no annotation"))
+                detail = f"image {shown_name(image.id)} ({shown_name(image.file_name)}) has no annotation"
+                raise _EntryError(Problem("objects", str(path), detail))
             if len(own) > 1:
                 raise ValueError(f"it has {len(own)} annotations; one per sentence is expected")
+            size = (image.height, image.width)
             mask = _mask(path, own[0], size)
-            name = plain_name(str(number), what="id")
-            references.append(Reference(file_name, size, *mask, ((name, sentence),)))
+            references.append(Reference(image.file_name, size, *mask, ((str(image.id), image.caption),)))
     return references
 
 
@@ -105,111 +190,81 @@ def read_references(path: Path, instances: Path, split: str, problems: list[Prob
     """
     references = read_plain_pickle(path)
     if not isinstance(references, list):
-        raise ValueError(f"{path}: expected a list of references, got {type(references).__name__}")
+        raise ValueError(f"{path}: got {shown(references)}, expected a list of references")
     chosen, splits = [], set()
     for reference in references:
-        with _collecting(problems), _entry(path, "reference", reference):
-            splits.add(str(reference["split"]))
-            if reference["split"] == split:
+        with _collecting(problems), _entry(path, "reference", reference) as place:
+            own_split = validate(_OfSplit, reference, place).split
+            splits.add(own_split)
+            if own_split == split:
                 chosen.append(reference)
     if not chosen:
-        present = ", ".join(sorted(splits)) or "none that can be read"
+        present = ", ".join(map(shown_name, sorted(splits))) or "none that can be read"
         raise ValueError(f"{path}: no reference is of split {split!r}; there are {present}")
-    content = _read_json(instances)
-    annotations = _by_id(instances, "annotation", content["annotations"], problems)
-    images = _by_id(instances, "image", content["images"], problems)
-    usable, known = [], set[tuple[Any, str]]()
-    for reference in chosen:
-        with _collecting(problems), _entry(path, "reference", reference):
-            annotation = _look_up(path, reference, "ann_id", annotations, instances)
-            image = _look_up(path, reference, "image_id", images, instances)
-            with _entry(instances, "image", image):
-                size, file_name = _size(image), _file_name(image)
+    content = validate(_Instances, read_json(instances), Place(instances))
+    annotations = _by_id(instances, "annotation", content.annotations, problems)
+    images = _by_id(instances, "image", content.images, problems)
+    usable, known = [], set[tuple[str, str]]()
+    for entry in chosen:
+        with _collecting(problems), _entry(path, "reference", entry) as place:
+            reference = validate(_Reference, entry, place)
+            annotation = _look_up(place, "ann_id", reference.ann_id, annotations, instances)
+            image_entry = _look_up(place, "image_id", reference.image_id, images, instances)
+            with _entry(instances, "image", image_entry) as image_place:
+                image = validate(_Image, image_entry, image_place)
+            size = (image.height, image.width)
             mask = _mask(instances, annotation, size)
-            if not reference["sentences"]:
-                raise ValueError("it has no sentences")
             sentences = []
-            for sentence in reference["sentences"]:
-                with _collecting(problems), _entry(path, f"image {file_name}, sentence", sentence):
-                    name = plain_name(str(sentence["sent_id"]), what="sent_id")
-                    if (file_name, name) in known:
-                        detail = f"image {file_name}: sentence {name} occurs more than once; the first one is read"
+            for sentence_entry in reference.sentences:
+                with _collecting(problems), _entry(path, f"image {image.file_name}, sentence", sentence_entry) as where:
+                    sentence = validate(_ReferenceSentence, sentence_entry, where)
+                    name = str(sentence.sent_id)
+                    if (image.file_name, name) in known:
+                        detail = f"{where.where} occurs more than once; the first one is read"
                         raise _EntryError(Problem("duplicates", str(path), detail))
-                    known.add((file_name, name))
-                    sentences.append((name, _sentence(sentence, "sent")))
+                    known.add((image.file_name, name))
+                    sentences.append((name, sentence.sent))
             if sentences:
-                usable.append(Reference(file_name, size, *mask, tuple(sentences)))
+                usable.append(Reference(image.file_name, size, *mask, tuple(sentences)))
     return usable
 
 
-def _by_id(path: Path, what: str, entries: Sequence[Any], problems: list[Problem]) -> dict[Any, Any]:
-    by_id: dict[Any, Any] = {}
+def _by_id(path: Path, what: str, entries: Sequence[Any], problems: list[Problem]) -> dict[int | str, Any]:
+    by_id: dict[int | str, Any] = {}
     for entry in entries:
-        with _collecting(problems), _entry(path, what, entry):
-            if entry["id"] in by_id:
-                detail = f"{what} {entry['id']} occurs more than once; the first one is read"
+        with _collecting(problems), _entry(path, what, entry) as place:
+            number = validate(_WithId, entry, place).id
+            if number in by_id:
+                detail = f"{what} {shown_name(number)} occurs more than once; the first one is read"
                 raise _EntryError(Problem("duplicates", str(path), detail))
-            by_id[entry["id"]] = entry
+            by_id[number] = entry
     return by_id
 
 
-def _look_up(path: Path, reference: Any, key: str, known: Mapping[Any, Any], instances: Path) -> Any:
+def _look_up(place: Place, key: str, value: int | str, known: Mapping[int | str, Any], instances: Path) -> Any:
     """The image or annotation that a reference names."""
-    if reference[key] not in known:
-        detail = (
-            f"reference {_name_of(reference)}: {key} {reference[key]} is not in {instances}; are the two files of the "
-            "same data set?"
-        )
-        raise _EntryError(Problem("objects", str(path), detail))
-    return known[reference[key]]
+    if value not in known:
+        detail = f"{key} {shown_name(value)} is not in {instances}; are the two files of the same data set?"
+        raise _EntryError(place.problem("objects", detail))
+    return known[value]
 
 
 # ---- entries, in which anything may stand ----
 
 
-def _mask(path: Path, annotation: Any, size: tuple[int, int]) -> tuple[bytes, Box]:
-    """Run lengths and box of an annotation."""
-    with _entry(path, "annotation", annotation, kind="objects"):
-        counts = encode_segmentation(annotation["segmentation"], size=size)
-        return counts, _box(annotation, counts, size)
+def _mask(path: Path, entry: Any, size: tuple[int, int]) -> tuple[bytes, Box]:
+    """Run lengths and box of an annotation.
 
-
-def _box(annotation: Any, counts: bytes, size: tuple[int, int]) -> Box:
-    """The box as it is annotated: the published evaluation scores boxes against it, not against the mask's extent."""
-    box = annotation.get("bbox")
-    if box is None:
-        return mask_box(counts, size=size)  # as COCO makes boxes of masks
-    try:
-        left, top, width, height = map(float, box)
-    except (TypeError, ValueError):
-        left = top = width = height = math.nan
-    if not all(map(math.isfinite, (left, top, width, height))) or width < 0 or height < 0:
-        raise ValueError(f"bbox={box!r} must be left, top, width and height in pixels")
-    return left, top, width, height
-
-
-def _size(image: Any) -> tuple[int, int]:
-    height, width = int(image["height"]), int(image["width"])
-    if height < 1 or width < 1:
-        raise ValueError(f"{height} x {width} pixels")
-    return height, width
-
-
-def _text(entry: Any, key: str) -> str:
-    if not isinstance(entry[key], str):
-        raise ValueError(f"{key}={entry[key]!r} must be a text")
-    return str(entry[key])
-
-
-def _file_name(image: Any) -> str:
-    return plain_name(_text(image, "file_name"), what="file_name")
-
-
-def _sentence(entry: Any, key: str) -> str:
-    """The sentence exactly as it stands there."""
-    if not _text(entry, key).strip():
-        raise ValueError("the sentence is empty")
-    return _text(entry, key)
+    The box is as it is annotated, because the published evaluation scores boxes against it, not against the mask's
+    extent; where there is none, it is that of the mask, as COCO makes boxes of masks.
+    """
+    with _entry(path, "annotation", entry, kind="objects") as place:
+        annotation = validate(_Annotation, entry, place)
+        counts = encode_segmentation(annotation.segmentation, size=size)
+        if annotation.bbox is None:
+            return counts, mask_box(counts, size=size)
+        left, top, width, height = annotation.bbox
+        return counts, (left, top, width, height)
 
 
 @contextmanager
@@ -222,39 +277,24 @@ def _collecting(problems: list[Problem]) -> Iterator[None]:
 
 
 @contextmanager
-def _entry(path: Path, what: str, entry: Any, *, kind: ProblemKind = "expressions") -> Iterator[None]:
-    """Says which entry of which file lacks a key, or has a value that cannot be used."""
+def _entry(path: Path, what: str, entry: Any, *, kind: ProblemKind = "expressions") -> Iterator[Place]:
+    """The place of an entry; says which one of which file cannot be used."""
+    place = Place(path, f"{what} {_name_of(entry)}")
     try:
-        yield
+        yield place
+    except IndexFileError as error:
+        raise _EntryError(Problem(kind, str(path), error.detail)) from None
     except ValueError as error:
-        raise _EntryError(Problem(kind, str(path), f"{what} {_name_of(entry)}: {error}")) from None
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        detail = f"{what} {_name_of(entry)}: bad or missing value ({error!r})"
-        raise _EntryError(Problem(kind, str(path), detail)) from None
+        raise _EntryError(place.problem(kind, str(error))) from None
 
 
 def _name_of(entry: Any) -> str:
     if not isinstance(entry, dict):
-        return repr(entry)
-    return next((str(entry[key]) for key in ("id", "ref_id", "sent_id") if key in entry), "without id")
+        return shown(entry)
+    return next((shown_name(entry[key]) for key in ("id", "ref_id", "sent_id") if key in entry), "without id")
 
 
 # ---- files ----
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A file of COCO, with lists of images and annotations."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: not a readable JSON file ({error})") from None
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(key), list) for key in ("images", "annotations")
-    ):
-        raise ValueError(f"{path}: expected lists of `images` and `annotations`, as in the annotation files of COCO")
-    return content
 
 
 class PlainUnpickler(pickle.Unpickler):
@@ -275,11 +315,13 @@ def read_plain_pickle(path: Path) -> Any:
     Raises:
         ValueError: the file is missing or damaged, or would run code.
     """
+    data = read_bytes(path)
     try:
-        with path.open("rb") as file:
-            # The published files come from Python 2; its byte strings are text here, and latin-1 reads any byte.
-            return PlainUnpickler(file, encoding="latin-1").load()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError) as error:
-        raise ValueError(f"{path}: not a readable pickle of lists, dicts, texts and numbers ({error})") from None
+        # The published files come from Python 2; its byte strings are text here, and latin-1 reads any byte.
+        return PlainUnpickler(io.BytesIO(data), encoding="latin-1").load()
+    except (MemoryError, RecursionError, OverflowError) as error:
+        detail = f"not a pickle of a list of references ({type(error).__name__}); it may be damaged"
+        raise IndexFileError(path, detail) from None
+    except (pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
+        detail = f"not a readable pickle of lists, dicts, texts and numbers ({str(error)[:LONGEST_VALUE]})"
+        raise IndexFileError(path, detail) from None

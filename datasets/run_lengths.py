@@ -1,14 +1,17 @@
 """Segmentations as COCO stores them: polygons, or run lengths; and a reader of masks that are kept as run lengths."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from pycocotools import mask as mask_utils
+from pydantic import AfterValidator
 
+from datasets.index_file import IndexContent, IndexEntry
 from datasets.readers import SizeMismatchError
 from media.limits import require_pixels
 
@@ -25,9 +28,38 @@ _BITS_PER_BYTE = 5
 _LONGEST_NUMBER = 7
 """Bytes of the longest run length: 32 bits and a sign take seven times five bits."""
 
+_COMPRESSED = re.compile(r"[0-o]*", re.ASCII)
 
 _LAST_BYTES = range(48, 48 + 32)
 """Bytes that end a number of compressed run lengths; greater ones say that more follows."""
+
+
+def _height_and_width(size: list[int]) -> list[int]:
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError("height and width in pixels")
+    return size
+
+
+def _compressed(counts: str) -> str:
+    if not _COMPRESSED.fullmatch(counts):
+        raise ValueError("compressed run lengths, which are of the characters 0 to o")
+    return counts
+
+
+class RunLength(IndexEntry):
+    """A mask as index files have it.
+
+    Attributes:
+        size: (height, width) of its frame.
+        counts: compressed run lengths.
+    """
+
+    size: Annotated[list[int], AfterValidator(_height_and_width)]
+    counts: Annotated[str, AfterValidator(_compressed)]
+
+
+class RunLengths(IndexContent[list[RunLength | None]]):
+    """The masks of an object: one for each frame, null where it is not seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +117,18 @@ class RunLengthMasks:
         return masks
 
 
-def pack_track(masks: Sequence[Mapping[str, Any] | None]) -> Track:
+def pack_track(masks: Sequence[RunLength | None]) -> Track:
     """Packs the masks of one object.
 
     Raises:
         ValueError: they were made for different sizes, or for one that is none or too large, or one is cut off.
     """
-    sizes = {(int(mask["size"][0]), int(mask["size"][1])) for mask in masks if mask is not None}
+    sizes = {(mask.size[0], mask.size[1]) for mask in masks if mask is not None}
     if len(sizes) > 1:
-        raise ValueError(f"masks of one object with different sizes {sorted(sizes)}")
+        raise ValueError(f"masks of one object with different sizes {sorted(sizes)[:4]}")
     for size in sizes:
-        if min(size) < 1:
-            raise ValueError(f"masks with the size {list(size)} (height, width)")
         require_pixels(*size, what="a run-length mask")
-    counts = [b"" if mask is None else mask["counts"].encode("ascii") for mask in masks]
+    counts = [b"" if mask is None else mask.counts.encode("ascii") for mask in masks]
     if any(code and code[-1] not in _LAST_BYTES for code in counts):
         raise ValueError("a run-length mask is cut off in the middle of a number")
     return Track(next(iter(sizes), (0, 0)), b" ".join(counts))

@@ -11,11 +11,13 @@ An object may be a list of sentences, one sentence, or such a mapping; one with 
 not taken for absent. A sentence that stands with several objects is about all of them together.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from datasets.index_file import read_json
+from datasets.index_text import is_usable, shown
 
 FILE_NAME = "sentences.json"
 
@@ -50,7 +52,7 @@ def read_sentence_file(path: Path) -> SentenceFile:
     """
     content = read_json(path)
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: expected a mapping such as {_EXAMPLE}, got {type(content).__name__}")
+        raise ValueError(f"{path}: expected a mapping such as {_EXAMPLE}, got {shown(content)}")
     if "objects" not in content:
         content = {
             "objects": {key: value for key, value in content.items() if key not in _SECTIONS},
@@ -58,18 +60,18 @@ def read_sentence_file(path: Path) -> SentenceFile:
         }
     unknown = [key for key in content if key not in _SECTIONS]
     if unknown:
-        raise ValueError(f"{path}: unknown key {unknown[0]!r} beside `objects`; there are {', '.join(_SECTIONS)}")
+        raise ValueError(f"{path}: unknown key {shown(unknown[0])} beside `objects`; there are {', '.join(_SECTIONS)}")
     objects, synonyms = content["objects"], content.get("synonyms", {})
     if not isinstance(objects, Mapping):
-        raise ValueError(f"{path}: objects={objects!r} must be a mapping such as {_EXAMPLE}")
+        raise ValueError(f"{path}: objects={shown(objects)} must be a mapping such as {_EXAMPLE}")
     if not isinstance(synonyms, Mapping):
-        raise ValueError(f"{path}: synonyms={synonyms!r} must be a mapping from a word to a list of words")
+        raise ValueError(f"{path}: synonyms={shown(synonyms)} must be a mapping from a word to a list of words")
     absent, unlabelled = content.get("absent"), content.get("unlabelled")
     return SentenceFile(
         objects={key: _sentences_of(path, key, value) for key, value in objects.items()},
         absent=_texts(f"{path}: absent", absent) if absent else (),
         synonyms={
-            _text(f"{path}: synonyms", key): _texts(f"{path}: synonyms of {key!r}", value)
+            _text(f"{path}: synonyms", key): _texts(f"{path}: synonyms of {shown(key)}", value)
             for key, value in synonyms.items()
         },
         unlabelled=_texts(f"{path}: unlabelled", unlabelled) if unlabelled else (),
@@ -82,37 +84,14 @@ def name_as_sentence(name: str) -> str:
     return words if words.lower().startswith(_ARTICLES) else f"the {words}"
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file in which no key occurs twice.
-
-    Raises:
-        ValueError: it is missing or damaged, or a key occurs twice.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            names = [name for name, _ in pairs]
-            repeated = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"{repeated!r} occurs twice in one place")
-        return content
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable JSON file ({error})") from None
-
-
 def _sentences_of(path: Path, key: str, value: Any) -> tuple[str, ...]:
-    where = f"{path}: object {key!r}"
+    where = f"{path}: object {shown(key)}"
     if value is None:
         return ()
     if isinstance(value, Mapping):
         unknown = [name for name in value if name not in ("name", "sentences")]
         if unknown or not value:
-            found = f"unknown key {unknown[0]!r}" if unknown else "an empty mapping"
+            found = f"unknown key {shown(unknown[0])}" if unknown else "an empty mapping"
             raise ValueError(f'{where}: {found}; an object has "name", "sentences" or both')
         if value.get("sentences"):
             return _texts(where, value["sentences"])
@@ -125,7 +104,7 @@ def _sentences_of(path: Path, key: str, value: Any) -> tuple[str, ...]:
 def _texts(where: str, value: Any) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list):
-        raise ValueError(f"{where}: expected a list of texts, got {value!r}")
+        raise ValueError(f"{where}: expected a list of texts, got {shown(value)}")
     if not values:
         raise ValueError(f"{where}: an empty list; write at least one text, or null to leave an object out")
     return tuple(dict.fromkeys(_text(where, each) for each in values))
@@ -133,7 +112,9 @@ def _texts(where: str, value: Any) -> tuple[str, ...]:
 
 def _text(where: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{where}: {value!r} must be a text")
+        raise ValueError(f"{where}: {shown(value)} must be a text")
     if not value.strip():
         raise ValueError(f"{where}: an empty text")
+    if not is_usable(value):
+        raise ValueError(f"{where}: {shown(value)} must be a text without NUL and half of a surrogate pair")
     return value

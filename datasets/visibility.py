@@ -1,15 +1,20 @@
 """In which frames each object can be seen: read from all masks once, then kept in a small file."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, NonNegativeInt
 
 from datasets.cache import cached, fingerprint
+from datasets.index_file import IndexContent
+from datasets.index_text import shown
 from datasets.problems import Problem, ProblemKind
+from datasets.readers import PngMasks
 from datasets.records import VideoRecord
 from media.files import path_inside
 from media.mask_png import read_index_png
@@ -34,6 +39,13 @@ class MaskFault:
 
     video: str
     problem: Problem
+
+
+ObjectKey = Annotated[str, Field(pattern=r"^[0-9]{1,3}$")]
+
+
+class _Kept(IndexContent[dict[str, dict[ObjectKey, list[NonNegativeInt]]]]):
+    """The content of the file."""
 
 
 Visibility = Mapping[str, Mapping[int, frozenset[int]]]
@@ -68,7 +80,7 @@ def records_with_visibility(
     complete = []
     for video in videos:
         seen = replace(video, visible=visibility[video.name])
-        unknown = dict(_unknown_objects(seen))
+        unknown = dict(_unknown_objects(seen, seen.visible.keys()))
         if video.name in damaged:
             kept = tuple(e for e in video.expressions if e.name not in unknown)
             seen = replace(seen, expressions=kept)
@@ -76,22 +88,81 @@ def records_with_visibility(
                 Problem("unreadable", str(expressions_file), f"{d}; others are damaged") for d in unknown.values()
             ]
         else:
-            problems += [Problem("objects", str(expressions_file), detail) for detail in unknown.values()]
+            problems += absent_objects(seen, seen.visible.keys(), expressions_file)
         if seen.expressions:
             complete.append(seen)
     return tuple(complete)
 
 
-def _unknown_objects(video: VideoRecord) -> Iterator[tuple[str, str]]:
+def objects_in_no_mask(videos: Sequence[VideoRecord], expressions_file: Path) -> Iterator[Problem]:
+    """What `absent_objects` says about videos to evaluate.
+
+    The masks of a video are read until each object of its expressions was seen, which the first one mostly does. A mask
+    that cannot be read ends the search in its video: reading it again for the evaluation says what is wrong.
+    """
+    with ThreadPoolExecutor() as threads:
+        for video, seen in zip(videos, threads.map(_ids_in_masks, videos), strict=True):
+            if seen is not None:
+                yield from absent_objects(video, seen, expressions_file)
+
+
+def _ids_in_masks(video: VideoRecord) -> set[int] | None:
+    """Ids in the masks of a video up to the one with which all objects were seen; None where one cannot be read."""
+    seen: set[int] = set()
+    if not isinstance(video.masks, PngMasks):
+        return None
+    for position in range(len(video.frame_names)):
+        if seen.issuperset(video.object_ids):
+            break
+        try:
+            seen.update(_ids_of(video.masks.path(position)))
+        except ValueError:
+            return None
+    return seen
+
+
+def absent_objects(video: VideoRecord, seen: Collection[int], expressions_file: Path) -> Iterator[Problem]:
+    """Objects of expressions that masks should show.
+
+    Objects that are in no mask and that no index file lists; and all of a video whose masks show something else, such
+    as 255 in the place of ids.
+
+    Args:
+        video: with what is known of its objects.
+        seen: ids in its masks.
+        expressions_file: for messages.
+    """
+    unknown = [detail for _, detail in _unknown_objects(video, seen)]
+    foreign = foreign_values(video, seen)
+    if foreign and not unknown:
+        unknown = [f"video {video.name}: {foreign}"]
+    yield from (Problem("objects", str(expressions_file), detail) for detail in unknown)
+
+
+def _unknown_objects(video: VideoRecord, seen: Collection[int]) -> Iterator[tuple[str, str]]:
     """Names of expressions about objects that no mask shows, and what is wrong with each."""
-    known = video.visible.keys() | (video.listed_objects or frozenset())
+    known = frozenset(seen) | (video.listed_objects or frozenset())
     for expression in video.expressions:
         for number in sorted(set(expression.known_ids) - known):
             yield (
                 expression.name,
                 f"video {video.name}, expression {expression.name}: object {number} is in no mask of the video "
-                f"(ids there: {sorted(known)})",
+                f"(ids there: {shown(sorted(known))})",
             )
+
+
+def foreign_values(video: VideoRecord, seen: Collection[int]) -> str:
+    """What is wrong with masks that show something, but none of the objects; empty where they show one or nothing.
+
+    Args:
+        video: with what is known of its objects.
+        seen: ids in all its masks.
+    """
+    ids, listed = frozenset(seen), video.listed_objects or frozenset()
+    if not video.object_ids or not ids.isdisjoint(video.object_ids) or ids <= listed:
+        return ""
+    expected = f"expected the ids {shown(list(video.object_ids))} as pixel values"
+    return f"its masks show the values {shown(sorted(ids))}, but none of the objects; {expected}"
 
 
 def visible_objects(
@@ -131,7 +202,7 @@ def visible_objects(
     name = f"visible_objects_{key[:16]}.json"
     candidates = [keep_in, user_cache_folder() / name] if cache is None else [cache / name]
     try:
-        content = cached(candidates, key, make)
+        content = cached(candidates, key, make, _Kept).root
     except _Damaged as damaged:
         content = damaged.content
         faults += sorted(found, key=lambda fault: fault.problem.name)
@@ -163,12 +234,17 @@ def _visible_in(
     for position, frame in enumerate(frames):
         path = path_inside(mask_folder, f"{frame}.png", what=f"{mask_folder}: mask")
         try:
-            counts = np.bincount(read_index_png(path).ravel())
+            ids = _ids_of(path)
         except ValueError as error:
             kind: ProblemKind = "unreadable" if path.exists() else "missing"
             faults.append(MaskFault(name, Problem(kind, str(path), str(error).removeprefix(f"{path}: "))))
             continue
-        for object_id in np.flatnonzero(counts).tolist():
-            if object_id:
-                positions.setdefault(str(object_id), []).append(position)
+        for object_id in ids:
+            positions.setdefault(str(object_id), []).append(position)
     return positions
+
+
+def _ids_of(path: Path) -> list[int]:
+    """Ids that a mask shows."""
+    counts = np.bincount(read_index_png(path).ravel())
+    return [number for number in np.flatnonzero(counts).tolist() if number]

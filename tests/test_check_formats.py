@@ -250,7 +250,7 @@ def test_missing_images_and_empty_sentences_of_refcoco_are_all_named(copy_of, ca
     assert set(problems) == {"missing", "expressions"}
     assert set(problems["missing"]) == {name_in(root, image)}
     assert set(problems["expressions"]) == {"coco/refcoco/instances_refcoco_val.json"}
-    assert "the sentence is empty" in problems["expressions"]["coco/refcoco/instances_refcoco_val.json"]
+    assert "expected a text that is not empty" in problems["expressions"]["coco/refcoco/instances_refcoco_val.json"]
 
 
 def test_references_without_prepared_files_are_read_as_published(copy_of, capsys):

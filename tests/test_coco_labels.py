@@ -327,7 +327,7 @@ def image(number, **changes):
         ),
         (
             edited(lambda content: content["annotations"][0].pop("image_id")),
-            "labels: FILE: bad or missing entry, not as COCO has it (KeyError('image_id'))",
+            "labels: FILE: annotations.0: the key 'image_id' is missing, got {",
         ),
         (edited(lambda content: content["annotations"].clear()), "labels: FILE: no labelled frame of video pets"),
         (
@@ -355,7 +355,7 @@ def image(number, **changes):
         ),
         (
             edited(lambda content: content["videos"][0].pop("id"), youtube_vis),
-            "labels: FILE: bad or missing entry, not as YouTube-VIS has it (KeyError('id'))",
+            "labels: FILE: videos.0: the key 'id' is missing, got {",
         ),
     ],
 )
@@ -373,7 +373,7 @@ def test_a_file_that_is_no_json_is_named(root):
     path.parent.mkdir()
     path.write_text("{")
     (problem,) = problems_of(read(root))
-    assert problem.startswith(f"labels: {path}: not a readable JSON file")
+    assert problem.startswith(f"labels: {path}: not JSON: line 1, column 2")
 
 
 def test_several_files_must_be_told_apart(root):

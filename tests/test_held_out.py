@@ -66,7 +66,7 @@ def test_at_least_one_video_is_held_out_and_one_is_left():
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "not a readable text file"), (b"\n \n", "names no video"), (b"\xff", "not a read")]
+    ("content", "message"), [(None, "no such file"), (b"\n \n", "names no video"), (b"\xff", "not UTF-8")]
 )
 def test_a_file_that_names_nothing_is_an_error(tmp_path: Path, content: bytes | None, message: str):
     path = tmp_path / "list.txt"

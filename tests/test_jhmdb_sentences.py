@@ -223,7 +223,7 @@ def test_a_choice_that_does_not_fit_the_videos_is_refused(root):
     (root / METADATA).write_text("[[1]]")
     ((kind, message),) = problems_of(root)
     assert kind == "index"
-    assert message.startswith(f"{METADATA}: not a readable list of samples (")
+    assert message.startswith(f"{METADATA}: 0: got [1], expected a list of 5: video, path of the frame")
     assert [(v.name, v.annotated) for v in read(root).videos] == [("walk_2", None), ("catch_1", None)]
 
 
@@ -309,7 +309,7 @@ def test_missing_frames_and_folders_are_all_named(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("video,query\n", r"txt:1: expected the header video_id,query"),
+        ("video,query\n", r"txt:1: got 'video,query', expected the header video_id,query"),
         ("video_id,query\n", r"txt: no sentence"),
     ],
 )
@@ -327,14 +327,14 @@ def test_bad_lines_of_the_list_of_sentences_are_all_named(root):
     lines = ["video_id,query", "catch_1", "walk_2,A man  does walk_2", "", "walk_2,b", "run_3, "]
     (root / "jhmdb_annotation.txt").write_text("\n".join(lines) + "\n")
     assert problems_of(root) == [
-        ("expressions", "jhmdb_annotation.txt:2: expected video_id,query, got 'catch_1'"),
+        ("expressions", "jhmdb_annotation.txt:2: got 'catch_1', expected video_id,query"),
         ("expressions", "jhmdb_annotation.txt:5: video walk_2 is listed twice"),
-        ("expressions", "jhmdb_annotation.txt:6: expected video_id,query, got 'run_3, '"),
+        ("expressions", "jhmdb_annotation.txt:6: got 'run_3, ', expected video_id,query"),
     ]
     assert [(v.name, v.expressions[0].sentence) for v in read(root).videos] == [("walk_2", "A man  does walk_2")]
     (root / METADATA).unlink()
     (root / "jhmdb_annotation.txt").write_text("video_id,query\ncatch_1\n")
-    assert problems_of(root) == [("expressions", "jhmdb_annotation.txt:2: expected video_id,query, got 'catch_1'")]
+    assert problems_of(root) == [("expressions", "jhmdb_annotation.txt:2: got 'catch_1', expected video_id,query")]
 
 
 def test_the_choice_of_frames_can_be_kept_and_read_back(root):

@@ -105,7 +105,7 @@ def test_secret_splits_have_no_masks_and_cannot_be_trained_on(root):
     path = str(root / "valid" / "meta_expressions.json")
     contents = read(root, "valid", for_training=True)
     assert problems_of(contents) == [
-        ("expressions", path, f"video one, expression {name}: has no anno_id; this split cannot be trained on")
+        ("expressions", path, f"videos.one.expressions.{name}: has no anno_id; this split cannot be trained on")
         for name in "012"
     ]
     assert contents.videos == ()
@@ -144,8 +144,7 @@ def test_the_split_with_masks_is_evaluated_unless_another_is_named():
             [
                 (
                     "objects",
-                    "anno_id 7: not readable "
-                    "(ValueError('masks of one object with different sizes [(1, 2), (24, 40)]'))",
+                    "7: masks of one object with different sizes [(1, 2), (24, 40)]",
                 ),
                 ("objects", "anno_id 7 (video one, expression 0) is missing"),
                 ("objects", "anno_id 7 (video one, expression 2) is missing"),
@@ -155,7 +154,7 @@ def test_the_split_with_masks_is_evaluated_unless_another_is_named():
         (
             lambda masks: masks["9"][4].pop("counts"),
             [
-                ("objects", "anno_id 9: not readable (KeyError('counts'))"),
+                ("objects", "9.4: the key 'counts' is missing, got {'size': [24, 40]}"),
                 ("objects", "anno_id 9 (video one, expression 1) is missing"),
                 ("objects", "anno_id 9 (video one, expression 2) is missing"),
             ],
@@ -166,7 +165,7 @@ def test_the_split_with_masks_is_evaluated_unless_another_is_named():
             [
                 (
                     "objects",
-                    "anno_id 9: not readable (ValueError('a run-length mask is cut off in the middle of a number'))",
+                    "9: a run-length mask is cut off in the middle of a number",
                 ),
                 ("objects", "anno_id 7 (video one, expression 0) is missing"),
                 ("objects", "anno_id 9 (video one, expression 1) is missing"),
@@ -183,14 +182,14 @@ def test_bad_masks_are_all_named_and_their_expressions_left_out(root, edit, foun
     contents = read(root)
     assert problems_of(contents) == [(kind, str(path), detail) for kind, detail in found]
     assert expressions_of(contents) == ({} if usable is None else {"one": usable})
-    with pytest.raises(ValueError, match=r"mask_dict\.json: anno_id .*and \d more"):
+    with pytest.raises(ValueError, match=r"mask_dict\.json: .*and \d more"):
         require_usable(contents.problems, for_training=False)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{"])
 def test_a_file_of_masks_that_cannot_be_read_is_named(root, content):
     (root / "train" / "mask_dict.json").write_text(content)
-    with pytest.raises(ValueError, match=r"mask_dict\.json: not a readable JSON file of run-length masks"):
+    with pytest.raises(ValueError, match=r"mask_dict\.json: (not JSON: line 1|got \[1\], expected a mapping)"):
         read(root)
 
 
@@ -219,10 +218,11 @@ def test_bad_objects_are_all_named(root, anno_id):
 
     change(path, spoil)
     contents = read(root)
-    detail = f"anno_id={anno_id!r} must be a list of whole numbers"
-    assert problems_of(contents) == [
-        ("expressions", str(path), f"video one, expression {name}: {detail}") for name in "12"
-    ]
+    where = "anno_id.0" if isinstance(anno_id, list) else "anno_id"
+    value = anno_id[0] if isinstance(anno_id, list) else anno_id
+    for name, (kind, file, detail) in zip("12", problems_of(contents), strict=True):
+        assert (kind, file) == ("expressions", str(path))
+        assert detail.startswith(f"videos.one.expressions.{name}.{where}: got {value!r}, expected a ")
     assert expressions_of(contents) == {"one": ["0"]}
 
 
@@ -240,7 +240,7 @@ def test_problems_of_both_files_are_named_and_the_rest_is_read(root):
     contents = read(root, for_training=True)
     assert expressions_of(contents) == {"one": ["0"]}
     assert [(problem.kind, problem.detail.partition(" (")[0]) for problem in contents.problems] == [
-        ("expressions", "video one, expression 3: the sentence is empty"),
+        ("expressions", "videos.one.expressions.3.exp: got ' ', expected a text that is not empty"),
         ("mismatched", "anno_id 9"),
         ("mismatched", "anno_id 9"),
         ("objects", "anno_id 8"),
@@ -279,14 +279,29 @@ def test_what_nobody_needs_is_noted(root):
     contents = MEVIS.read(request)
     assert list(MEVIS.notes(request, contents, FolderListing())) == []
     (root / "train" / "JPEGImages" / "unknown").mkdir()
-    path = root / "train" / "meta_expressions.json"
-    path.write_text(path.read_text().replace('"2": {', '"1": {'))
     notes = list(MEVIS.notes(request, contents, FolderListing()))
     assert [(note.kind, note.name) for note in notes] == [
-        ("duplicates", str(path)),
         ("surplus", str(root / "train" / "JPEGImages" / "unknown")),
     ]
-    assert notes[0].detail == "'1' occurs more than once in one place; the last one is read"
+
+
+def test_an_expression_that_stands_there_twice_is_an_error(root):
+    path = root / "train" / "meta_expressions.json"
+    path.write_text(path.read_text().replace('"2": {', '"1": {'))
+    with pytest.raises(ValueError, match=r"videos\.one\.expressions: the key '1' stands there twice, a duplicate"):
+        read(root)
+
+
+def test_masks_that_no_expression_names_are_an_error(root):
+    path = root / "train" / "meta_expressions.json"
+
+    def forget(content):
+        for entry in content["videos"]["one"]["expressions"].values():
+            del entry["anno_id"]
+
+    change(path, forget)
+    detail = "no expression has an anno_id, although mask_dict.json beside it has masks; expected a list of its keys"
+    assert problems_of(read(root)) == [("expressions", str(path), detail)]
 
 
 def test_the_splits_in_a_folder_are_found(root, tmp_path):

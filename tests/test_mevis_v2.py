@@ -102,7 +102,7 @@ def test_objects_without_masks_are_no_absent_target(second):
     path = second / "train" / "meta_expressions_v2.json"
     change(path, lambda content: content["videos"]["one"]["expressions"]["3"].update(obj_id=[1]))
     contents = read(second)
-    detail = "video one, expression 3: anno_id is empty, although obj_id=[1] names an object"
+    detail = "videos.one.expressions.3: anno_id is empty, although obj_id=[1] names an object"
     assert problems_of(contents) == [("expressions", str(path), detail)]
     assert list(objects_of(contents)) == ["0", "2", "4"]
 

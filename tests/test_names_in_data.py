@@ -103,7 +103,9 @@ def test_names_in_meta_expressions_are_names(dataset: str, place: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("key", "detail"), [("file_name", "file_name '../x.jpg'"), ("id", "id '../x.jpg'")], ids=["image", "sentence"]
+    ("key", "detail"),
+    [("file_name", "file_name: got '../x.jpg'"), ("id", "id: got '../x.jpg'")],
+    ids=["image", "sentence"],
 )
 def test_names_in_a_split_file_of_refcoco_are_names(key: str, detail: str, tmp_path: Path):
     root = write_instances_layout(tmp_path / "data")
@@ -124,7 +126,7 @@ def test_names_of_images_beside_references_are_names(tmp_path: Path):
     root = write_refs_layout(tmp_path / "data")
     path = root / "refcoco" / "instances.json"
     path.write_text(path.read_text().replace("COCO_train2014_", "../COCO_"))
-    with pytest.raises(ValueError, match=r"instances.json: .*file_name '\.\./COCO_"):
+    with pytest.raises(ValueError, match=r"instances.json: .*file_name: got '\.\./COCO_"):
         read_for_use(REFCOCO, RefcocoSettings(), root, "val")
 
 

@@ -163,4 +163,4 @@ def test_the_command_refuses_the_source_tree_and_names_what_is_wrong(tmp_path, c
     assert "made: " in capsys.readouterr().out
     (tmp_path / "cache" / "prepared.json").write_text("{")
     assert main([*config, "--cache", str(tmp_path / "cache"), f"data.root={root}"]) == 2
-    assert "prepared.json: not a readable JSON file" in capsys.readouterr().err
+    assert "prepared.json: not JSON: line 1" in capsys.readouterr().err

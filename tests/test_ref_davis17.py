@@ -110,14 +110,14 @@ def test_an_expression_too_few_in_the_prepared_file_is_named(root):
     path = root / "meta_expressions" / "valid" / "meta_expressions.json"
     entries = {str(k): {"exp": "a square", "obj_id": "1"} for k in range(3)}
     path.write_text(json.dumps({"videos": {"one": {"frames": ["00000"], "expressions": entries}}}))
-    with pytest.raises(ValueError, match=r"video one has 3 expressions; expected 4 per object"):
+    with pytest.raises(ValueError, match=r"videos\.one: 3 expressions, expected 4 per object"):
         read(settings(root), "valid")
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["one"], r"annot1\.txt:1: expected <video> <object>"),
+        (["one"], r"annot1\.txt:1: got 'one', expected <video> <object>"),
         (["one x square"], r"annot1\.txt:1"),
         (['two 1 "a"', 'two 2 "b"'], r"annot1\.txt: no sentence about object 1 of video one"),
     ],

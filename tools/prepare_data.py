@@ -26,6 +26,8 @@ from configs.loader import load_config
 from configs.schema import DataConfig
 from datasets.definition import AnnotatedFrames, DatasetSettings, SplitContents, SplitRequest
 from datasets.held_out import choose_held_out
+from datasets.index_file import IndexContent, Place, read_json, validate
+from datasets.index_text import IndexFileError
 from datasets.table import definition_of
 from engine.last_net import Command, run_command
 from evaluation.coco_ground_truth import coco_ground_truth
@@ -42,6 +44,10 @@ GROUND_TRUTH_FORMAT = 1
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOT_SOURCE = ("runs", "data")
 """Folders of the repository that Git ignores."""
+
+
+class _Manifest(IndexContent[dict[str, str]]):
+    """What each file was made of, by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,10 @@ def prepare(data: DataConfig, cache: Path, *, held_out: float | None = None, see
     Raises:
         ValueError: the data is damaged, or `cache` is among the source files.
     """
-    cache = cache.resolve()
+    try:
+        cache = cache.resolve()
+    except RuntimeError as error:  # links that lead to each other
+        raise ValueError(f"--cache {cache}: {error}") from None
     ignored = any(cache.is_relative_to(REPOSITORY / folder) for folder in NOT_SOURCE)
     if cache.is_relative_to(REPOSITORY) and not ignored:
         raise ValueError(f"--cache {cache}: lies among the source files; name a folder outside of the repository")
@@ -177,15 +186,13 @@ def _keep(cache: Path, product: Product) -> str:
 
 def _manifest(cache: Path) -> dict[str, str]:
     path = cache / MANIFEST
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a readable JSON file ({error}); delete it") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a mapping of file names; delete it")
-    return content
+        return validate(_Manifest, read_json(path), Place(path)).root
+    except IndexFileError as error:
+        hint = "name another --cache, or move this file away: what it remembers is made anew"
+        raise ValueError(f"{error}; {hint}") from None
 
 
 def _state(cache: Path) -> dict[Path, int]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from datasets.index_text import read_names
 from engine.last_net import Command, run_command
 from media.files import path_inside, write_text
 from media.folders import MASK_SUFFIXES, listing
@@ -50,7 +51,7 @@ def read_sequence_names(davis: Path, subset: str, year: str) -> list[str]:
     path = davis / "ImageSets" / year / f"{subset}.txt"
     if not path.is_file():
         raise ValueError(f"{path}: no such list of sequences (is {davis} a DAVIS folder?)")
-    names = path.read_text(encoding="utf-8").split()
+    names = [name for line in read_names(path) for name in line.split()]
     if not names:
         raise ValueError(f"{path}: lists no sequence")
     return names

@@ -58,7 +58,7 @@ def test_a_damaged_pickle_is_named(refs_root, content):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"a": 1}, "expected a list of references, got dict"),
+        ({"a": 1}, "got {'a': 1}, expected a list of references"),
         ([3], "no reference is of split 'train'; there are none that can be read"),
         ([], "no reference is of split 'train'; there are none that can be read"),
     ],
@@ -84,16 +84,17 @@ def test_references_that_cannot_be_used_are_all_named(refs_root):
     assert problems_of(contents) == [
         ("expressions", str(path), detail)
         for detail in (
-            "reference 7: bad or missing value (TypeError)",
-            "reference 50: bad or missing value (KeyError('split'))",
-            "reference without id: bad or missing value (KeyError('ann_id'))",
-            "reference 51: bad or missing value (KeyError('sentences'))",
-            "reference without id: bad or missing value (TypeError)",
-            "reference 52: it has no sentences",
-            "reference 53: bad or missing value (TypeError)",
-            f"image {file_name(901)}, sentence without id: bad or missing value (KeyError('sent_id'))",
-            f"image {file_name(901)}, sentence 90: bad or missing value (KeyError('sent'))",
-            f"image {file_name(901)}, sentence 'text': bad or missing value (TypeError)",
+            "reference 7: got 7, expected a mapping",
+            "reference 50: the key 'split' is missing, got {'ref_id': 50}",
+            "reference without id: the key 'ann_id' is missing, got {'split': 'train'}",
+            "reference 51: the key 'sentences' is missing, got "
+            "{'ann_id': 11, 'image_id': 901, 'ref_id': 51, 'split': 'train'}",
+            "reference without id.sentences: got 3, expected a list",
+            "reference 52.sentences: got [], expected at least one sentence",
+            "reference 53.ann_id: got [11], expected a whole number or a text",
+            f"image {file_name(901)}, sentence without id: the key 'sent_id' is missing, got {{'sent': 'no name'}}",
+            f"image {file_name(901)}, sentence 90: the key 'sent' is missing, got {{'sent_id': 90}}",
+            f"image {file_name(901)}, sentence 'text': got 'text', expected a mapping",
         )
     ]
     assert sentences_by_image(contents.videos) == TRAIN_SENTENCES, "what can be used is read"
@@ -133,11 +134,11 @@ def test_bad_images_and_annotations_are_all_named(refs_root):
     assert problems_of(contents) == [
         ("expressions", str(file), detail)
         for detail in (
-            "annotation 3: bad or missing value (TypeError)",
-            "annotation without id: bad or missing value (KeyError('id'))",
-            "image 'text': bad or missing value (TypeError)",
-            "image 901: bad or missing value (KeyError('file_name'))",
-            "image 902: 0 x 64 pixels",
+            "annotation 3: got 3, expected a mapping",
+            "annotation without id: the key 'id' is missing, got {'image_id': 901}",
+            "image 'text': got 'text', expected a mapping",
+            "image 901: the key 'file_name' is missing, got {'height': 48, 'id': 901, 'width': 64}",
+            "image 902.height: got 0, expected at least one pixel",
         )
     ]
     assert contents.videos == ()
@@ -170,7 +171,7 @@ def test_sentence_ids_that_occur_twice_in_an_image_are_noted_and_the_first_is_re
     change_pickle(path, repeat)
     contents = read(refs_root, "train")
     assert problems_of(contents) == [
-        ("duplicates", str(path), f"image {file_name(901)}: sentence 0 occurs more than once; the first one is read")
+        ("duplicates", str(path), f"image {file_name(901)}, sentence 0 occurs more than once; the first one is read")
     ]
     assert sentences_by_image(contents.videos) == {
         "901": TRAIN_SENTENCES["901"],
@@ -184,7 +185,11 @@ def test_an_image_about_which_nothing_can_be_used_is_left_out(refs_root):
     change_pickle(path, lambda content: content[4]["sentences"][0].update(sent=""))
     contents = read(refs_root, "testA")
     assert problems_of(contents) == [
-        ("expressions", str(path), f"image {file_name(904)}, sentence 6: the sentence is empty")
+        (
+            "expressions",
+            str(path),
+            f"image {file_name(904)}, sentence 6.sent: got '', expected a text that is not empty",
+        )
     ]
     assert contents.videos == ()
 
@@ -224,9 +229,9 @@ def test_a_missing_key_is_named(instances_root, key):
     change_json(path, lambda content: content["images"][1].pop(key))
     contents = read(instances_root, "train")
     entry = "without id" if key == "id" else "1"
-    assert problems_of(contents) == [
-        ("expressions", str(path), f"image {entry}: bad or missing value (KeyError({key!r}))")
-    ]
+    ((kind, name, detail),) = problems_of(contents)
+    assert (kind, name) == ("expressions", str(path))
+    assert detail.startswith(f"image {entry}: the key {key!r} is missing, got {{")
     assert sentences_by_image(contents.videos) == TRAIN_SENTENCES | {
         "901": [TRAIN_SENTENCES["901"][0], TRAIN_SENTENCES["901"][2]]
     }
@@ -237,13 +242,13 @@ def test_a_missing_key_is_named(instances_root, key):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"height": "tall"}, "image 0: invalid literal for int"),
-        ({"width": 0}, "image 0: 48 x 0 pixels"),
-        ({"height": float("inf")}, "image 0: bad or missing value"),
-        ({"file_name": 3}, "image 0: file_name=3 must be a text"),
-        ({"caption": None}, "image 0: caption=None must be a text"),
-        ({"caption": " \r\n"}, "image 0: the sentence is empty"),
-        ({"id": [0]}, "image [0]: bad or missing value (TypeError)"),
+        ({"height": "tall"}, "image 0.height: got 'tall', expected a whole number"),
+        ({"width": 0}, "image 0.width: got 0, expected at least one pixel"),
+        ({"height": float("inf")}, "image 0.height: got inf, expected a whole number"),
+        ({"file_name": 3}, "image 0.file_name: got 3, expected a text"),
+        ({"caption": None}, "image 0.caption: got None, expected a text"),
+        ({"caption": " \r\n"}, "image 0.caption: got ' \\r\\n', expected a text that is not empty"),
+        ({"id": [0]}, "image [0].id: got [0], expected a whole number or a text"),
     ],
 )
 def test_a_bad_value_is_named(instances_root, change, message):
@@ -283,20 +288,20 @@ def test_everything_that_is_wrong_is_told_at_once(root):
 
     if index.exists():
         change_pickle(index, lambda content: content[0]["sentences"][1].update(sent=" "))
-        sentence, entry = (str(index), f"image {file_name(901)}, sentence 1"), "annotation 12"
+        sentence, entry = (str(index), f"image {file_name(901)}, sentence 1.sent"), "annotation 12"
     else:
         change_json(file, empty)
-        sentence, entry = (str(file), "image 1"), "annotation 2"
+        sentence, entry = (str(file), "image 1.caption"), "annotation 2"
     change_json(file, lambda content: annotations_of(content, 12)[0].update(segmentation=None))
     contents = read(root, "train")
     missing = str(root / "train2014" / file_name(902))
     assert problems_of(contents) == [
-        ("expressions", sentence[0], f"{sentence[1]}: the sentence is empty"),
+        ("expressions", sentence[0], f"{sentence[1]}: got ' ', expected a text that is not empty"),
         ("objects", str(file), f"{entry}: segmentation of type NoneType: expected polygons or run lengths"),
         ("missing", missing, "no such image; unpack train2014.zip of COCO completely"),
     ]
     assert sentences_by_image(contents.videos) == {"901": TRAIN_SENTENCES["901"][:1]}
-    with pytest.raises(ValueError, match=r"the sentence is empty \(and 2 more; python -m tools.check_data names all\)"):
+    with pytest.raises(ValueError, match=r"a text that is not empty \(and 2 more; python -m tools.check_data"):
         require_usable(contents.problems, for_training=False)
 
 
@@ -323,7 +328,8 @@ def test_a_folder_that_is_missing_is_named(tmp_path):
 def test_a_damaged_file_of_annotations_is_named(root, content):
     path = annotation_file(root)
     path.write_text(content)
-    with pytest.raises(ValueError, match=rf"{path.name}: (not a readable JSON file|expected lists of `images`)"):
+    message = r"not JSON|got \[\], expected a|the key 'annotations' is|images: got 3, expected a list"
+    with pytest.raises(ValueError, match=rf"{path.name}: ({message})"):
         read(root, "train")
 
 
@@ -376,12 +382,12 @@ def test_an_image_without_any_object_to_be_seen_is_left_out_of_training(root):
         ({"segmentation": {"size": [HEIGHT, 5], "counts": [1]}}, "run lengths for an image of (height, width) [48, 5]"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [1, 2]}}, "run lengths of 3 pixels for an image of 3072"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "né"}}, "compressed run lengths with the byte 195"),
-        ({"bbox": [1.0, 2.0, 3.0]}, "bbox=[1.0, 2.0, 3.0] must be left, top, width and height in pixels"),
-        ({"bbox": [1.0, 2.0, -3.0, 4.0]}, "bbox=[1.0, 2.0, -3.0, 4.0] must be left, top"),
-        ({"bbox": [1.0, 2.0, 3.0, -4.0]}, "bbox=[1.0, 2.0, 3.0, -4.0] must be left, top"),
-        ({"bbox": [1.0, 2.0, 3.0, None]}, "bbox=[1.0, 2.0, 3.0, None] must be left, top"),
-        ({"bbox": [1.0, 2.0, 3.0, float("nan")]}, "bbox=[1.0, 2.0, 3.0, nan] must be left, top"),
-        ({"bbox": 7}, "bbox=7 must be left, top"),
+        ({"bbox": [1.0, 2.0, 3.0]}, "got [1.0, 2.0, 3.0], expected left, top, width and height in pixels"),
+        ({"bbox": [1.0, 2.0, -3.0, 4.0]}, "got [1.0, 2.0, -3.0, 4.0], expected left, top"),
+        ({"bbox": [1.0, 2.0, 3.0, -4.0]}, "got [1.0, 2.0, 3.0, -4.0], expected left, top"),
+        ({"bbox": [1.0, 2.0, 3.0, None]}, "got None, expected a number"),
+        ({"bbox": [1.0, 2.0, 3.0, float("nan")]}, "got nan, expected a finite number"),
+        ({"bbox": 7}, "got 7, expected a list"),
     ],
 )
 def test_a_damaged_annotation_is_named_and_left_out(root, change, message):
@@ -391,7 +397,9 @@ def test_a_damaged_annotation_is_named_and_left_out(root, change, message):
     ((kind, name, detail),) = problems_of(contents)
     assert (kind, name) == ("objects", str(path))
     is_refs = path.name == "instances.json"
-    assert detail.startswith(f"annotation {11 if is_refs else 0}: {message}")
+    where, _, rest = detail.partition(": ")
+    assert where.startswith(f"annotation {11 if is_refs else 0}{'.bbox' if 'bbox' in change else ''}")
+    assert rest.startswith(message)
     assert sentences_by_image(contents.videos) == TRAIN_SENTENCES | {
         "901": TRAIN_SENTENCES["901"][2 if is_refs else 1 :]
     }
@@ -402,7 +410,7 @@ def test_an_annotation_without_segmentation_is_named(root):
     change_json(path, lambda content: content["annotations"][0].pop("segmentation"))
     ((kind, name, detail),) = problems_of(read(root, "train"))
     assert (kind, name) == ("objects", str(path))
-    assert "bad or missing value (KeyError('segmentation'))" in detail
+    assert "the key 'segmentation' is missing" in detail
 
 
 def test_an_image_with_several_sizes_is_named(instances_root):

@@ -202,7 +202,7 @@ def test_with_both_layouts_there_a_setting_decides(tmp_path):
     (root / "refcoco" / "instances_refcoco_train.json").write_text("{}")
     assert sentences_by_image(sound_videos(root, "train", split_by="unc")) == TRAIN_SENTENCES
     assert len(sound_videos(root, "testA")) == 1, "there is no instances_refcoco_testA.json"
-    with pytest.raises(ValueError, match=r"instances_refcoco_train.json: expected lists"):
+    with pytest.raises(ValueError, match=r"instances_refcoco_train.json: the key 'images' is missing"):
         read(root, "train")
 
 
