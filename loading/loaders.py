@@ -115,18 +115,60 @@ def training_videos(data: DataConfig) -> tuple[VideoRecord, ...]:
     Raises:
         ValueError: a data set cannot be used, or has no training split.
     """
-    videos: list[VideoRecord] = []
     for index, settings in enumerate(data.sets):
         definition = definition_of(settings)
         if not definition.can_train:
             raise ValueError(f"data.sets.{index}: {definition.title} is for evaluation only")
-        contents = read_split(data, settings, settings.train_split, for_training=True)
-        kept = _without_held_out(contents.videos, settings, skips_damaged=data.on_error == "skip")
+    read = (read_split(data, settings, settings.train_split, for_training=True) for settings in data.sets)
+    return mixed(data, (contents.videos for contents in read))
+
+
+def mixed(data: DataConfig, splits: Iterable[Sequence[VideoRecord]]) -> tuple[VideoRecord, ...]:
+    """What is trained on of the training splits of all data sets, see `training_videos`.
+
+    Args:
+        data: the section `data`.
+        splits: as read, one for each of `data.sets`.
+
+    Raises:
+        ValueError: a file of held-out videos cannot be used.
+    """
+    videos: list[VideoRecord] = []
+    for settings, split in zip(data.sets, splits, strict=True):
+        kept = _without_held_out(split, settings, skips_damaged=data.on_error == "skip")
         own = clean_sentences(kept, settings, for_training=True)
         if len(data.sets) > 1:
             own = tuple(replace(video, name=f"{settings.label}/{video.name}") for video in own)
         videos += own * settings.repeat
     return tuple(videos)
+
+
+def training_clips(data: DataConfig, videos: Sequence[VideoRecord], *, seed: int) -> ClipDataset:
+    """The samples of training.
+
+    Args:
+        data: the section `data`.
+        videos: see `training_videos`.
+        seed: of everything random in them.
+
+    Raises:
+        ValueError: no sentence is of the kinds that are asked for, or no object of one is ever visible.
+    """
+    return ClipDataset(
+        _of_kinds(tuple(videos), data.kinds),
+        num_frames=data.num_frames,
+        frame_sampling=data.frame_sampling,
+        supervised_frames=data.supervised_frames,
+        absent=data.absent,
+        sentences_per_clip=data.sentences_per_clip,
+        short_side=data.short_side,
+        long_side=data.long_side,
+        flip_probability=data.flip_probability,
+        seed=seed,
+        skips_errors=data.on_error == "skip",
+        absent_share=data.absent_share,
+        variation=Variation(data.word_dropout, data.scale_jitter, data.colour_jitter),
+    )
 
 
 class ClipLoader(DataLoader[VideoBatch]):
@@ -163,21 +205,7 @@ def build_train_loader(data: DataConfig, *, seed: int, rank: int = 0, world_size
     Call `loader.sampler.set_epoch(epoch)` before each pass. Its samples depend on seed and epoch alone, not
     on the number of workers, nor on the state of any global generator.
     """
-    clips = ClipDataset(
-        _of_kinds(training_videos(data), data.kinds),
-        num_frames=data.num_frames,
-        frame_sampling=data.frame_sampling,
-        supervised_frames=data.supervised_frames,
-        absent=data.absent,
-        sentences_per_clip=data.sentences_per_clip,
-        short_side=data.short_side,
-        long_side=data.long_side,
-        flip_probability=data.flip_probability,
-        seed=seed,
-        skips_errors=data.on_error == "skip",
-        absent_share=data.absent_share,
-        variation=Variation(data.word_dropout, data.scale_jitter, data.colour_jitter),
-    )
+    clips = training_clips(data, training_videos(data), seed=seed)
     # collate turns VideoSample into VideoBatch, which the type of DataLoader cannot express
     return ClipLoader(
         cast("Dataset[VideoBatch]", clips),
@@ -202,7 +230,15 @@ def build_eval_dataset(data: DataConfig, settings: DatasetSettings | None = None
         settings: one of `data.evaluated`; None for the first.
     """
     settings = settings or data.evaluated[0]
-    contents = read_split(data, settings, settings.evaluated_split, for_training=False)
+    return evaluated_videos(data, settings, read_split(data, settings, settings.evaluated_split, for_training=False))
+
+
+def evaluated_videos(data: DataConfig, settings: DatasetSettings, contents: SplitContents) -> EvalDataset:
+    """What is evaluated of a split, see `build_eval_dataset`.
+
+    Raises:
+        ValueError: a file of held-out videos cannot be used, or only some videos can be scored.
+    """
     videos = contents.videos
     if settings.eval_split == HELD_OUT:
         assert settings.held_out is not None  # `DatasetSettings` makes sure

@@ -8,20 +8,30 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from configs.loader import load_config
 from configs.schema import Config, DataConfig
 from datasets.definition import DatasetSettings, SplitRequest
+from datasets.records import VideoRecord
 from datasets.table import DATASETS, definition_of, find_datasets
 from engine.last_net import Command, run_command
-from loading.loaders import split_request
+from loading.loaders import require_held_out, split_request, validation_data
 from media.folders import listing
 from structures.user_path import user_path
 from tools.checks.report import SplitReport
+from tools.checks.run import Pace, RunReport, check_evaluation, check_training
 from tools.checks.split import check_split
+
+Key = tuple[str, Path, str]
+"""What tells a split from another: the keys of its data set, its folder and its name."""
+
+FRAMES_OF_A_SAMPLE = 8
+"""About as many frames has a clip: with `--sample N`, clips of N frames altogether are read besides."""
+
+Wanted = dict[Key, SplitRequest]
 
 MAX_DEPTH = 3
 """Folders below the given one that are searched for data sets."""
@@ -48,9 +58,10 @@ def _run(command: Command) -> int:
     for name in ("sample", "show", "workers"):
         if getattr(options, name) < (name == "sample"):
             parser.error(f"--{name} {getattr(options, name)} must be at least {int(name == 'sample')}")
-    wanted = _of_folder(options.root) if options.all else _of_config(load_config(options.config, options.overrides))
-    reports = []
-    for request in wanted:
+    config = None if options.all else load_config(options.config, options.overrides)
+    wanted = _of_folder(options.root) if config is None else _of_config(config)
+    reports: list[SplitReport] = []
+    for request in wanted.values():
         report = check_split(
             request,
             sample=0 if options.full else options.sample,
@@ -59,12 +70,20 @@ def _run(command: Command) -> int:
         reports.append(report)
         if not options.json:
             sys.stdout.write(report.as_text(show=options.show) + "\n")
-    fails = any(report.fails for report in reports)
+    checked = dict(zip(wanted, reports, strict=True))
+    pace = Pace(0, options.workers) if options.full else Pace(max(1, options.sample // FRAMES_OF_A_SAMPLE), 0)
+    found = _runs_of_folder(wanted, checked, pace) if config is None else _runs_of_config(config, checked, pace)
+    runs = list(found)
+    fails = any(report.fails for report in reports) or any(run.fails for run in runs)
     if options.json:
-        sys.stdout.write(json.dumps({"fails": fails, "splits": [report.as_json() for report in reports]}, indent=2))
-        sys.stdout.write("\n")
+        content = {
+            "fails": fails,
+            "splits": [report.as_json() for report in reports],
+            "runs": [run.as_json() for run in runs],
+        }
+        sys.stdout.write(json.dumps(content, indent=2) + "\n")
     else:
-        sys.stdout.write(_verdict(reports) + "\n")
+        sys.stdout.write("".join(run.as_text() + "\n" for run in runs) + _verdict(reports, runs) + "\n")
     return EXIT_WOULD_FAIL if fails else 0
 
 
@@ -86,14 +105,57 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _of_config(config: Config) -> list[SplitRequest]:
+def _of_config(config: Config) -> Wanted:
     """The different splits that training and evaluation with this configuration read."""
-    wanted: dict[tuple[str, Path, str], SplitRequest] = {}
+    wanted: Wanted = {}
     for data, settings, split, for_training in _splits_of(config):
         request = split_request(data, settings, split, for_training=for_training)
-        own_keys = settings.model_dump_json(exclude=DatasetSettings.model_fields.keys() - {"dataset"})
-        wanted.setdefault((own_keys, request.root, split), replace(request, scan_masks=False))
-    return list(wanted.values())
+        wanted.setdefault(_key_of(request), replace(request, scan_masks=False))
+    return wanted
+
+
+def _key_of(request: SplitRequest) -> Key:
+    own_keys = request.settings.model_dump_json(exclude=DatasetSettings.model_fields.keys() - {"dataset"})
+    return own_keys, request.root, request.split
+
+
+def _runs_of_config(config: Config, checked: Mapping[Key, SplitReport], pace: Pace) -> Iterator[RunReport]:
+    """What training and evaluation would build of the splits, where these can be used."""
+
+    def videos_of(data: DataConfig, settings: DatasetSettings, split: str) -> tuple[VideoRecord, ...] | None:
+        return checked[_key_of(split_request(data, settings, split, for_training=False))].videos
+
+    for number, stage in enumerate(config.training_stages()):
+        data = stage.data
+        splits = [
+            videos_of(data, settings, settings.train_split) if definition_of(settings).can_train else None
+            for settings in data.sets
+        ]
+        known = [videos for videos in splits if videos is not None]
+        if len(known) == len(splits):
+            yield check_training(data, known, what=f"training, stage {number}", pace=pace)
+    validation = validation_data(config.data)
+    require_held_out(validation, (stage.data for stage in config.training_stages()))
+    for data in (config.data, validation) if validation != config.data else (config.data,):
+        for settings in data.evaluated:
+            videos = videos_of(data, settings, settings.evaluated_split)
+            if videos is not None:
+                yield check_evaluation(data, settings, videos, pace=pace)
+
+
+def _runs_of_folder(wanted: Wanted, checked: Mapping[Key, SplitReport], pace: Pace) -> Iterator[RunReport]:
+    """The same with the default settings, for each split by itself."""
+    for key, request in wanted.items():
+        videos = checked[key].videos
+        if videos is None:
+            continue
+        if request.for_training:
+            data = DataConfig.model_validate({"root": request.root, "sets": (request.settings,)})
+            yield check_training(data, [videos], what=f"training on {request.settings.label}", pace=pace)
+        else:
+            settings = request.settings.model_copy(update={"eval_split": request.split})
+            data = DataConfig.model_validate({"root": request.root, "sets": (settings,)})
+            yield check_evaluation(data, settings, videos, pace=pace)
 
 
 def _splits_of(config: Config) -> Iterator[tuple[DataConfig, DatasetSettings, str, bool]]:
@@ -107,14 +169,14 @@ def _splits_of(config: Config) -> Iterator[tuple[DataConfig, DatasetSettings, st
         yield config.data, settings, settings.evaluated_split, False
 
 
-def _of_folder(root: Path) -> list[SplitRequest]:
+def _of_folder(root: Path) -> Wanted:
     if not root.is_dir():
         raise ValueError(f"--root {root}: no such folder")
     found = list(_below(root))
     if not found:
         known = ", ".join(definition.title for definition in DATASETS.values())
         raise ValueError(f"--root {root}: none of the known data sets lies in it or below ({known})")
-    return found
+    return {_key_of(request): request for request in found}
 
 
 def _below(root: Path) -> Iterator[SplitRequest]:
@@ -133,8 +195,9 @@ def _below(root: Path) -> Iterator[SplitRequest]:
         level = deeper
 
 
-def _verdict(reports: Sequence[SplitReport]) -> str:
+def _verdict(reports: Sequence[SplitReport], runs: Sequence[RunReport]) -> str:
     failing = [f"{report.title} {report.split}" for report in reports if report.fails]
+    failing += [run.what for run in runs if run.fails]
     if failing:
         return f"would fail: {', '.join(failing)}"
     return f"{len(reports)} splits are ready" if len(reports) != 1 else "the split is ready"

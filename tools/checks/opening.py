@@ -2,7 +2,7 @@
 
 import multiprocessing
 import re
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.problems import Problem, ProblemKind
-from datasets.readers import SizeMismatchError, mask_size
+from datasets.readers import ObjectMapReader, SizeMismatchError, mask_size
 from datasets.records import VideoRecord
 from engine.distributed import World
 from engine.progress import progress_bar
@@ -48,10 +48,13 @@ class OpenedVideo:
     Attributes:
         problems: files that cannot be used.
         unseen: objects of expressions without a pixel in any frame; empty where not all masks could be read.
+        visible: positions of the frames that show each id, also of ids that no expression names; None where not all
+            masks could be read.
     """
 
     problems: tuple[Problem, ...]
     unseen: tuple[int, ...] = ()
+    visible: Mapping[int, frozenset[int]] | None = None
 
 
 def positions_with_masks(video: VideoRecord) -> tuple[int, ...]:
@@ -154,17 +157,37 @@ def open_video(selection: FrameSelection) -> OpenedVideo:
     def read_masks(positions: Sequence[int]) -> np.ndarray:
         # a damaged frame does not keep its mask from being looked at
         size = mask_size(reader, positions[0], frame_size=sizes.get(positions[0], usual))
+        if isinstance(reader, ObjectMapReader):
+            return reader.read_map(positions, size=size)
         return reader.read(positions, size=size, objects=objects)
 
-    seen: set[int] = set()
+    visible: dict[int, set[int]] = {}
     for positions, masks in _read_by_file(selection.masks, lambda p: mask_file(video, p) or p, read_masks):
         if isinstance(masks, ValueError):
             problems.append(_problem(masks, video, positions))
         else:
-            seen |= {objects[index] for index in np.flatnonzero(masks.any(axis=(1, 2, 3)))}
-    is_known = selection.has_all_masks and not problems
-    unseen = tuple(number for number in objects if number not in seen) if is_known else ()
-    return OpenedVideo(tuple(problems), unseen)
+            for number, position in _shown_in(masks, positions, objects):
+                visible.setdefault(number, set()).add(position)
+    if problems or not selection.has_all_masks:
+        return OpenedVideo(tuple(problems))
+    unseen = tuple(number for number in objects if number not in visible)
+    return OpenedVideo((), unseen, {number: frozenset(positions) for number, positions in visible.items()})
+
+
+def _shown_in(masks: np.ndarray, positions: Sequence[int], objects: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(Id, position) of everything that masks show.
+
+    Args:
+        masks: ids of (time, height, width), or masks of (object, time, height, width).
+        positions: of the frames.
+        objects: those of the masks.
+    """
+    if masks.ndim == len(("time", "height", "width")):
+        for position, ids in zip(positions, masks, strict=True):
+            yield from ((number, position) for number in np.flatnonzero(np.bincount(ids.ravel())).tolist() if number)
+    else:
+        for index, time in np.argwhere(masks.any(axis=(2, 3))).tolist():
+            yield objects[index], positions[time]
 
 
 def _read_by_file(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datasets.counts import Counts
 from datasets.problems import KINDS, KindOfProblem, Problem, any_stops
+from datasets.records import VideoRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class SplitReport:
         num_opened: that were opened, out of these.
         is_sample: whether more could have been opened.
         problems: all that is wrong.
+        videos: of the split, with all that is known about their objects; None where a run would not get as far, or
+            where not all masks were looked at that training looks at.
     """
 
     dataset: str
@@ -37,6 +40,7 @@ class SplitReport:
     num_opened: int
     is_sample: bool
     problems: tuple[Problem, ...]
+    videos: tuple[VideoRecord, ...] | None = None
 
     @property
     def fails(self) -> bool:

@@ -1,16 +1,19 @@
 """The check of one split: what its reader says, which files there should be, and what opening them shows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from datasets.counts import Counts
 from datasets.definition import SplitContents, SplitRequest
 from datasets.generated import read_statistics
 from datasets.listing import FolderListing
 from datasets.problems import Problem, any_stops
+from datasets.readers import ObjectMapReader
 from datasets.records import VideoRecord
 from datasets.table import definition_of
+from datasets.visibility import foreign_values
 from loading.videos import EvalDataset
 from tools.checks.counts import expected_counts
 from tools.checks.opening import OpenedVideo, files_of, open_all, select_frames
@@ -30,7 +33,7 @@ def check_split(request: SplitRequest, *, sample: int, num_workers: int) -> Spli
     contents, problems = _read(request, listing)
     label = contents.label or request.settings.label
     title = definition.title if definition.published.keys() <= {label} else f"{definition.title} ({label})"
-    statistics = read_statistics(request.root)
+    statistics = _statistics(request.root, problems)
     if statistics is not None:  # what readers and notes compare with is the published set
         problems = [problem for problem in problems if problem.kind != "counts"]
     # once is enough; but a file that is merely odd may be damaged as well
@@ -43,15 +46,18 @@ def check_split(request: SplitRequest, *, sample: int, num_workers: int) -> Spli
     selections = select_frames(
         contents.videos, sample=sample, can_open=lambda path: listing.exists(path) and str(path) not in named
     )
+    visible: dict[str, Mapping[int, frozenset[int]] | None] = {}
     for selection, opened in open_all(selections, num_workers=num_workers, title=f"{title}, {request.split}"):
         problems += opened.problems
         problems += [p for p in _without_pixels(selection.video, opened) if p.name not in named]
+        visible[selection.video.name] = opened.visible
     incomplete = tuple(f"video {video.name}, " for video in _incomplete_videos(contents))
     problems = [p for p in problems if p.kind not in ("unseen", "objects") or not p.name.startswith(incomplete)]
     counts = definition.count(contents.videos)
     expected, source = expected_counts(request, label, statistics)
     problems += _differences(request.split, counts, expected, source)
     num_frames = sum(len(video.frame_names) for video in contents.videos)
+    videos = None if any_stops(problems) else _complete(request, contents, visible)
     return SplitReport(
         dataset=definition.name,
         title=title,
@@ -64,6 +70,7 @@ def check_split(request: SplitRequest, *, sample: int, num_workers: int) -> Spli
         num_opened=sum(len(selection.frames) for selection in selections),
         is_sample=0 < sample < num_frames,
         problems=tuple(_relative_to(request.root, problem) for problem in problems),
+        videos=videos,
     )
 
 
@@ -85,6 +92,36 @@ def _read(request: SplitRequest, listing: FolderListing) -> tuple[SplitContents,
     return contents, problems
 
 
+def _statistics(root: Path, problems: list[Problem]) -> dict[str, Any] | None:
+    """What the generator wrote; None where the data are not generated, or where this is damaged."""
+    try:
+        return read_statistics(root)
+    except ValueError as error:
+        problems.append(_of_index(error))
+        return None
+
+
+def _complete(
+    request: SplitRequest, contents: SplitContents, visible: Mapping[str, Mapping[int, frozenset[int]] | None]
+) -> tuple[VideoRecord, ...] | None:
+    """The videos as a run gets them; None where training would look at masks that were not opened.
+
+    Args:
+        request: the split.
+        contents: without a look at the masks.
+        visible: what opening the masks has shown.
+    """
+    if not request.for_training:
+        return contents.videos
+    videos = []
+    for video in contents.videos:
+        shown = video.visible or visible.get(video.name)
+        if shown is None and video.object_ids:
+            return None
+        videos.append(replace(video, visible=shown or {}))
+    return tuple(videos)
+
+
 def _of_index(error: ValueError) -> Problem:
     name, _, detail = str(error).partition(": ")
     return Problem("index", name, detail)
@@ -98,6 +135,10 @@ def _incomplete_videos(contents: SplitContents) -> Iterator[VideoRecord]:
 
 def _without_pixels(video: VideoRecord, opened: OpenedVideo) -> Iterator[Problem]:
     """Objects of expressions that no mask shows."""
+    foreign = "" if opened.visible is None else foreign_values(video, opened.visible.keys())
+    if foreign and isinstance(video.masks, ObjectMapReader):
+        yield Problem("objects", f"video {video.name}", foreign)
+        return
     for number in opened.unseen:
         expressions = ", ".join(e.name for e in video.expressions if number in e.known_ids)
         yield Problem(
