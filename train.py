@@ -146,7 +146,7 @@ def train_stages(run: Run, stop: StopSignals) -> None:
         logger.info(
             "stage %s: %d steps, %d per epoch, %s", stage.name, num_steps, steps_per_epoch, step_size(run, stage)
         )
-        if run.resumed is not None and run.is_resumed_at(progress) and run.resumed.is_validated_next:
+        if run.validation and run.resumed is not None and run.is_resumed_at(progress) and run.resumed.is_validated_next:
             progress = validate(run, stage, progress, checkpoint=run.resumed.path)
         with (
             progress_bar(total=num_steps, initial=progress.stage_step, title=stage.name, world=run.world) as bar,
@@ -444,18 +444,19 @@ def validate(run: Run, stage: StageConfig, progress: Progress, *, checkpoint: Pa
         run: the model and its data.
         stage: the current one.
         progress: after the last step.
-        checkpoint: that of this progress; becomes `best.pt` if the score is the best. None in other processes.
+        checkpoint: that of this progress; becomes `best.pt` if the score is the best. Only the first process needs it.
     """
     workers = run.config.eval.workers
     results = validate_model(run.model, run.validation, workers=workers, world=run.world, device=run.device)
     assert results.main_score is not None  # `scorable` leaves out what has no masks
     is_best = results.main_score > progress.best_score
     progress = replace(progress, best_score=max(progress.best_score, results.main_score))
-    if is_best and checkpoint is not None:
+    if is_best and run.world.is_main:
+        assert checkpoint is not None  # the first process has written it
         make_best(run.config.output_dir, checkpoint)
     position = log_position(stage, progress, passes(progress))
     run.metrics.write("validation", **position, **results.scores())
-    if checkpoint is not None:
+    if run.world.is_main:
         note_validation(run.config.output_dir, progress, is_best=is_best)
     logger.info("%s, epoch %d: %s", stage.name, passes(progress), describe(results.scores()))
     return progress
