@@ -15,6 +15,7 @@ from configs.schema import Config, OptimConfig
 from engine.checkpoint import (
     Progress,
     TrainingState,
+    make_best,
     read_checkpoint,
     restore_model,
     save_checkpoint,
@@ -162,16 +163,18 @@ def test_a_checkpoint_is_read_as_it_was_written_and_old_ones_are_deleted(tmp_pat
         state.schedule.step()
         progress = Progress(stage=0, epoch=step, stage_step=step, step=step, best_score=0.1)
         states = [random_state()]
-        save_checkpoint(tmp_path, state, progress, random_states=states, config=config, is_best=step == 2, keep=2)
+        path = save_checkpoint(tmp_path, state, progress, random_states=states, windows=[], config=config, keep=2)
+        if step == 1:
+            make_best(tmp_path, path)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["best.pt", "last.pt", "step_00000002.pt", "step_00000003.pt"]
-    assert read_checkpoint(tmp_path / "checkpoints" / "best.pt")["progress"]["step"] == 2
-    content = read_checkpoint(tmp_path / "checkpoints" / "last.pt")
-    assert Progress(**content["progress"]) == progress
-    assert type(config).model_validate_json(content["config"]) == config
-    assert {"git", "versions", "random_states"} <= set(content)
+    assert read_checkpoint(tmp_path / "checkpoints" / "best.pt").progress.step == 1
+    checkpoint = read_checkpoint(tmp_path / "checkpoints" / "last.pt")
+    assert checkpoint.progress == progress
+    assert checkpoint.config == config
+    assert {"git", "versions", "random_states"} <= set(checkpoint.content)
     other = Layers()
-    restore_model(content, other, path=tmp_path)
+    restore_model(checkpoint, other)
     torch.testing.assert_close(other.state_dict(), model.state_dict())
 
 
@@ -181,13 +184,13 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
         make_state(Layers()),
         Progress(),
         random_states=[],
+        windows=[],
         config=tiny_config(tmp_path, tmp_path),
-        is_best=False,
         keep=1,
     )
     path = tmp_path / "checkpoints" / "last.pt"
     with pytest.raises(ValueError, match="does not fit the model"):
-        restore_model(read_checkpoint(path), Layers(width=4), path=path)
+        restore_model(read_checkpoint(path), Layers(width=4))
 
 
 def test_missing_damaged_and_foreign_checkpoints_are_told_apart(tmp_path):
