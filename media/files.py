@@ -167,7 +167,10 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
     Raises:
         OSError: it cannot be written; names `path`, which the error of a full disk does not do by itself.
+        ValueError: there is a device or pipe of this name, such as /dev/null, which a file would take the place of.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} is a device, pipe or socket; name a file to write to")
     with named_errors(path):
         _make_folder(path.parent, durable=durable)
         suffix = path.suffix if len(path.suffix) <= _LONGEST_SUFFIX else ""

@@ -9,7 +9,7 @@ import pytest
 from configs.loader import dump_config, load_config
 from datasets.a2d_files import read_annotation
 from datasets.jhmdb_files import MatMasks
-from media.files import atomic_path, output_path, path_inside, plain_name
+from media.files import atomic_path, output_path, path_inside, plain_name, write_text
 from media.images import image_size, read_rgb
 from media.mask_png import read_index_png
 from media.sound import Sound
@@ -169,3 +169,11 @@ def test_settings_that_are_paths_know_the_home_folder(tmp_path: Path, monkeypatc
     assert config.data.root == tmp_path / "data"
     assert config.output_dir == tmp_path / "runs" / "1"
     assert "~" not in dump_config(config)
+
+
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match="pipe is a device, pipe or socket"):
+        write_text(pipe, "text")
+    assert pipe.is_fifo()
