@@ -121,7 +121,9 @@ def missing_folders(folder: Path, videos: Sequence[str], hint: str = "") -> Iter
         ValueError: the folder of all of them is not there.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
+        deeper = folder.parent / folder.parent.name / folder.name
+        moved = f", but {deeper} is there: move what is in {deeper.parent} up" if deeper.is_dir() else ""
+        raise ValueError(f"{folder}: no such folder{moved}")
     present = {path.name for path in listing(folder)}
     for video in videos:
         if video not in present:

@@ -108,7 +108,10 @@ class FrameFiles:
         stems = [path.stem for path in self._paths]
         double = sorted({stem for stem in stems if stems.count(stem) > 1})
         if double:
-            raise ValueError(f"video {name}: several images are called {', '.join(double[:3])}")
+            raise ValueError(
+                f"video {name}: several images are called {', '.join(double[:3])}, with different suffixes; keep one "
+                "of each, or name those you mean by a pattern such as '*.jpg'"
+            )
 
     def frames(self, step: int = 1, *, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
         """See `FrameSource`; raises ValueError for an unreadable image or one of another size than the first.

@@ -164,10 +164,9 @@ def test_frames_are_found_whatever_their_suffix(dataset: str, suffix: str, tmp_p
             np.testing.assert_array_equal(video.frames.read((position,))[0], expected[video.frames.path(position)])
 
 
-@pytest.mark.parametrize(("dtype", "value"), [(np.uint16, 1000), (np.float32, 0.5)])
-def test_an_image_of_other_numbers_is_named_in_other_formats_too(tmp_path: Path, dtype: type, value: float):
-    Image.fromarray(np.full((4, 4), value, dtype=dtype)).save(tmp_path / "deep.tif")
-    with pytest.raises(ValueError, match=r"deep\.tif.*convert it to 8 bits"):
+def test_an_image_of_32_bits_is_named_in_other_formats_too(tmp_path: Path):
+    Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(tmp_path / "deep.tif")
+    with pytest.raises(ValueError, match=r"deep\.tif: an image with values of 32 bits"):
         read_rgb(tmp_path / "deep.tif")
 
 
@@ -268,3 +267,12 @@ def test_a_fingerprint_does_not_take_a_passing_failure_for_a_missing_file(tmp_pa
     monkeypatch.setattr(Path, "stat", failing(errno.EIO, str(tmp_path / "a"), Path.stat))
     with pytest.raises(OSError, match="Input/output error"):
         fingerprint([tmp_path / "a"], root=tmp_path, version=1)
+
+
+def test_a_split_that_was_unpacked_into_itself_is_found(tmp_path: Path):
+    root = write_tiny_data(tmp_path / "data")
+    (root / "train").rename(root / "inner")
+    (root / "train").mkdir()
+    (root / "inner").rename(root / "train" / "train")
+    with pytest.raises(ValueError, match=r"train/JPEGImages: no such folder, but .*train/train/JPEGImages is there"):
+        REF_YOUTUBE_VOS.read(SplitRequest(RefYoutubeVosSettings(), root, "train", for_training=False))

@@ -125,7 +125,7 @@ def test_numbers_in_names_of_frames_count_as_numbers(tmp_path):
 def test_two_images_of_one_name_are_named(tmp_path):
     for name in ("a.png", "a.jpg", "b.png", "c.jpg"):
         Image.new("RGB", (8, 6)).save(tmp_path / name)
-    with pytest.raises(ValueError, match=r"several images are called a$"):
+    with pytest.raises(ValueError, match=r"several images are called a, with different suffixes"):
         open_video(tmp_path)
 
 

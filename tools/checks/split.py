@@ -15,6 +15,7 @@ from datasets.records import VideoRecord
 from datasets.table import definition_of
 from datasets.visibility import foreign_values
 from loading.videos import EvalDataset
+from media.files import UnavailableError
 from tools.checks.counts import expected_counts
 from tools.checks.opening import OpenedVideo, files_of, open_all, select_frames
 from tools.checks.report import SplitReport
@@ -124,7 +125,7 @@ def _complete(
 
 def _of_index(error: ValueError) -> Problem:
     name, _, detail = str(error).partition(": ")
-    return Problem("index", name, detail)
+    return Problem("unavailable" if isinstance(error, UnavailableError) else "index", name, detail)
 
 
 def _incomplete_videos(contents: SplitContents) -> Iterator[VideoRecord]:
