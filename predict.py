@@ -155,6 +155,7 @@ def predict_video(
             indices += [frame.index for frame in window.frames]
             seconds += [round(seconds_of(frame, source.fps), 6) for frame in window.frames]
             bar.update(len(window.frames))
+            del window  # its frames are not kept while those of the next one are read
     summary = {
         "video": str(video.path),
         "height": height,

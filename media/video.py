@@ -246,6 +246,10 @@ MP4 = Encoding(
 )
 
 
+LARGE_PIXELS, LARGE_LOOKAHEAD = 4_000_000, "10"
+"""Of larger frames x264 looks at ten in advance instead of forty: of 4K frames it keeps 0.7 GB less."""
+
+
 class VideoWriter:
     """Encodes frames of one size; odd sides get one more row or column.
 
@@ -314,6 +318,8 @@ class VideoWriter:
 
     def _start(self, *, height: int, width: int) -> "av.VideoStream":
         name, options = self._encoding.encoder
+        if name == "libx264" and height * width > LARGE_PIXELS:
+            options = options | {"rc-lookahead": LARGE_LOOKAHEAD}
         stream = cast(av.VideoStream, self._container.add_stream(name, rate=self._rate, options=options))
         stream.width, stream.height, stream.pix_fmt = width, height, self._encoding.pixel_format
         # said in the file, because players guess from the size of the frames where it is not

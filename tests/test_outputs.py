@@ -438,3 +438,12 @@ def test_frames_that_an_encoder_does_not_take_are_named(tmp_path):
     ):
         writer.add(np.zeros((2, 16400, 3), dtype=np.uint8))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("size", "lookahead"), [((2160, 3840), "10"), ((1080, 1920), "40")])
+def test_of_very_large_frames_few_are_kept_by_the_encoder(tmp_path, size, lookahead):
+    path = tmp_path / "large.mp4"
+    with write_video(path, fps=10.0) as writer:
+        writer.add(np.zeros((*size, 3), dtype=np.uint8))
+    # x264 writes its settings into the stream
+    assert f"rc_lookahead={lookahead} ".encode() in path.read_bytes()

@@ -1,5 +1,6 @@
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import av
@@ -11,7 +12,7 @@ from PIL import Image
 from media.colours import object_colour
 from media.mask_png import read_index_png
 from media.overlay import GREY, TEXT, Overlay, render_caption, wrap_text
-from media.video import open_video, write_video
+from media.video import Frame, open_video, write_video
 from predict import predict
 from tests.test_sound import CLICKS, FPS, read_sound, tones, write_source
 from tests.tiny_run import tiny_config, with_busy_weights, write_tiny_root
@@ -256,6 +257,28 @@ def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path, root):
         assert len(read_summary(tmp_path / name)["frame_names"]) == length
     masks = (lengths["long"] - lengths["short"]) * len(SENTENCES) * height * width
     assert peaks["long"] - peaks["short"] < masks / 2, peaks
+
+
+def test_of_two_windows_one_is_in_memory(root, tmp_path, monkeypatch):
+    alive, most = [], []
+
+    class Watched:
+        fps = 10.0
+
+        def frames(self, step=1, *, start=0, stop=None):
+            for index in range(12):
+                pixels = np.full((24, 40, 3), 20 * index, dtype=np.uint8)
+                alive.append(weakref.ref(pixels))
+                frame = Frame(index, f"{index:05d}", pixels)
+                del pixels
+                most.append(sum(reference() is not None for reference in alive))
+                yield frame
+                del frame
+
+    monkeypatch.setattr("predict.open_source", lambda path: Watched())
+    predict(prediction_config(root, tmp_path / "out", root / "valid" / "JPEGImages" / "v_a"))
+    assert len(read_summary(tmp_path / "out")["frame_indices"]) == 12
+    assert max(most) <= 4, "a window of three frames, and the next one that is read"
 
 
 def test_captions_are_wrapped_and_small_frames_enlarged():
