@@ -16,7 +16,7 @@ from engine.run_folder import claimed_folder
 from engine.seeding import seed_everything
 from engine.startup import start_process
 from media.colours import Colour
-from media.files import flush_disk, write_json
+from media.files import flush_disk, output_path, write_json
 from media.overlay import NOT_FOUND
 from media.video import Frame
 from models.build import build_model_for_inference
@@ -90,7 +90,8 @@ def predict(config: Config) -> None:
     settings = PredictionSettings.of_config(config)
     predictor = VideoPredictor(build_model_for_inference(config), settings=settings, device=device)
     several = len(videos) > 1
-    folders = [config.output_dir / video.name if several else config.output_dir for video in videos]
+    output = config.output_dir
+    folders = [output_path(output, video.name, what="video") if several else output for video in videos]
     problems = []
     with ExitStack() as stack:
         for folder in dict.fromkeys([config.output_dir, *folders]):

@@ -67,7 +67,8 @@ def find_videos(paths: Sequence[str]) -> tuple[VideoToSegment, ...]:
     videos = []
     for path in found:
         stem = path.parent.name if is_glob(path) else path.name if path.is_dir() else path.stem
-        stem = stem or path.resolve().name or "video"
+        if stem in ("", ".."):  # the folder that one is in, or the one above
+            stem = path.resolve().name or "video"
         taken[stem] = taken.get(stem, 0) + 1
         videos.append(VideoToSegment(path, stem if taken[stem] == 1 else f"{stem}-{taken[stem]}"))
     names = [video.name for video in videos]

@@ -34,7 +34,8 @@ def claim(output_dir: Path, folders: Sequence[Path], *, overwrite: bool) -> None
     """
     for folder in dict.fromkeys([output_dir, *folders]):
         claim_output(folder, markers=(*output_markers(), SUMMARY), overwrite=overwrite)
-    earlier = [path.parent for path in sorted(output_dir.glob(f"*/{SUMMARY}"))] if overwrite else []
+    summaries = sorted(output_dir.glob(f"*/{SUMMARY}")) if overwrite else []
+    earlier = [output_path(output_dir, path.parent.name, what="folder of a video") for path in summaries]
     left = [output_dir / name for name in _unfinished(output_dir)]
     all_folders = list(dict.fromkeys([output_dir, *folders, *left, *earlier]))
     write_json(output_dir / UNFINISHED, [folder.relative_to(output_dir).as_posix() for folder in all_folders])

@@ -24,7 +24,8 @@ from media.colours import ObjectColours
 from media.files import claim_output
 from media.mask_png import write_index_png
 from prediction.image_outputs import PaletteMasks
-from prediction.inputs import ObjectToFind
+from prediction.inputs import ObjectToFind, find_videos
+from prediction.output_folder import claim as claim_prediction
 from prediction.outputs import OutputVideo, remove_files
 from tests.tiny_a2d import write_tiny_a2d, write_tiny_jhmdb
 from tests.tiny_davis import write_tiny_davis
@@ -175,6 +176,22 @@ def linked_output(tmp_path: Path, name: str) -> tuple[Path, Path]:
     write_index_png(elsewhere / "v" / "00000.png", np.ones((4, 4), dtype=np.uint8))
     (output / name).symlink_to(elsewhere)
     return output, elsewhere
+
+
+def test_the_folder_of_a_video_that_is_a_link_to_elsewhere_is_not_cleared(tmp_path: Path):
+    output, elsewhere = linked_output(tmp_path, "clip")
+    (elsewhere / "prediction.json").write_text("{}")
+    with pytest.raises(ValueError, match="a link leads out"):
+        claim_prediction(output, [output], overwrite=True)
+    assert (elsewhere / "prediction.json").exists()
+
+
+def test_a_video_is_called_like_its_folder_however_that_is_named(tmp_path: Path, monkeypatch):
+    (tmp_path / "walk" / "deep").mkdir(parents=True)
+    for folder in (tmp_path / "walk", tmp_path / "walk" / "deep"):
+        write_index_png(folder / "00000.png", np.ones((4, 4), dtype=np.uint8))
+    monkeypatch.chdir(tmp_path / "walk" / "deep")
+    assert [video.name for video in find_videos(["..", "."])] == ["walk", "deep"]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
