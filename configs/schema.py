@@ -4,6 +4,7 @@ Settings of the model are defined in `configs.model_schema`, those of videos of 
 and those of a single data set in its module, `datasets/<name>.py`.
 """
 
+import os
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -413,7 +414,7 @@ class Config(ConfigNode):
     @classmethod
     def is_a_folder_of_its_own(cls, output_dir: Path) -> Path:
         """Raises ValueError for the working folder, where results would lie among other files, and for a file."""
-        if output_dir.resolve() == Path.cwd():
+        if os.path.realpath(output_dir) == os.path.realpath("."):  # Path.resolve fails at a link to itself
             raise ValueError("expected a folder for the results, got the working folder itself; name one: runs/first")
         if output_dir.is_file():
             raise ValueError(f"expected a folder for the results, and {one_line(str(output_dir))} is a file")
