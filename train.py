@@ -49,7 +49,7 @@ from evaluation.benchmarks import EvaluatedSet, evaluated_sets
 from loading.loaders import build_train_loader, require_held_out, validation_data
 from loading.sampling import EpochSampler
 from loading.skipping import SkipCount
-from media.files import claim_output, write_text
+from media.files import claim_output, output_path, write_text
 from models.build import build_criterion, build_model
 from models.criterion import Criterion, count_totals
 from models.ops.ms_deform_attn.backends import choose
@@ -245,6 +245,7 @@ def find_checkpoint(config: Config, world: World) -> Checkpoint | None:
     """
     if not config.train.resume:
         return None
+    output_path(config.output_dir, CHECKPOINT_FOLDER, what="folder")  # refuses a link that leads elsewhere
     found = newest_checkpoint(config.output_dir) if world.is_main else None
     (path, *_) = gather(None if found is None else found.path, world)
     if path is None and config.train.resume is True:

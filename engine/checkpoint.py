@@ -164,11 +164,10 @@ def write_checkpoint_file(path: Path, content: Mapping[str, Any]) -> None:
         cause = error if isinstance(error, OSError) else _cause(error)
         if cause is None:
             raise
+        # Without a number, so that nobody puts the general advice for it in the place of this one.
         raise OSError(
-            cause.errno,
-            f"the checkpoint cannot be written ({cause.strerror}); earlier ones are untouched. Make room, and start "
-            "the same command with train.resume=true",
-            str(path),
+            f"{path}: the checkpoint cannot be written ({cause.strerror}); earlier ones are untouched. Make room, and "
+            "start the same command with train.resume=true"
         ) from error
 
 
