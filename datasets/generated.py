@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, FiniteFloat, TypeAdapter
+from pydantic import Field, FiniteFloat
 
 from datasets.index_file import IndexContent, Place, validate
 
@@ -18,13 +18,8 @@ GUESSING = "_j_of_guessing"
 """End of the keys with the scores of guessing; the split is before it."""
 
 
-class _Guesses(IndexContent[dict[str, dict[str, FiniteFloat]]]):
+class _Guesses(IndexContent[dict[str, dict[str, Annotated[FiniteFloat, Field(ge=0, le=1)]]]]):
     """J of each guess, by kind of sentence."""
-
-
-_GUESSES: TypeAdapter[dict[str, dict[str, float]]] = TypeAdapter(
-    dict[str, dict[str, Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]]]
-)
 
 
 def read_statistics(root: Path) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import pytest
 
@@ -39,21 +40,21 @@ def test_a_damaged_file_of_the_generator_is_named_in_the_log(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("guesses", "place", "value"),
+    ("guesses", "message"),
     [
-        ([0.1], "valid_j_of_guessing", r"\[0\.1\]"),
-        ({"all": 0.1}, r"valid_j_of_guessing\.all", r"0\.1"),
-        ({"all": {"whole frame": "0.1"}}, r"valid_j_of_guessing\.all\.whole frame", "'0.1'"),
-        ({"all": {"whole frame": 0.1, "box": 1.5}}, r"valid_j_of_guessing\.all\.box", r"1\.5"),
-        ({"all": {"box": float("nan")}}, r"valid_j_of_guessing\.all\.box", "nan"),
-        ({"all": {"box": True}}, r"valid_j_of_guessing\.all\.box", "True"),
+        ([0.1], ": got [0.1], expected "),
+        ({"all": 0.1}, ".all: got 0.1, expected "),
+        ({"all": {"whole frame": "0.1"}}, ".all.whole frame: got '0.1', expected "),
+        ({"all": {"whole frame": 0.1, "box": 1.5}}, ".all.box: got 1.5, expected "),
+        ({"all": {"box": float("nan")}}, ".all.box: got nan, expected "),
+        ({"all": {"box": True}}, ".all.box: got True, expected "),
     ],
 )
-def test_wrong_guesses_show_before_anything_is_evaluated(tmp_path, guesses, place, value):
+def test_wrong_guesses_show_before_anything_is_evaluated(tmp_path, guesses, message):
     root = write_tiny_root(tmp_path / "data")
     content = {"dataset": "Referring Shapes", "valid_j_of_guessing": guesses}
     (root / "statistics.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"statistics\.json: {place}: got {value}, expected numbers from 0 to 1"):
+    with pytest.raises(ValueError, match=re.escape(f"statistics.json: valid_j_of_guessing{message}")):
         evaluate(tiny_config(root, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

@@ -13,8 +13,8 @@ import pytest
 
 from engine.peers import EXIT_PEER_LOST, name_ranks
 
-TIMEOUT_S = 4
-SLACK_S = 6
+TIMEOUT_S = 6
+SLACK_S = 30  # of a busy machine
 FOREVER = 120
 
 pytestmark = pytest.mark.distributed
@@ -112,7 +112,7 @@ def test_a_run_whose_first_process_never_comes_ends(start, port):
     code, lines = messages(start(1), within=TIMEOUT_S + 2 * SLACK_S)
     assert code == 2
     assert len(lines) == 1
-    assert f"process 1 of 2 cannot reach process 0 or the launcher at 127.0.0.1:{port} within 4 s" in lines[0]
+    assert f"process 1 of 2 cannot reach process 0 or the launcher at 127.0.0.1:{port} within {TIMEOUT_S} s" in lines[0]
 
 
 def test_an_occupied_port_is_one_message(start, port):
@@ -127,7 +127,7 @@ def test_an_occupied_port_is_one_message(start, port):
 
 def test_long_work_in_python_is_not_taken_for_a_stop(start):
     first, second = start(0, seconds=2.5 * TIMEOUT_S), start(1)
-    assert messages(first, within=5 * TIMEOUT_S) == (0, [])
+    assert messages(first, within=3 * TIMEOUT_S + 2 * SLACK_S) == (0, [])
     assert messages(second, within=SLACK_S) == (0, [])
 
 
