@@ -6,6 +6,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +55,8 @@ SHORT_FORMS = {
 }
 """Option -> key, what stands for its value, and help."""
 
+NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+
 REPEATED = ("predict.video", "predict.sentences")
 NUMBERS = ("predict.frame_step", "predict.size")
 
@@ -88,6 +91,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def as_yaml(value: str | Sequence[str]) -> str:
+    """A value in quotes of JSON, which are those of YAML but for characters that YAML wants written as numbers."""
+    text = json.dumps(value, ensure_ascii=False)
+    return NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def prediction_overrides(arguments: argparse.Namespace) -> list[str]:
     """The short forms as overrides; JSON quotes are YAML quotes."""
     given = {key: getattr(arguments, key) for key, _, _ in SHORT_FORMS.values()}
@@ -95,7 +104,7 @@ def prediction_overrides(arguments: argparse.Namespace) -> list[str]:
         given["predict.formats"] = [name.strip() for name in given["predict.formats"].split(",")]
     return [
         # a number stays one
-        f"{key}={value if key in NUMBERS else json.dumps(value, ensure_ascii=False)}"
+        f"{key}={value if key in NUMBERS else as_yaml(value)}"
         for key, value in given.items()
         if value is not None
     ]

@@ -19,6 +19,7 @@ from datasets.index_text import (
     LONGEST_VALUE,
     MOST_DIGITS,
     IndexFileError,
+    is_blank,
     is_encodable,
     is_usable,
     read_text,
@@ -44,7 +45,7 @@ def _usable_text(text: str) -> str:
 
 
 def _not_blank(text: str) -> str:
-    if not text.strip():
+    if is_blank(text):
         raise PydanticCustomError("blank", "a text that is not empty")
     return text
 
@@ -267,6 +268,8 @@ def _as_error(error: ErrorDetails, content: Any, place: Place) -> IndexFileError
     message = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     is_bound = error["type"].startswith(("greater", "less"))
     expected = _EXPECTED.get(error["type"], f"a number {message}" if is_bound else message)
+    if error["loc"][-1:] == ("[key]",):  # what is wrong is the key itself
+        return place.at(*keys[:-1]).error(f"got the key {shown(keys[-1])}, expected {expected}")
     return place.at(*keys).error(f"got {shown(error['input'])}, expected {expected}")
 
 

@@ -3,6 +3,7 @@
 import csv
 import os
 import reprlib
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +75,11 @@ def is_encodable(text: str) -> bool:
 def is_usable(text: str) -> bool:
     """Whether a text can be written to files and given to a tokenizer: no NUL, no half of a surrogate pair."""
     return "\0" not in text and is_encodable(text)
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: blanks, control characters, and those of no width."""
+    return all(unicodedata.category(character)[0] in "CZ" for character in text)
 
 
 # ---- text ----

@@ -101,7 +101,7 @@ KINDS: dict[ProblemKind, KindOfProblem] = {
         False,
         "nothing: training and evaluation do the same with them as the published code",
     ),
-    "surplus": KindOfProblem("surplus files", False, "nothing needs them; delete them if they are not yours"),
+    "surplus": KindOfProblem("surplus files", False, "nothing: they are not read"),
 }
 """In the order of a report."""
 
@@ -143,13 +143,16 @@ def require_usable(problems: Sequence[Problem], *, for_training: bool, skip_dama
         skip_damaged: damaged files (kind "unreadable") do not stop; the reader has left them out of its records.
 
     Raises:
-        ValueError: with the first problem, and how many more there are.
+        ValueError: with the first problem, how many more there are, and what to do.
     """
     stopping = [p for p in problems if p.stops and not (skip_damaged and p.kind == "unreadable")]
     if stopping:
         more = f" (and {len(stopping) - 1} more; python -m tools.check_data names all)" if len(stopping) > 1 else ""
         can_skip = for_training and stopping[0].kind == "unreadable"
         hint = "; data.on_error=skip leaves such files out" if can_skip else ""
-        raise ValueError(f"{stopping[0]}{more}{hint}")
+        first = stopping[0]
+        # what cannot be read now says so itself
+        advice = "" if first.kind == "unavailable" else f"; {KINDS[first.kind].advice}"
+        raise ValueError(f"{first}{more}{hint}{advice}")
     for problem in problems:
         logger.warning("%s%s", "left out: " if problem.kind == "unreadable" else "", problem)

@@ -81,6 +81,8 @@ def run_command(
     Returns:
         The exit code of docs/exit_codes.md.
     """
+    if arguments is None:
+        leave_ascii()
     command = Command(program, list(sys.argv[1:] if arguments is None else arguments))
     try:
         prepare_output()
@@ -103,6 +105,16 @@ def run_command(
             return report_fault(error, command)
         say(f"{prefix}: {readable(message)}")
         return EXIT_BAD_INPUT
+
+
+def leave_ascii() -> None:
+    """Starts the program again in the UTF-8 mode of Python where the locale knows ASCII alone, as in some containers.
+
+    Python does so by itself in the locale C, unless `PYTHONUTF8=0` or another setting forbids it; then names and
+    sentences with other letters could be neither read from the command line nor written.
+    """
+    if sys.getfilesystemencoding() == "ascii":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def prepare_output() -> None:

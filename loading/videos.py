@@ -148,7 +148,8 @@ def _require_uniform(videos: Sequence[VideoRecord]) -> None:
     """Raises ValueError unless the objects of all or no expressions are known, and all or no videos have masks."""
     for video in videos:
         if video.object_ids and any(expression.is_secret for expression in video.expressions):
-            raise ValueError(f"video {video.name}: some expressions name their objects, others do not")
+            detail = "some expressions name their objects, others do not; a sentence without an object is not scored"
+            raise ValueError(f"video {video.name}: {detail}")
     without_objects = [video.name for video in videos if any(e.is_secret for e in video.expressions)]
     if without_objects and any(video.object_ids for video in videos):
         raise ValueError(

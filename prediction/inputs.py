@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.predict_schema import PredictConfig
+from datasets.index_text import is_blank, is_usable, shown
 from loading.text import clean_sentence
 from media.folders import IMAGE_SUFFIXES, listing
 from media.video import is_image, natural_order
@@ -128,7 +129,10 @@ def find_objects(settings: PredictConfig, *, lower_case: bool) -> tuple[ObjectTo
         ObjectToFind(clean_sentence(each.sentence, lower_case=lower_case), each.name.strip()) for each in objects
     )
     for number, each in enumerate(cleaned, start=1):
-        if not each.sentence:
+        if not is_usable(each.sentence):
+            detail = f"got {shown(each.sentence)}, expected text that can be written as UTF-8"
+            raise ValueError(f"{source}: sentence {number} of {len(cleaned)}: {detail}")
+        if is_blank(each.sentence):
             raise ValueError(f"{source}: sentence {number} of {len(cleaned)} is empty")
         if each.name and not _is_file_name(each.name):
             raise ValueError(

@@ -180,7 +180,8 @@ def test_videos_of_which_only_some_expressions_have_objects_cannot_be_evaluated(
     change_expressions(root, "valid", lambda videos: videos["v_a"]["expressions"]["1"].pop("obj_id"))
     code, problems = check_folder(capsys, root)
     assert code == 1
-    assert problems == {"index": {"video v_a": "some expressions name their objects, others do not"}}
+    detail = "some expressions name their objects, others do not; a sentence without an object is not scored"
+    assert problems == {"index": {"video v_a": detail}}
 
 
 def test_duplicated_ids_are_noticed(root, capsys):

@@ -286,3 +286,12 @@ def test_values_are_shown_on_one_line_and_cut():
     cut = one_line("x" * 150 + "y" * 150)
     assert cut.startswith("x" * 80)
     assert cut.endswith("y (300 characters)")
+
+
+def test_a_locale_of_ascii_alone_keeps_other_letters(repository: Path):
+    """Containers without locales; UTF-8 mode is forbidden, and the command takes it all the same."""
+    only_ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "main.py", "config", "--config", "configs/shapes.yaml", "output_dir=läufe/1"]
+    done = subprocess.run(command, cwd=repository, env=os.environ | only_ascii, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "output_dir: läufe/1".encode() in done.stdout

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import main
+from configs.loader import load_config
 from configs.schema import Config
 
 BASE = "configs/base.yaml"
@@ -114,3 +115,12 @@ def test_an_interrupted_run_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, c
     make_training_raise(monkeypatch, KeyboardInterrupt())
     assert main.main(["train", "--config", BASE]) == 130
     assert "train.resume=true" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["the \x07 star \x7f", "a\u0085b\u2028c", "🐕 左边", 'a: b # {c} [d] "e" \\n', "\ufeffx"]
+)
+def test_any_sentence_of_the_command_line_arrives_as_it_is(text):
+    arguments = main.make_parser().parse_args(["predict", "--config", "configs/shapes_ci.yaml", "--sentence", text])
+    config = load_config(arguments.config, main.prediction_overrides(arguments))
+    assert config.predict.sentences == (text,)

@@ -138,6 +138,8 @@ def test_names_come_from_a_json_file(tmp_path):
     [
         ("s.txt", "# nothing\n", r"s\.txt is empty"),
         ("s.txt", "a dog\ncat =\n", "sentence 2 of 2 is empty"),
+        ("s.txt", "a dog\n\u200b\n", "sentence 2 of 2 is empty"),
+        ("s.json", '["a \\ud800"]', r"sentence 1 of 1: got 'a \\ud800', expected text that can be written as UTF-8"),
         ("s.json", "{", r"s\.json: not valid JSON"),
         ("s.json", '{"a": 1}', r'expected \{"name": "sentence", ...\}'),
         ("s.json", '"a dog"', "expected"),

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as mask_utils
 
+from datasets.index_file import Place, validate
 from datasets.readers import MaskReader, SizeMismatchError
 from datasets.run_lengths import (
     RunLengthMasks,
+    RunLengths,
     Track,
     decode_mask,
     encode_segmentation,
@@ -307,11 +309,16 @@ def test_an_image_that_claims_gigapixels_has_no_mask(segmentation):
 
 
 @pytest.mark.parametrize(
-    ("size", "message"), [([0, 9], r"size \[0, 9\]"), ([-6, 9], r"size \[-6, 9\]"), ([10**5, 10**5], "claims 100000 x")]
+    ("size", "message"),
+    [
+        ([0, 9], r"masks\.1\.size: got \[0, 9\], expected height and width"),
+        ([-6, 9], r"masks\.1\.size: got \[-6, 9\], expected height and width"),
+        ([10**5, 10**5], "claims 100000 x"),
+    ],
 )
 def test_masks_of_an_impossible_size_are_refused(size, message):
     with pytest.raises(ValueError, match=message):
-        pack_track([None, {"size": size, "counts": "0"}])
+        pack_track(validate(RunLengths, [None, {"size": size, "counts": "0"}], Place(Path("x.json"), "masks")).root)
 
 
 # --- the masks of a video ---

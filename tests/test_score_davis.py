@@ -138,6 +138,13 @@ def test_broken_and_unfit_images_are_named(davis, capsys):
     assert_one_line_error(davis, capsys, str(path), "61x40", "60x40")
 
 
+@pytest.mark.parametrize("value", [0, 255])
+def test_an_annotation_without_any_object_is_an_error(davis, capsys, value):
+    for path in (davis / "davis/Annotations_unsupervised/480p/bird").glob("*.png"):
+        write_index_png(path, np.full_like(read_index_png(path), value))
+    assert_one_line_error(davis, capsys, "480p/bird", f"no object in any mask (values there: [{value}])")
+
+
 def test_too_many_objects_are_an_error(davis, capsys):
     write_index_png(davis / "results/cat/00002.png", np.full((40, 60), 21, dtype=np.uint8))
     assert_one_line_error(davis, capsys, "cat", "21")

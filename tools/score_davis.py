@@ -23,6 +23,7 @@ from media.files import path_inside, write_text
 from media.folders import MASK_SUFFIXES, listing
 from media.mask_png import read_index_png
 from metrics.region_boundary import TASKS, DavisScores, SequenceMasks, Task, score_sequences
+from structures.object_maps import VOID_INDEX
 from structures.user_path import expand_home, user_path
 
 RESOLUTION = "480p"
@@ -120,6 +121,9 @@ def _load_sequence(name: str, annotated: Path, predicted: Path, *, needs_ends: b
     if not paths:
         raise ValueError(f"{annotated}: holds no PNG file")
     annotation = _read_stack(paths)
+    if not np.isin(annotation, (0, VOID_INDEX), invert=True).any():
+        values = np.unique(annotation).tolist()
+        raise ValueError(f"{annotated}: no object in any mask (values there: {values}), expected ids from 1 to 254")
     if needs_ends:
         return SequenceMasks(name, annotation, _read_stack([predicted / path.name for path in paths], like=annotation))
     prediction = np.zeros_like(annotation)
