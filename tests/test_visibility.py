@@ -120,7 +120,7 @@ def test_a_missing_mask_is_no_damaged_one(root):
     path = masks_of(root, "long")[2]
     path.unlink()
     for on_error in ("raise", "skip"):
-        with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: no such mask file$"):
+        with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: no such mask file; unpack the archive again"):
             make_clips(root, on_error=on_error)
 
 
