@@ -129,7 +129,7 @@ def predict_video(
     settings = config.predict
     source = open_source(video.path)
     frames = frame_range(settings).of(source, name=str(video.path))
-    fps = settings.fps or max(1.0, source.fps / settings.frame_step)
+    fps = settings.fps or source.fps / settings.frame_step
     records = [ObjectRecord(each.name, each.sentence) for each in objects]
     height, width = 0, 0
     names: list[str] = []

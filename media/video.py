@@ -273,7 +273,10 @@ class VideoWriter:
     ) -> None:
         self._container, self._encoding, self._sound = container, encoding, sound
         self.fps = fps
-        self._rate = Fraction(fps).limit_denominator(1001)
+        # of time lapses the seconds of a frame are rounded, because the rate would become 0
+        self._rate = (
+            Fraction(fps).limit_denominator(1001) if fps >= 1 else 1 / Fraction(1 / fps).limit_denominator(1001)
+        )
         self._stream: av.VideoStream | None = None
         self._num_frames = 0
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from media.files import reading
-from media.video_stream import ShownPixels, open_video_stream, require_available
+from media.video_stream import ShownPixels, open_video_stream, reaches_beyond, require_available
 
 if TYPE_CHECKING:
     import av
@@ -159,7 +159,7 @@ class VideoFileFrames:
 def _read_index(path: Path, size: int, modified: int) -> FrameIndex:
     """The index of a file; `size` and `modified` are part of the key of the cache."""
     with open_video_stream(path, num_threads=1) as (container, stream):
-        if any(entry.pos + entry.size > size for entry in stream.index_entries):
+        if reaches_beyond(stream, size):
             raise ValueError(f"video {path}: the file breaks off at {size} bytes, its own index goes on beyond")
         stamped = any(name in container.format.name for name in STAMPED_FORMATS)
         if stamped and stream.codec_context.name in ONE_FRAME_PER_PACKET:

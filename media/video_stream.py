@@ -50,7 +50,7 @@ def open_video_stream(
         container = av.open(ffmpeg_name(path), metadata_errors="replace")
     except (av.error.FFmpegError, OSError) as error:
         require_available(path, error)
-        raise ValueError(f"video {path}: not a readable video ({error})") from None
+        raise ValueError(f"video {path}: not a readable video ({error.strerror or error})") from None
     with container:
         stream = picture_stream(container)
         if stream is None:
@@ -89,6 +89,11 @@ def picture_stream(container: "av.container.InputContainer") -> "av.VideoStream 
         best = container.streams.best("video")
         return best if best in streams else streams[0]
     return streams[0] if streams else None
+
+
+def reaches_beyond(stream: "av.VideoStream", size: int) -> bool:
+    """Whether the index of a file has frames beyond its end, which is at `size` bytes: it was cut off."""
+    return any(entry.pos + entry.size > size for entry in stream.index_entries)
 
 
 class VideoDecoder:
@@ -130,6 +135,8 @@ class VideoDecoder:
                 try:
                     packet = next(packets)
                 except StopIteration:
+                    if reaches_beyond(stream, self._path.stat().st_size):
+                        self._breaks_off = "it breaks off before its end"
                     return
                 except av.error.FFmpegError as error:
                     require_available(self._path, error)

@@ -1,6 +1,7 @@
 """What is damaged in a video is left out, the rest is shown, and one warning says so."""
 
 import logging
+import os
 
 import av
 import numpy as np
@@ -61,6 +62,21 @@ def test_a_video_without_one_frame_that_can_be_decoded_is_an_error(tmp_path):
         damage(path, number)
     with pytest.raises(ValueError, match=r"clip\.mp4: no frame can be decoded: 4 damaged packets are left out"):
         list(open_video(path).frames())
+
+
+def test_a_video_that_breaks_off_says_so(tmp_path, caplog):
+    path = write_video(
+        tmp_path / "clip.mp4",
+        moving_pictures(NUM_FRAMES),
+        options={"g": "6", "bf": "0"},
+        container_options={"movflags": "+faststart"},
+    )
+    with av.open(str(path)) as container:
+        ends = [packet.pos + packet.size for packet in container.demux(video=0) if packet.size]
+    os.truncate(path, ends[19])  # behind the twentieth frame, so that nothing is damaged
+    assert len(list(open_video(path).frames())) == 20
+    (record,) = caplog.records
+    assert "it breaks off before its end; 20 frames are decoded" in record.getMessage()
 
 
 def test_a_whole_video_gives_no_warning(tmp_path, caplog):

@@ -223,6 +223,18 @@ def test_frames_of_a_folder_are_shown_ten_a_second(root, frame_folder, tmp_path)
     assert summary["frame_seconds"] == [index / 10 for index in summary["frame_indices"]]
 
 
+def test_the_overlay_of_a_time_lapse_is_as_slow_as_its_source(root, frame_folder, tmp_path):
+    predict(prediction_config(root, tmp_path / "out", frame_folder, frame_step=4))
+    assert read_summary(tmp_path / "out")["overlay_fps"] == 2.5
+    with write_video(tmp_path / "lapse.mp4", fps=1 / 3600) as writer:
+        for _ in range(3):
+            writer.add(np.zeros((24, 40, 3), dtype=np.uint8))
+    predict(prediction_config(root, tmp_path / "slow", tmp_path / "lapse.mp4"))
+    summary = read_summary(tmp_path / "slow")
+    assert summary["frame_seconds"] == pytest.approx([0, 3600, 7200], rel=0.01)
+    assert summary["overlay_fps"] == pytest.approx(1 / 3600, rel=0.01)
+
+
 def test_a_prediction_is_not_overwritten_by_mistake_and_leaves_nothing_stale(root, frame_folder, tmp_path):
     out = tmp_path / "out"
     predict(prediction_config(root, out, frame_folder))
@@ -232,6 +244,15 @@ def test_a_prediction_is_not_overwritten_by_mistake_and_leaves_nothing_stale(roo
     predict(fewer.model_copy(update={"overwrite": True}))
     left = sorted(str(path.relative_to(out)) for path in (out / "masks").rglob("*.png"))
     assert left == ["masks/00/00000.png", "masks/00/00015.png"]
+
+
+def watched(frames, alive, most):
+    """The frames, while it is counted how many of them are in memory."""
+    for frame in frames:
+        alive.append(weakref.ref(frame.pixels))
+        most.append(sum(reference() is not None for reference in alive))
+        yield frame
+        del frame
 
 
 def peak_memory_of(call):
@@ -266,14 +287,8 @@ def test_of_two_windows_one_is_in_memory(root, tmp_path, monkeypatch):
         fps = 10.0
 
         def frames(self, step=1, *, start=0, stop=None):
-            for index in range(12):
-                pixels = np.full((24, 40, 3), 20 * index, dtype=np.uint8)
-                alive.append(weakref.ref(pixels))
-                frame = Frame(index, f"{index:05d}", pixels)
-                del pixels
-                most.append(sum(reference() is not None for reference in alive))
-                yield frame
-                del frame
+            frames = (Frame(i, f"{i:05d}", np.full((24, 40, 3), 20 * i, dtype=np.uint8)) for i in range(12))
+            return watched(frames, alive, most)
 
     monkeypatch.setattr("predict.open_source", lambda path: Watched())
     predict(prediction_config(root, tmp_path / "out", root / "valid" / "JPEGImages" / "v_a"))
@@ -347,13 +362,13 @@ def test_a_real_video_is_segmented(root, shared_dir, tmp_path):
 
 def test_a_sentence_that_is_rejected_is_reported_and_has_no_pixel(root, frame_folder, tmp_path, caplog):
     """Windows of three and two frames; the threshold lies between the scores of the sentences in each."""
-    sentences = ("a square", "a square moving right")  # the second one is found in the first window alone
+    sentences = ("a square", "a square moving right")
     config = with_busy_weights(prediction_config(root, tmp_path / "all", frame_folder, sentences=sentences))
     predict(config)
     everything = read_summary(tmp_path / "all")
     assert everything["min_score"] == 0
     assert all(entry["found"] and all(entry["found_in_windows"]) for entry in everything["objects"])
-    assert all(everything["objects"][1]["areas_px"])
+    assert any(all(entry["areas_px"]) for entry in everything["objects"])
     scores = [score for entry in everything["objects"] for score in entry["window_scores"]]
     highest = sorted(scores)[-1]
     threshold = (highest + sorted(scores)[-2]) / 2
@@ -375,7 +390,8 @@ def test_a_sentence_that_is_rejected_is_reported_and_has_no_pixel(root, frame_fo
         assert [int((mask > 0).sum()) for mask in written] == areas
         expected.append("not found: " + entry["sentence"] + (" (in 1 of 2 windows)" if any(found) else ""))
     assert messages == expected
-    assert [entry["found_in_windows"] for entry in some["objects"]] == [[False, False], [True, False]]
+    # which of the two it is depends on random weights, and these on the version of PyTorch
+    assert sorted(sum(entry["found_in_windows"]) for entry in some["objects"]) == [0, 1]
     assert len({message.endswith("windows)") for message in messages}) == 2
 
 
