@@ -202,7 +202,8 @@ def read(request: SplitRequest[RefDavis17Settings]) -> SplitContents:
             )
         )
     if not request.for_training:
-        problems += objects_in_no_mask(videos, files.expressions)
+        # One that only some masks lack is scored as another proposal, as the official evaluation does.
+        problems += objects_in_no_mask(videos, files.expressions, all_of_a_video=True)
     return SplitContents(tuple(videos), tuple(problems))
 
 

@@ -94,16 +94,27 @@ def records_with_visibility(
     return tuple(complete)
 
 
-def objects_in_no_mask(videos: Sequence[VideoRecord], expressions_file: Path) -> Iterator[Problem]:
+def objects_in_no_mask(
+    videos: Sequence[VideoRecord], expressions_file: Path, *, all_of_a_video: bool = False
+) -> Iterator[Problem]:
     """What `absent_objects` says about videos to evaluate.
 
     The masks of a video are read until each object of its expressions was seen, which the first one mostly does. A mask
     that cannot be read ends the search in its video: reading it again for the evaluation says what is wrong.
+
+    Args:
+        videos: with masks.
+        expressions_file: for messages.
+        all_of_a_video: name only videos whose masks show something, but none of the objects.
     """
     with ThreadPoolExecutor() as threads:
         for video, seen in zip(videos, threads.map(_ids_in_masks, videos), strict=True):
-            if seen is not None:
+            if seen is None:
+                continue
+            if not all_of_a_video:
                 yield from absent_objects(video, seen, expressions_file)
+            elif foreign := foreign_values(video, seen):
+                yield Problem("objects", str(expressions_file), f"video {video.name}: {foreign}")
 
 
 def _ids_in_masks(video: VideoRecord) -> set[int] | None:

@@ -233,7 +233,14 @@ def test_a_file_size_limit_is_one_message(repository: Path, tmp_path: Path):
 def test_ctrl_c_ends_a_tool_with_130(repository: Path, tmp_path: Path):
     command = [sys.executable, "-m", "tools.make_shapes", str(tmp_path / "data"), "--train", "5000", "--workers", "1"]
     process = subprocess.Popen(
-        command, cwd=repository, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=repository,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell starts what runs in the background with Ctrl-C ignored, and the tests may run there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509  # no threads here
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".data.*")):

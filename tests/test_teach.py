@@ -106,7 +106,7 @@ def test_the_model_is_scored_before_it_sees_the_held_out_frames(folder, monkeypa
     """Every score of a taught model is given after stages without, and before stages with the held-out frames."""
     events = []
 
-    def train(run):
+    def train(run, stop):
         for stage in run.config.training_stages():
             video, *repeated = training_videos(stage.data)
             assert all(each == video for each in repeated)
