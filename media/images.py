@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from media.files import reading, regular_file
 from media.limits import require_pixels
@@ -24,8 +24,19 @@ _PILLOWS_LIMIT = Image.MAX_IMAGE_PIXELS
 _ORIENTATION = 0x0112
 """Number of the tag of EXIF that says how a camera was held."""
 
-_TURNED = (5, 6, 7, 8)
-"""Values of it that exchange height and width."""
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes the stored pixels upright, for each value of it; 1 is upright, others mean nothing. Those of Pillow turn
+counter-clockwise. (`ImageOps.exif_transpose` fails where other tags are damaged.)"""
+
+_EXCHANGE_SIDES = (5, 6, 7, 8)
 
 
 @contextmanager
@@ -55,8 +66,8 @@ def open_image(path: Path, data: bytes | None = None, *, kind: str = "image") ->
             image = Image.open(source)
     except UnidentifiedImageError:  # its text names the object in memory
         raise ValueError(f"{path}: not a readable image (not in a format that is known)") from None
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: not a readable image ({error})") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _named(path, error) from None
     finally:
         Image.MAX_IMAGE_PIXELS = _PILLOWS_LIMIT
     with image:
@@ -64,15 +75,23 @@ def open_image(path: Path, data: bytes | None = None, *, kind: str = "image") ->
         try:
             with reading(path):
                 yield image
-        except (OSError, SyntaxError, EOFError) as error:  # Pillow reports a broken PNG chunk as a SyntaxError
-            raise ValueError(f"{path}: not a readable image ({error})") from None
+        except (OSError, SyntaxError, EOFError, ValueError) as error:
+            raise _named(path, error) from None
+
+
+def _named(path: Path, error: Exception) -> ValueError:
+    """What to raise where reading an image failed: ours name it already, those of Pillow are of many kinds."""
+    if isinstance(error, ValueError) and str(error).startswith(str(path)):
+        return error
+    return ValueError(f"{path}: not a readable image ({error})")
 
 
 def read_rgb(path: Path) -> Pixels:
     """An image file of a data set as RGB, as it is stored: grey and CMYK are converted, transparency is dropped.
 
     How the camera was held is not looked at, because the masks of data sets lie on the stored pixels. Of 16 bits per
-    channel the higher eight are taken. JPEG and PNG files are decoded by torchvision, others, such as TIFF, by Pillow.
+    channel the higher eight are taken. JPEG files are decoded by torchvision, which is faster; others by Pillow:
+    torchvision 0.29 ends the process (signal 11) where a PNG file is damaged inside.
 
     Raises:
         ValueError: the file is missing, damaged or no image, or too large.
@@ -89,14 +108,13 @@ def read_rgb(path: Path) -> Pixels:
     except OSError as error:
         raise ValueError(f"{path}: not a readable image ({error})") from None
     with open_image(path, data) as opened:  # which checks the size
-        if not data.startswith((b"\xff\xd8", b"\x89PNG")):
+        if not data.startswith(b"\xff\xd8"):
             return _eight_bits(opened, path) if opened.mode.startswith(("I", "F")) else np.array(opened.convert("RGB"))
     try:
         image = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: not a readable image ({error})") from None
-    pixels = image.permute(1, 2, 0).numpy()  # (height, width, 3)
-    return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+    return image.permute(1, 2, 0).numpy()  # (height, width, 3)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -120,15 +138,13 @@ def read_shown(path: Path) -> Pixels:
 
 
 def shown_size(path: Path) -> tuple[int, int]:
-    """(height, width) of what `read_shown` gives, from the header.
+    """(height, width) of what `read_shown` gives, without decoding more than needed.
 
     Raises:
         ValueError: as `image_size`.
     """
     with open_image(path) as image:
-        if image.getexif().get(_ORIENTATION) in _TURNED:
-            return image.width, image.height
-        return image.height, image.width
+        return (image.width, image.height) if _orientation(image) in _EXCHANGE_SIDES else (image.height, image.width)
 
 
 def shown_pixels(image: Image.Image, path: Path) -> Pixels:
@@ -144,7 +160,8 @@ def shown_pixels(image: Image.Image, path: Path) -> Pixels:
     Raises:
         ValueError: its values have 32 bits, of which nobody knows what is black and what is white.
     """
-    upright = ImageOps.exif_transpose(image)
+    turn = _TO_UPRIGHT.get(_orientation(image))
+    upright = image if turn is None else image.transpose(turn)
     if upright.mode.startswith(("I", "F")):
         return _eight_bits(upright, path)
     if not upright.has_transparency_data:
@@ -152,6 +169,14 @@ def shown_pixels(image: Image.Image, path: Path) -> Pixels:
     shown = Image.new("RGBA", upright.size, "white")
     shown.alpha_composite(upright.convert("RGBA"))
     return np.array(shown.convert("RGB"))
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held, as the EXIF data say."""
+    if image.format == "PNG":
+        image.load()  # they may stand behind the pixels
+    value = image.getexif().get(_ORIENTATION, 1)
+    return value if isinstance(value, int) else 1
 
 
 def _eight_bits(image: Image.Image, path: Path) -> Pixels:

@@ -171,7 +171,8 @@ def _read_index(path: Path, size: int, modified: int) -> FrameIndex:
             index = _index_of_packets(packets)
             if index is not None:
                 return index
-            container.seek(0)
+    # opened anew, because damaged files cannot be wound back
+    with open_video_stream(path, num_threads=1) as (container, stream):
         count = sum(1 for _ in _decoded(path, container, stream))
     if not count:
         raise ValueError(f"video {path}: no frame can be decoded")

@@ -53,6 +53,25 @@ def test_truncated_images_are_named(tmp_path, picture, suffix, share):
         read_rgb(path)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_an_image_that_is_damaged_inside_is_named_or_read(tmp_path, picture, suffix):
+    path = tmp_path / f"frame{suffix}"
+    picture.save(path)
+    content = path.read_bytes()
+    generator, messages = np.random.default_rng(0), []
+    for _ in range(60):
+        damaged = bytearray(content)
+        for place in generator.integers(0, len(content), 3):
+            damaged[place] = generator.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            assert read_rgb(path).ndim == 3
+        except ValueError as error:
+            messages.append(str(error))
+    assert all(message.startswith(f"{path}: ") for message in messages)
+    assert messages
+
+
 @pytest.mark.parametrize("share", [0, 0.3, 0.9])
 def test_truncated_masks_are_named(tmp_path, share):
     reader = PngMasks(tmp_path, ("00000",))

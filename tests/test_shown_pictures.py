@@ -154,6 +154,24 @@ def test_an_animated_gif_is_a_video(tmp_path):
     assert [frame.seconds for frame in shown] == pytest.approx([0, 0.1, 0.4, 0.5])
 
 
+@pytest.mark.parametrize("position", range(0, 60, 3))
+def test_headers_that_are_damaged_are_named(tmp_path, position):
+    """Pillow has errors of many kinds for them, which name no file."""
+    frames = [Image.new("RGB", (6, 4), (40 * i, 0, 0)) for i in range(3)]
+    path = tmp_path / "a.png"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x15
+    path.write_bytes(content)
+    messages = []
+    for read in (read_shown, shown_size, image_size, read_rgb):
+        try:
+            read(path)
+        except ValueError as error:
+            messages.append(str(error))
+    assert all(message.startswith(f"{path}: ") for message in messages)
+
+
 # ---- videos ----
 
 MATRICES = {

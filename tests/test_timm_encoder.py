@@ -139,7 +139,7 @@ def test_pixels_are_normalised_as_the_encoder_was_trained():
         ("convnext_tiny.no_such_tag", r"timm/convnext_tiny\.no_such_tag: Invalid pretrained tag"),
         ("hiera_tiny_224", r"timm/hiera_tiny_224 takes images of 224 x 224 pixels only; name one .* sam2_hiera_tiny"),
         ("maxvit_tiny_tf_224", r"takes images of 224 x 224 pixels only"),
-        ("efficientvit_m1", r"has maps of strides 16, 32, 64, but those of strides 4, 8, 16 and 32 are needed"),
+        ("shvit_s1", r"has maps of strides 16, 32, 64, but those of strides 4, 8, 16 and 32 are needed"),
         ("convmixer_768_32", r"but those of strides 4, 8, 16 and 32 are needed"),
     ],
 )

@@ -134,3 +134,24 @@ def test_the_time_stamps_of_a_file_are_read_once(folder, monkeypatch):
     frames.read([0])
     monkeypatch.setattr(video_seek, "_index_of_packets", lambda packets: pytest.fail("read again"))
     frames.read([5])
+
+
+def test_videos_that_are_damaged_anywhere_are_named_or_read(folder):
+    generator, messages = np.random.default_rng(0), []
+    for name in ("index-first.mp4", "fragments.mp4", "stream.mkv", "stream.avi"):
+        flags = {"index-first": "+faststart", "fragments": "frag_keyframe+empty_moov"}.get(name.split(".")[0])
+        path = folder / name
+        codec = "mpeg4" if name.endswith("avi") else "libx264"
+        write_video(path, moving_pictures(6), codec=codec, container_options={"movflags": flags} if flags else None)
+        content = path.read_bytes()
+        for _ in range(40):
+            damaged = bytearray(content)
+            for place in generator.integers(0, len(content), 8):
+                damaged[place] = generator.integers(0, 256)
+            path.write_bytes(damaged[: generator.integers(len(content) // 2, len(content) + 1)])
+            try:
+                VideoFileFrames(path).read([0])
+            except ValueError as error:
+                messages.append(str(error).startswith(f"video {path}: "))
+    assert all(messages)
+    assert messages
