@@ -217,8 +217,8 @@ def load_text_encoder(  # each is a setting
         pooling: the feature of the sentence.
 
     Raises:
-        ValueError: if the folder is incomplete or damaged, its files are not of one model, a frozen encoder or pooler
-            would be random, or the encoder has no pooler.
+        ValueError: if the folder is incomplete or damaged, its files are not of one model, a frozen encoder would
+            be random, or the encoder has no pooler.
     """
     folder = Path(path)
     is_local = path != "" and folder.is_dir()
@@ -248,15 +248,14 @@ def load_text_encoder(  # each is a setting
             "weights"
         ) from error
     if without_pooler and pooling == "pooler" and not weights_follow:
-        if frozen:
-            raise ValueError(
-                f"model.text_encoder.path={path} holds no weights of the pooler, and a frozen one would stay random; "
-                "model.text_encoder.pooling=mean needs none, and model.text_encoder.frozen=false trains it"
-            )
+        # The published recipes with a frozen encoder train so, because the file on the hub has no pooler.
+        outcome = (
+            "stays random, because the encoder is frozen, as in the published training" if frozen else "is trained"
+        )
         logger.warning(
-            "%s holds no weights of the pooler: it starts at random and is trained; model.text_encoder.pooling=mean "
-            "needs none",
+            "%s holds no weights of the pooler: it starts at random and %s; model.text_encoder.pooling=mean needs none",
             path,
+            outcome,
         )
     try:
         built = TextEncoder(
