@@ -30,10 +30,10 @@ from engine.checkpoint import (
     newest_checkpoint,
     note_validation,
     read_checkpoint,
-    remove_litter,
     restore_model,
     restore_optimizer,
     save_checkpoint,
+    tidy_up,
 )
 from engine.distributed import World, gather, largest, process_group, read_world, wait_for_all
 from engine.logging import METRICS_FILE, MetricsLog, StepWindow, describe
@@ -208,7 +208,7 @@ def prepare_run(config: Config, world: World, device: torch.device) -> Run:
     else:
         require_same_run(resumed, config)
         if world.is_main:
-            remove_litter(config.output_dir)
+            tidy_up(config.output_dir, resumed.path)
     seed_everything(config.train.seed)  # all processes build the same model ...
     model = build_model(config.model, data_root=config.data.root)
     if resumed is not None:

@@ -187,7 +187,8 @@ def read(request: SplitRequest[RefDavis17Settings]) -> SplitContents:
                 frames=image_frames(path_inside(files.frames, video.name, what="video"), frames),
                 masks=PngMasks(masks, frames) if masks.is_dir() else None,
                 expressions=tuple(sorted(video.expressions, key=lambda expression: int(expression.name))),
-                listed_objects=frozenset(),  # nothing lists objects, so each one must be in a mask
+                # Nothing lists objects, so each one must be in a mask, to train on it.
+                listed_objects=frozenset() if request.for_training else None,
             )
         )
     if request.for_training and request.scan_masks and not any_stops(problems):

@@ -246,8 +246,14 @@ def _delete_ours(replaced: Path, *, rescue_to: Path) -> None:
     shutil.rmtree(replaced)
 
 
-def remove_litter(folder: Path) -> None:
-    """Deletes files that a killed run was writing. Nobody else may write to the folder."""
+def tidy_up(folder: Path, newest: Path) -> None:
+    """Finishes what a killed run was doing: deletes what it was writing, and makes the newest checkpoint `last.pt`.
+
+    Nobody else may write to the folder.
+    """
+    last = last_checkpoint(folder)
+    if not (last.exists() and last.samefile(newest)):
+        link(newest, last)
     for path in (folder / CHECKPOINT_FOLDER).iterdir():
         if _is_half_written(path):
             logger.info("removing %s, which an interrupted run left half written", path)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import train
+from engine import checkpoint
 from engine.checkpoint import BEST, CHECKPOINT_FOLDER, LAST, VALIDATION, newest_checkpoint, numbered_checkpoints
 from engine.logging import METRICS_FILE
 from engine.stop import Stopped
@@ -119,6 +120,23 @@ def test_a_run_killed_anywhere_ends_as_if_it_had_not_been(root, whole, tmp_path,
     assert are_equal(config.output_dir, whole)
     best, right = (folder / CHECKPOINT_FOLDER / BEST for folder in (config.output_dir, whole))
     assert torch.load(best)["progress"]["step"] == torch.load(right)["progress"]["step"]
+
+
+def test_a_run_killed_before_its_last_checkpoint_was_named_so_ends_with_it(root, whole, tmp_path, monkeypatch):
+    config = run_config(root, tmp_path / "run")
+    original = checkpoint.link
+
+    def dies(path, name):
+        if path.stem == "step_00000015":
+            raise Killed
+        original(path, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "link", dies)
+        with pytest.raises(Killed):
+            fit(config)
+    resume(config)
+    assert are_equal(config.output_dir, whole)
 
 
 def test_a_checkpoint_is_written_before_the_validation_which_alone_is_repeated(root, tmp_path, monkeypatch):
