@@ -11,7 +11,6 @@ import logging
 import os
 import random
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -27,7 +26,6 @@ from configs.schema import Config
 from engine.provenance import git_revision, versions
 from media.files import atomic_path, write_json
 from structures.checkpoint_file import load_strictly, read_checkpoint_file, require_numbers, with_min_score
-from structures.whole_zip import find_damage
 
 logger = logging.getLogger(__name__)
 
@@ -275,13 +273,14 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """
     problems = []
     for path in _candidates(folder):
-        damage = find_damage(path)
-        if damage is not None or not zipfile.is_zipfile(path):
-            problems.append(f"{path}: {damage or 'it is damaged, or no file of torch.save'}")
+        try:
+            content = read_checkpoint_file(path)
+        except ValueError as error:
+            problems.append(str(error))
             continue
         if problems:
             logger.warning("going on from %s, because newer checkpoints are damaged: %s", path, "; ".join(problems))
-        return read_checkpoint(path)
+        return _checked(content, path)
     if problems:
         raise ValueError(
             f"no checkpoint can be gone on from: {'; '.join(problems)}; restore a copy, or start anew in another "
@@ -307,7 +306,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ValueError: if the file is missing, damaged, or not a checkpoint that training can go on from.
     """
-    content = read_checkpoint_file(path)
+    return _checked(read_checkpoint_file(path), path)
+
+
+def _checked(content: Any, path: Path) -> Checkpoint:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint written by this project; train.resume needs one")
     kinds = {"model": dict, "optimizer": dict, "schedule": dict, "progress": dict, "random_states": list}

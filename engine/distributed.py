@@ -129,7 +129,6 @@ def process_group(world: World, device: torch.device, *, peer_timeout: float = P
             watch.stop()
             dist.destroy_process_group()
             _on_cpu[0] = None
-            _on_cpu[0] = None
 
 
 def gather(value: Any, world: World) -> list[Any]:
