@@ -116,7 +116,8 @@ class Bench:
         self.config: Config = load_config(REPOSITORY / "configs" / "base.yaml", settings)
         shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         roberta = RobertaConfig(**{**ROBERTA_BASE.to_dict(), **shape}) if tiny else ROBERTA_BASE
-        text_encoder = TextEncoder(RobertaModel(roberta), _tokenizer())
+        frozen = self.config.model.text_encoder.frozen
+        text_encoder = TextEncoder(RobertaModel(roberta), _tokenizer(), frozen=frozen)
         self.model: SOC = build_model(self.config.model, text_encoder=text_encoder).eval()
         self.device, self.repeats = device, repeats
 
