@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -37,7 +37,7 @@ from engine.checkpoint import (
 )
 from engine.distributed import World, gather, largest, process_group, read_world, wait_for_all
 from engine.logging import METRICS_FILE, MetricsLog, StepWindow, describe
-from engine.optim import build_optimizer, build_schedule, learning_rates
+from engine.optim import build_optimizer, build_schedule, clip_gradients, learning_rates
 from engine.progress import progress_bar
 from engine.resuming import require_same_run
 from engine.run_folder import claimed_folder
@@ -158,8 +158,7 @@ def train_stages(run: Run, stop: StopSignals) -> None:
                     model.train()
                     state.optimizer.zero_grad()
                     losses = add_gradients(run, parallel, criterion, batches)
-                    max_norm = stage.optim.max_grad_norm or float("inf")
-                    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+                    grad_norm = clip_gradients(model.parameters(), stage.optim.max_grad_norm)
                     rates = learning_rates(state.optimizer)
                     state.optimizer.step()
                     state.schedule.step()

@@ -27,7 +27,7 @@ from types import FrameType
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
@@ -36,7 +36,7 @@ from configs.schema import Config
 from engine.checkpoint import Progress
 from engine.distributed import World
 from engine.logging import MetricsLog
-from engine.optim import build_optimizer
+from engine.optim import build_optimizer, clip_gradients
 from loading.collate import collate
 from models.build import build_criterion, build_model
 from models.inference import encode_sentences, segment_clip
@@ -203,7 +203,7 @@ class Bench:
             self.model.train()
             optimizer.zero_grad()
             add_gradients(run, self.model, criterion, [batch])
-            nn.utils.clip_grad_norm_(self.model.parameters(), 0.1)
+            clip_gradients(self.model.parameters(), stage.optim.max_grad_norm)
             optimizer.step()
 
         return step

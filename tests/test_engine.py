@@ -22,7 +22,7 @@ from engine.checkpoint import (
 )
 from engine.distributed import World, choose_device, process_group, read_world, wait_for_all
 from engine.logging import METRICS_FILE, MetricsLog, StepWindow, setup_logging
-from engine.optim import build_optimizer, build_schedule, learning_rate_factor, learning_rates
+from engine.optim import build_optimizer, build_schedule, clip_gradients, learning_rate_factor, learning_rates
 from engine.peers import PeerWatch
 from engine.progress import progress_bar
 from engine.provenance import git_revision
@@ -109,6 +109,43 @@ def test_muon_goes_on_from_its_state_as_if_it_had_never_stopped():
     torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
     with pytest.raises(ValueError, match="expected the states of muon and adamw"):
         resumed.optimizer.load_state_dict(make_state(other).optimizer.state_dict())
+
+
+def with_gradients(*, scale: float) -> nn.Module:
+    model = Layers().double()
+    for parameter in list(model.parameters())[1:]:  # the first has none
+        parameter.grad = torch.full_like(parameter, scale)
+    return model
+
+
+@pytest.mark.parametrize(("scale", "max_norm"), [(2.0, 0.1), (1e-3, 0.1), (2.0, 0.0)])
+def test_gradients_are_clipped_as_pytorch_does(scale, max_norm):
+    ours, theirs = with_gradients(scale=scale), with_gradients(scale=scale)
+    norm = clip_gradients(ours.parameters(), max_norm)
+    expected = torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_norm or float("inf"))
+    torch.testing.assert_close(norm, expected)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_one_kernel_makes_the_step_of_pytorchs_loop():
+    torch.manual_seed(0)
+    model = Layers().double()
+    other = copy.deepcopy(model)
+    optimizer = build_optimizer(make_groups(model, lr=1e-2), OptimConfig(weight_decay=0.1))
+    loop = torch.optim.AdamW(
+        [{"params": list(group.parameters), "lr": group.lr} for group in make_groups(other, lr=1e-2)],
+        weight_decay=0.1,
+        foreach=False,
+    )
+    for _ in range(3):
+        for one, two in zip(model.parameters(), other.parameters(), strict=True):
+            one.grad = torch.randn_like(one)
+            two.grad = one.grad.clone()
+        optimizer.step()
+        loop.step()
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
 
 
 def test_nothing_to_train_is_an_error():
