@@ -1,14 +1,15 @@
-"""What every command does first: ending with its launcher, logging, threads, and the device of this process."""
+"""What every command does first: ending with its launcher, logging, memory, threads, and the device of this process."""
 
 import torch
 
 from configs.schema import Config
+from engine.allocator import keep_freed_memory
 from engine.distributed import World, choose_device, end_with_launcher
 from engine.logging import setup_logging
 
 
 def start_process(config: Config, world: World) -> torch.device:
-    """Sets up logging and the number of threads; a rank of a launcher ends with it.
+    """Sets up logging, what becomes of freed memory, and the number of threads; a rank of a launcher ends with it.
 
     Args:
         config: `device` and `num_threads` are read.
@@ -18,11 +19,13 @@ def start_process(config: Config, world: World) -> torch.device:
         The device of this process.
 
     Raises:
-        ValueError: the configured device is not there.
+        ValueError: the configured device is not there, or `SOC_KEEP_MEMORY` is neither 0 nor 1.
     """
     end_with_launcher()
     setup_logging(world)
     device = choose_device(config.device, world)
+    if device.type == "cpu":
+        keep_freed_memory()
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     return device
