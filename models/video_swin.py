@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from models.checkpoint_names import kinetics_to_video_swin
+from models.layers import token_by_token
 from models.visual_encoder import VisualEncoder
 from models.window_attention import Size3, WindowAttention
 from structures.checkpoint_file import load_strictly
@@ -81,6 +82,8 @@ class VideoSwinBlock(nn.Module):
     def forward(self, x: Float[Tensor, "batch time height width dim"]) -> Float[Tensor, "batch time height width dim"]:
         """Same shape out as in."""
         x = x + self.drop_path(self.attn(self.norm1(x), self.shift))
+        if not self.training:
+            return token_by_token(lambda tokens: tokens + self.mlp(self.norm2(tokens)), x)
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 

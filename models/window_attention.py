@@ -3,8 +3,10 @@
 Source: Video Swin Transformer (arXiv:2106.13230), section 3.2, with the conventions of its published weights.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +65,100 @@ def shift_mask(
     return (is_apart.to(dtype) * MASKED_LOGIT).to(device)
 
 
+@dataclass(frozen=True, slots=True)
+class WindowLayout:
+    """Which token is where in the windows of a shifted and padded map; windows of equal mask follow each other.
+
+    Attributes:
+        tokens: of each place, window by window: index of its token among those of the batch, or behind the last one for
+            all padding.
+        places: of each token.
+        padding: the places that hold no token.
+        groups: first window, end, and along which axes its windows are last, for every distinct mask.
+    """
+
+    tokens: Int[Tensor, " place"]
+    places: Int[Tensor, " token"]
+    padding: Int[Tensor, " pad"]
+    groups: tuple[tuple[int, int, tuple[bool, bool, bool]], ...]
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether some places hold none of the tokens."""
+        return len(self.padding) > 0
+
+
+@lru_cache(maxsize=64)
+def window_layout(size: Size3, window: Size3, shift: Size3, batch: int, device: torch.device) -> WindowLayout:
+    """Shift a batch of maps cyclically, pad their ends, and cut them into windows.
+
+    Args:
+        size: frames, rows and columns of a map.
+        window: clipped to the map.
+        shift: clipped likewise.
+        batch: number of maps.
+        device: of the indices.
+    """
+    padded = [n + (-n) % w for n, w in zip(size, window, strict=True)]
+    grid = [n // w for n, w in zip(padded, window, strict=True)]
+    count = batch * size[0] * size[1] * size[2]
+    numbers = torch.arange(count).view(batch, *size)
+    margins = [side for n, p in zip(reversed(size), reversed(padded), strict=True) for side in (0, p - n)]
+    numbers = F.pad(numbers, margins, value=count).roll([-s for s in shift], dims=(1, 2, 3))
+    cut = {"wd": window[0], "wh": window[1], "ww": window[2]}
+    numbers = rearrange(numbers, "b (d wd) (h wh) (w ww) -> d h w b (wd wh ww)", **cut)
+    ranges = [
+        ((False, 0, n - 1), (True, n - 1, n)) if s else ((False, 0, n),) for n, s in zip(grid, shift, strict=True)
+    ]
+    parts, groups, first = [], [], 0
+    for (last_d, d0, d1), (last_h, h0, h1), (last_w, w0, w1) in product(*ranges):
+        part = numbers[d0:d1, h0:h1, w0:w1].flatten(0, 3)
+        if len(part):
+            parts.append(part)
+            groups.append((first, first + len(part), (last_d, last_h, last_w)))
+            first += len(part)
+    tokens = torch.cat(parts).flatten()
+    places = torch.empty(count + 1, dtype=torch.long)
+    places[tokens] = torch.arange(len(tokens))
+    padding = (tokens == count).nonzero()[:, 0]
+    return WindowLayout(tokens.to(device), places[:count].to(device), padding.to(device), tuple(groups))
+
+
+class _Picked(torch.autograd.Function):
+    """Tokens in the order of the places of a layout.
+
+    The gradient is picked, too: PyTorch, which cannot know that every token has one place, would add row by row.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layout: WindowLayout) -> Tensor:
+        ctx.layout = layout
+        return x.index_select(0, layout.tokens)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        layout = ctx.layout
+        picked = grad.index_select(0, layout.places)
+        if layout.has_padding:
+            picked = torch.cat([picked, grad.index_select(0, layout.padding).sum(dim=0, keepdim=True)])
+        return picked, None
+
+
+class _Placed(torch.autograd.Function):
+    """What is in the places of a layout in the order of the tokens: the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layout: WindowLayout) -> Tensor:
+        ctx.layout = layout
+        return x.index_select(0, layout.places)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        layout = ctx.layout
+        padded = F.pad(grad, (0, 0, 0, 1)) if layout.has_padding else grad
+        return padded.index_select(0, layout.tokens), None
+
+
 class WindowAttention(nn.Module):
     """Self-attention inside windows, with a learned bias per relative position.
 
@@ -103,59 +199,30 @@ class WindowAttention(nn.Module):
         """Attend inside windows after a cyclic shift; shape and order of the tokens are unchanged.
 
         Maps are padded at the end to whole windows with zeros that take part in the attention as any token does:
-        so does the published model.
+        so does the published model. All of them are one token here, and their output is not computed.
         """
         size: Size3 = (x.shape[1], x.shape[2], x.shape[3])
         window, shift = clip_window(self.window, shift, size)
-        padding = [(-n) % w for n, w in zip(size, window, strict=True)]
-        if any(padding):
-            x = F.pad(x, (0, 0, 0, padding[2], 0, padding[1], 0, padding[0]))
-        if any(shift):
-            x = x.roll([-s for s in shift], dims=(1, 2, 3))
-        x = self._attend(x, window, shift)
-        if any(shift):
-            x = x.roll(list(shift), dims=(1, 2, 3))
-        return x[:, : size[0], : size[1], : size[2]]
-
-    def _attend(
-        self, x: Float[Tensor, "batch time height width dim"], window: Size3, shift: Size3
-    ) -> Float[Tensor, "batch time height width dim"]:
-        grid = tuple(n // w for n, w in zip(x.shape[1:4], window, strict=True))
-        qkv = rearrange(
-            self.qkv(x),
-            "b (d wd) (h wh) (w ww) (three head c) -> three b d h w head (wd wh ww) c",
+        layout = window_layout(size, window, shift, x.shape[0], x.device)
+        tokens = x.flatten(0, 3)
+        if layout.has_padding:
+            tokens = F.pad(tokens, (0, 0, 0, 1))
+        in_windows = rearrange(
+            _Picked.apply(self.qkv(tokens), layout),
+            "(window token) (three head c) -> three window head token c",
+            token=window[0] * window[1] * window[2],
             three=3,
             head=self.num_heads,
-            wd=window[0],
-            wh=window[1],
-            ww=window[2],
         )
-        bias = self.position_bias(window[0] * window[1] * window[2]).to(qkv.dtype)
-        # Windows differ in their mask only by being last along a shifted axis: one call per distinct mask.
-        cuts = [
-            ((False, 0, n - 1), (True, n - 1, n)) if s else ((False, 0, n),) for n, s in zip(grid, shift, strict=True)
-        ]
-        if not any(shift):
-            attended = self._attend_windows(qkv, bias)
-        else:
-            attended = torch.empty_like(qkv[0])
-            for (last_d, d0, d1), (last_h, h0, h1), (last_w, w0, w1) in product(*cuts):
-                part = qkv[:, :, d0:d1, h0:h1, w0:w1]
-                if part.numel():
-                    mask = shift_mask(window, shift, (last_d, last_h, last_w), x.device, bias.dtype)
-                    attended[:, d0:d1, h0:h1, w0:w1] = self._attend_windows(part, bias if mask is None else bias + mask)
-        x = rearrange(
-            attended,
-            "b d h w head (wd wh ww) c -> b (d wd) (h wh) (w ww) (head c)",
-            wd=window[0],
-            wh=window[1],
-            ww=window[2],
-        )
-        return self.proj(x)
-
-    def _attend_windows(
-        self, qkv: Float[Tensor, "3 batch d h w head token channel"], bias: Float[Tensor, "1 head token token"]
-    ) -> Float[Tensor, "batch d h w head token channel"]:
-        query, key, value = qkv.flatten(1, 4)  # (windows, head, token, channel)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return attended.unflatten(0, qkv.shape[1:5])
+        bias = self.position_bias(in_windows.shape[3]).to(in_windows.dtype)
+        attended = []
+        # One call per distinct mask: most windows have none.
+        for first, last, is_last in layout.groups:
+            query, key, value = in_windows[:, first:last]
+            mask = shift_mask(window, shift, is_last, x.device, bias.dtype)
+            of_group = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=bias if mask is None else bias + mask
+            )
+            attended.append(rearrange(of_group, "window head token c -> (window token) (head c)"))
+        joined = attended[0] if len(attended) == 1 else torch.cat(attended)
+        return self.proj(_Placed.apply(joined, layout)).view(x.shape)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.layers import Attention
+from models.layers import TOKENS_AT_ONCE, Attention, FeedForwardLayer, token_by_token
 
 DIM, HEADS = 16, 4
 
@@ -47,3 +47,16 @@ def test_attention_drops_weights_in_training_only():
     expected = attention.attention.train()(query, key, value, need_weights=False)[0]
     torch.testing.assert_close(dropped, expected)
     assert not torch.allclose(dropped, calm)
+
+
+@pytest.mark.parametrize("shape", [(TOKENS_AT_ONCE + 1, DIM), (2, 3, TOKENS_AT_ONCE, DIM), (5, DIM)])
+def test_tokens_in_parts_are_tokens_at_once(shape):
+    torch.manual_seed(0)
+    layer = FeedForwardLayer(DIM, 4 * DIM, dropout=0.1).double().eval()
+    x = torch.randn(shape, dtype=torch.float64)
+    at_once = layer(x)  # with gradients nothing is split
+    with torch.no_grad():
+        seen = []
+        torch.testing.assert_close(token_by_token(lambda part: seen.append(len(part)) or layer(part), x), at_once)
+    assert max(seen) <= TOKENS_AT_ONCE
+    assert sum(seen) == x.numel() // DIM if x[..., 0].numel() > TOKENS_AT_ONCE else seen == [len(x)]

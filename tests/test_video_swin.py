@@ -19,7 +19,7 @@ def attend_plainly(layer: WindowAttention, x: torch.Tensor, shift: tuple[int, in
     pad = [(-n) % w for n, w in zip(size, window, strict=True)]
     x = F.pad(x, (0, 0, 0, pad[2], 0, pad[1], 0, pad[0])).roll([-s for s in shift], (1, 2, 3))
     padded = x.shape[1:4]
-    region = torch.zeros(padded)
+    region = torch.zeros(padded, dtype=x.dtype)
     for axis, (w, s) in enumerate(zip(window, shift, strict=True)):
         if s:
             labels = torch.zeros(padded[axis])
@@ -27,7 +27,7 @@ def attend_plainly(layer: WindowAttention, x: torch.Tensor, shift: tuple[int, in
             region += labels.view([-1 if i == axis else 1 for i in range(3)]) * 3**axis
     cut = {"wd": window[0], "wh": window[1], "ww": window[2]}
     region = rearrange(region, "(d wd) (h wh) (w ww) -> (d h w) (wd wh ww)", **cut)
-    mask = (region[:, :, None] != region[:, None, :]).float() * MASKED_LOGIT
+    mask = (region[:, :, None] != region[:, None, :]).to(x) * MASKED_LOGIT
     qkv = rearrange(
         layer.qkv(x), "b (d wd) (h wh) (w ww) (k m c) -> k b (d h w) m (wd wh ww) c", k=3, m=layer.num_heads, **cut
     )
@@ -49,6 +49,21 @@ def test_windows_grouped_by_mask_attend_as_windows_one_by_one(size: tuple[int, i
     torch.nn.init.normal_(layer.relative_position_bias_table)
     x = torch.randn(2, *size, 8)
     torch.testing.assert_close(layer(x, shift), attend_plainly(layer, x, shift), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(4, 7, 8), (5, 6, 6), (4, 3, 3)])
+@pytest.mark.parametrize("shift", [(0, 0, 0), (1, 1, 1)])
+def test_gradients_are_those_of_windows_one_by_one(size: tuple[int, int, int], shift: tuple[int, int, int]):
+    torch.manual_seed(0)
+    layer = WindowAttention(8, 2, WINDOW).double()
+    torch.nn.init.normal_(layer.relative_position_bias_table)
+    torch.nn.init.normal_(layer.qkv.bias)  # which is all that padding has to say
+    x = torch.randn(2, *size, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn_like(x)
+    of = [x, *layer.parameters()]
+    gradients = torch.autograd.grad((layer(x, shift) * weight).sum(), of)
+    expected = torch.autograd.grad((attend_plainly(layer, x, shift) * weight).sum(), of)
+    torch.testing.assert_close(gradients, expected, rtol=1e-7, atol=1e-9)
 
 
 def test_the_bias_is_kept_between_calls_and_follows_the_weights():

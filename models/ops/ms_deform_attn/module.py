@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -72,7 +72,7 @@ class MSDeformAttn(nn.Module):
         """
         value = self.value_proj(memory)
         if memory_is_padding is not None:
-            value = value.masked_fill(memory_is_padding[..., None], 0.0)
+            value = value.masked_fill_(memory_is_padding[..., None], 0.0)
         locations, weights = self.sampling_locations(query, reference, level_shapes)
         value = rearrange(value, "b s (m c) -> b s m c", m=self.num_heads)
         return self.output_proj(ms_deform_attn(value, level_shapes, locations, weights))
@@ -92,11 +92,14 @@ class MSDeformAttn(nn.Module):
         offsets = rearrange(self.sampling_offsets(query), "b q (m l p xy) -> b q m l p xy", xy=2, **layout)
         logits = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))  # (b, q, m, l*p)
         weights = logits.softmax(dim=-1).unflatten(-1, (self.num_levels, self.num_points))
-        reference = rearrange(reference, "b q l ref -> b q 1 l 1 ref")
         if reference.shape[-1] == 2:
             shapes = torch.tensor([(width, height) for height, width in level_shapes], dtype=reference.dtype)
-            sizes = send(shapes, reference.device)
-            return reference + offsets / sizes[:, None], weights
+            sizes = repeat(send(shapes, reference.device), "l xy -> (l p xy)", p=self.num_points)
+            # In long rows, because loops over the last axes of 4, 4 and 2 numbers take ten times as long on a CPU.
+            points = repeat(reference, "b q l xy -> b q 1 (l p xy)", p=self.num_points)
+            locations = torch.addcdiv(points, rearrange(offsets, "b q m l p xy -> b q m (l p xy)"), sizes)
+            return rearrange(locations, "b q m (l p xy) -> b q m l p xy", l=self.num_levels, xy=2), weights
+        reference = rearrange(reference, "b q l ref -> b q 1 l 1 ref")
         if reference.shape[-1] == 4:
             return reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5, weights
         raise ValueError(f"reference has {reference.shape[-1]} coordinates, expected 2 (point) or 4 (box)")
