@@ -40,7 +40,7 @@ from engine.optim import build_optimizer, clip_gradients
 from loading.collate import collate
 from models.build import build_criterion, build_model
 from models.inference import encode_sentences, segment_clip
-from models.outputs import LayerOutput
+from models.outputs import Predictions
 from models.postprocess import best_queries
 from models.soc import SOC
 from models.text_encoder import TextEncoder
@@ -136,7 +136,7 @@ class Bench:
         ]
         pairs = [("float32", "CPU, float32"), *((name, "float32") for name in PRECISIONS[1:])]
         for name, other in pairs:
-            ours, right = outputs[name].mask_logits.float().cpu(), outputs[other].mask_logits.float().cpu()
+            ours, right = outputs[name].masks_in(0).float().cpu(), outputs[other].masks_in(0).float().cpu()
             queries = [[item.query for item in best_queries(outputs[key])] for key in (name, other)]
             flipped = ((ours > 0) != (right > 0)).float().mean()
             moved = sum(a != b for a, b in zip(*queries, strict=True))
@@ -181,7 +181,7 @@ class Bench:
         return frames.to(device), encode_sentences(self.model, sentences, group=clip.sentences, device=device)
 
     @torch.no_grad()
-    def _segment(self, clip: Clip, device: torch.device) -> LayerOutput:
+    def _segment(self, clip: Clip, device: torch.device) -> Predictions:
         frames, texts = self._inputs(clip, device)
         (output,) = segment_clip(self.model, frames, texts, device=device)
         return output

@@ -12,7 +12,7 @@ from evaluation.report import Report
 from evaluation.submission import ExpectedMask
 from loading.videos import EvalVideo
 from models.identity import QueryChoice
-from models.outputs import LayerOutput
+from models.outputs import Predictions
 
 Score = TypeVar("Score")
 
@@ -51,7 +51,7 @@ class VideoRun(ABC, Generic[Score]):
         """In order; decoded ahead."""
 
     @abstractmethod
-    def jobs(self, clip: EvalClip, layers: Iterable[LayerOutput], size: tuple[int, int]) -> Iterator[Job]:
+    def jobs(self, clip: EvalClip, layers: Iterable[Predictions], size: tuple[int, int]) -> Iterator[Job]:
         """Takes what the model says about a clip; everything that needs its device happens here.
 
         Args:

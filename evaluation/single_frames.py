@@ -15,7 +15,7 @@ from evaluation.ranked_report import RankedReport, RankedScore, score_boxes, sco
 from loading.sampling import centred_window
 from loading.videos import EvalVideo
 from media.files import write_json
-from models.outputs import LayerOutput
+from models.outputs import Predictions
 from models.postprocess import all_queries, ranked_detections
 from structures.predictions import Detections, FrameCandidates
 
@@ -81,12 +81,12 @@ class _FrameRun(RankedRun):
             for position, expressions in annotated_samples(self.video.record)
         ]
 
-    def jobs(self, clip: EvalClip, layers: Iterable[LayerOutput], size: tuple[int, int]) -> Iterator[Job]:
+    def jobs(self, clip: EvalClip, layers: Iterable[Predictions], size: tuple[int, int]) -> Iterator[Job]:
         """See `VideoRun`: one per sentence."""
         assert clip.annotated_frame is not None
         position, expressions = clip.positions[clip.annotated_frame], iter(clip.expressions)
         for layer in layers:
-            number, original = len(layer.mask_logits), self.video.size_of(position)
+            number, original = len(layer.class_logits), self.video.size_of(position)
             candidates = all_queries(layer, padded=size, unpadded=[size] * number, original=[original] * number)
             for candidate in candidates:
                 yield partial(self._score, next(expressions), position, candidate)
@@ -125,11 +125,11 @@ class _ImageRun(RankedRun):
         """See `VideoRun`: the image."""
         return [EvalClip((0,), self.video.record.expressions)]
 
-    def jobs(self, clip: EvalClip, layers: Iterable[LayerOutput], size: tuple[int, int]) -> Iterator[Job]:
+    def jobs(self, clip: EvalClip, layers: Iterable[Predictions], size: tuple[int, int]) -> Iterator[Job]:
         """See `VideoRun`: one per sentence."""
         expressions = iter(clip.expressions)
         for layer in layers:
-            number, original = len(layer.mask_logits), self.video.original_size
+            number, original = len(layer.class_logits), self.video.original_size
             for detections in ranked_detections(layer, unpadded=[size] * number, original=[original] * number):
                 yield partial(self._score, next(expressions), detections)
 

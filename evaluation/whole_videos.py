@@ -21,7 +21,7 @@ from metrics.region_boundary import SequenceMasks, assign_proposals, compare_all
 from models.answers import Answer, Answers
 from models.identity import QueryChoice
 from models.inference import windows
-from models.outputs import LayerOutput
+from models.outputs import Predictions
 from models.postprocess import ClipPrediction, merge_objects
 
 
@@ -78,7 +78,7 @@ class WholeVideoRun(VideoRun[EntryScore]):
         """See `VideoRun`: consecutive windows."""
         return [EvalClip(tuple(range(start, stop)), self.record.expressions) for start, stop in self.windows]
 
-    def answers(self, clip: EvalClip, layers: Iterable[LayerOutput]) -> Iterator[tuple[Expression, Answer]]:
+    def answers(self, clip: EvalClip, layers: Iterable[Predictions]) -> Iterator[tuple[Expression, Answer]]:
         """The answer to each sentence, without frames that the window before has shown already."""
         old, done = self.num_old_frames(clip), 0
         for layer in layers:
@@ -165,7 +165,7 @@ class _SentencePart:
 class _SentenceRun(WholeVideoRun):
     """See `OneMaskPerSentence`."""
 
-    def jobs(self, clip: EvalClip, layers: Iterable[LayerOutput], size: tuple[int, int]) -> Iterator[Job]:
+    def jobs(self, clip: EvalClip, layers: Iterable[Predictions], size: tuple[int, int]) -> Iterator[Job]:
         """See `VideoRun`: one job per sentence."""
         positions = self.new_positions(clip)
         for expression, answer in self.answers(clip, layers):
@@ -304,7 +304,7 @@ class _MergedPart:
 class _MergedRun(WholeVideoRun):
     """See `MergedObjectsPerAnnotator`."""
 
-    def jobs(self, clip: EvalClip, layers: Iterable[LayerOutput], size: tuple[int, int]) -> Iterator[Job]:
+    def jobs(self, clip: EvalClip, layers: Iterable[Predictions], size: tuple[int, int]) -> Iterator[Job]:
         """See `VideoRun`: one job per annotator."""
         positions, original = self.new_positions(clip), self.video.original_size
         answers = {expression.name: answer for expression, answer in self.answers(clip, layers)}

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from models.identity import QueryChoice
-from models.outputs import LayerOutput
+from models.outputs import Predictions
 from models.postprocess import ClipPrediction, Size, predictions_of
 
 
@@ -76,7 +76,7 @@ class Answers:
         self._min_score, self._num_ranked = min_score, num_ranked
         self._by_window = by_window
 
-    def of(self, layer: LayerOutput, *, first_sentence: int = 0) -> Iterator[Answer]:
+    def of(self, layer: Predictions, *, first_sentence: int = 0) -> Iterator[Answer]:
         """One answer for each sentence of `layer`.
 
         Args:

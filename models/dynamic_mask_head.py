@@ -54,7 +54,7 @@ class DynamicMaskHead(nn.Module):
         weight0 = rearrange(kernel[0], "b t q (o i) -> b t q o i", o=self.dim)
         on_features, on_offset = weight0[..., : self.dim], weight0[..., self.dim :] / self.offset_scale
         bias0 = kernel[3] + (on_offset * reference_px[..., None, :]).sum(dim=-1)
-        coordinates = _coordinates_px(height, width, features)
+        coordinates = coordinates_px(height, width, features)
         inputs = torch.cat([features, coordinates.expand(*features.shape[:2], -1, -1, -1)], dim=2).flatten(3)
         stacked = rearrange(torch.cat([on_features, -on_offset], dim=-1), "b t q o i -> b t (q o) i")
         x = F.relu(stacked @ inputs + rearrange(bias0, "b t q o -> b t (q o) 1"))
@@ -65,7 +65,7 @@ class DynamicMaskHead(nn.Module):
         return logits.unflatten(-1, (height, width))
 
 
-def _coordinates_px(height: int, width: int, like: Tensor) -> Float[Tensor, "2 {height} {width}"]:
+def coordinates_px(height: int, width: int, like: Tensor) -> Float[Tensor, "2 {height} {width}"]:
     """(x, y) of the centre of every pixel of the map, in pixels of the frame."""
     y = torch.arange(height, device=like.device, dtype=like.dtype) * STRIDE + STRIDE // 2
     x = torch.arange(width, device=like.device, dtype=like.dtype) * STRIDE + STRIDE // 2

@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
-from models.outputs import LayerOutput
+from models.outputs import Predictions
 from models.postprocess import trajectory_scores
 from models.trajectory import Trajectory
 
@@ -44,7 +44,7 @@ class QueryChoice:
         self._remembered_frames = remembered_frames
         self._tracks: dict[int, QueryTracks] = {}
 
-    def continued(self, layer: LayerOutput, trajectory: Trajectory, *, first_sentence: int = 0) -> Trajectory | None:
+    def continued(self, layer: Predictions, trajectory: Trajectory, *, first_sentence: int = 0) -> Trajectory | None:
         """The trajectories of the queries of the next window, with those of earlier windows in front.
 
         To be called before `rank`, for the same sentences, by models that see trajectories.
@@ -72,7 +72,7 @@ class QueryChoice:
         return self._tracks.setdefault(sentence, QueryTracks(self._overlap, self._remembered_frames))
 
     def rank(
-        self, layer: LayerOutput, *, first_sentence: int = 0
+        self, layer: Predictions, *, first_sentence: int = 0
     ) -> tuple[Int[Tensor, "batch query"], Float[Tensor, "batch query"]]:
         """Queries of each sentence, best first, and their scores.
 
@@ -110,7 +110,7 @@ class QueryTracks:
         self._window_start: Int[Tensor, ""] = torch.zeros((), dtype=torch.long)
 
     def continued(
-        self, layer: LayerOutput, trajectory: Trajectory, sample: int
+        self, layer: Predictions, trajectory: Trajectory, sample: int
     ) -> tuple[Float[Tensor, "time query 4"], Int[Tensor, " time"]]:
         """Boxes of the queries of the next window, those of earlier windows in front, and their times.
 
@@ -134,7 +134,7 @@ class QueryTracks:
         self._history = boxes[:num_past:step], times[:num_past:step]
         return boxes[:, query_of_track.argsort()], times
 
-    def follow(self, layer: LayerOutput, sample: int) -> tuple[Int[Tensor, " track"], Float[Tensor, " track"]]:
+    def follow(self, layer: Predictions, sample: int) -> tuple[Int[Tensor, " track"], Float[Tensor, " track"]]:
         """Takes the next window.
 
         Args:
@@ -147,31 +147,30 @@ class QueryTracks:
         """
         query_of_track = self._match(layer, sample) if self._query_of_track is None else self._query_of_track
         self._query_of_track = None
-        masks, embeddings = _masks_and_embeddings(layer, sample)
+        num_frames = layer.class_logits.shape[1]
         scores = trajectory_scores(layer.class_logits[sample : sample + 1].float())[0]
         if 0 < self._remembered_frames < self._num_frames:
             self._score_sum = self._score_sum * (self._remembered_frames / self._num_frames)
             self._num_frames = self._remembered_frames
-        self._score_sum = self._score_sum.to(scores) + len(masks) * scores[query_of_track]
-        self._num_frames += len(masks)
-        self._last = masks[-self._num_compared :, query_of_track], embeddings[query_of_track]
+        self._score_sum = self._score_sum.to(scores) + num_frames * scores[query_of_track]
+        self._num_frames += num_frames
+        shared = layer.masks_in(sample, slice(-self._num_compared, None)) > 0
+        self._last = shared[:, query_of_track], _embeddings(layer, sample)[query_of_track]
         means = self._score_sum / self._num_frames
         ranking = means.argsort(descending=True, stable=True)
         return query_of_track[ranking], means[ranking]
 
-    def _match(self, layer: LayerOutput, sample: int) -> Int[Tensor, " track"]:
+    def _match(self, layer: Predictions, sample: int) -> Int[Tensor, " track"]:
         """The query of this window for each track; in the first window each query starts a track."""
-        masks, embeddings = _masks_and_embeddings(layer, sample)
+        embeddings = _embeddings(layer, sample)
         if self._last is None:
-            return torch.arange(masks.shape[1], device=masks.device)
-        return match_queries(*self._last, masks[: self._num_compared], embeddings)
+            return torch.arange(len(embeddings), device=embeddings.device)
+        return match_queries(*self._last, layer.masks_in(sample, slice(self._num_compared)) > 0, embeddings)
 
 
-def _masks_and_embeddings(
-    layer: LayerOutput, sample: int
-) -> tuple[Bool[Tensor, "time query height4 width4"], Float[Tensor, "query dim"]]:
-    """What queries are matched by: masks, and embeddings of length one."""
-    return layer.mask_logits[sample] > 0, functional.normalize(layer.cluster[sample].float(), dim=-1)
+def _embeddings(layer: Predictions, sample: int) -> Float[Tensor, "query dim"]:
+    """Of each query, of length one."""
+    return functional.normalize(layer.cluster[sample].float(), dim=-1)
 
 
 def match_queries(

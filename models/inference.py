@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from models.identity import QueryChoice
-from models.outputs import LayerOutput, TextFeatures
+from models.outputs import TextFeatures, UndrawnOutput
 from models.soc import SOC
 from structures.clips import one_clip
 
@@ -45,7 +45,7 @@ def segment_clip(
     device: torch.device,
     annotated_frame: int | None = None,
     choice: QueryChoice | None = None,
-) -> Iterator[LayerOutput]:
+) -> Iterator[UndrawnOutput]:
     """The predictions for each group of sentences about one clip; the visual encoder runs once.
 
     A model that sees trajectories, and whose queries are followed from window to window, predicts twice: from the
@@ -67,10 +67,10 @@ def segment_clip(
         clip_of_sentence = torch.zeros(len(text.sentence), dtype=torch.long)
         video_of_sentence = video.for_sentences(clip_of_sentence)
         objects = model.detect(video_of_sentence, text)
-        layer = model.predict(objects, video_of_sentence, text).final
+        layer = model.choose(objects, video_of_sentence, text)
         if choice is not None and model.sees_trajectories:
             longer = choice.continued(layer, objects.trajectory, first_sentence=done)
             if longer is not None:
-                layer = model.predict(objects, video_of_sentence, text, trajectory=longer).final
+                layer = model.choose(objects, video_of_sentence, text, trajectory=longer)
         yield layer
         done += len(text.sentence)

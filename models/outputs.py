@@ -1,5 +1,6 @@
 """Inputs and outputs of the stages of the model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -101,6 +102,60 @@ class LayerOutput:
     class_logits: Float[Tensor, "batch time query num_classes"]
     boxes_cxcywh_norm: Float[Tensor, "batch time query 4"]
     cluster: Float[Tensor, "batch query dim"]
+
+    def masks_of(self, queries: Int[Tensor, " batch"]) -> Float[Tensor, "batch time height4 width4"]:
+        """Mask logits of one query of each sample."""
+        sample = torch.arange(len(queries), device=queries.device)
+        return self.mask_logits[sample, :, queries]
+
+    def masks_in(self, sample: int, frames: slice = slice(None)) -> Float[Tensor, "time query height4 width4"]:
+        """Mask logits of all queries of a sample, in some of its frames."""
+        return self.mask_logits[sample, frames]
+
+
+@dataclass(frozen=True, slots=True)
+class UndrawnOutput:
+    """Predictions of the layer that is evaluated; only the masks that are asked for are drawn.
+
+    Attributes:
+        class_logits: see `LayerOutput`.
+        boxes_cxcywh_norm: see `LayerOutput`.
+        cluster: see `LayerOutput`.
+        objects: embeddings that masks are drawn from.
+        references_px: (x, y) of each query in pixels of the resized frame.
+        features: mask features of each frame.
+        mask_head: draws masks from these three.
+        autocast: precision that the model ran in, in which masks are drawn, too; None without autocast.
+    """
+
+    class_logits: Float[Tensor, "batch time query num_classes"]
+    boxes_cxcywh_norm: Float[Tensor, "batch time query 4"]
+    cluster: Float[Tensor, "batch query dim"]
+    objects: Float[Tensor, "batch time query dim"]
+    references_px: Float[Tensor, "batch time query 2"]
+    features: Float[Tensor, "batch time channel height4 width4"]
+    mask_head: Callable[[Tensor, Tensor, Tensor], Tensor]
+    autocast: torch.dtype | None
+
+    def masks_of(self, queries: Int[Tensor, " batch"]) -> Float[Tensor, "batch time height4 width4"]:
+        """Mask logits of one query of each sample."""
+        sample = torch.arange(len(queries), device=queries.device)
+        objects, references = self.objects[sample, :, queries], self.references_px[sample, :, queries]
+        return self._draw(objects[:, :, None], references[:, :, None], self.features)[:, :, 0]
+
+    def masks_in(self, sample: int, frames: slice = slice(None)) -> Float[Tensor, "time query height4 width4"]:
+        """Mask logits of all queries of a sample, in some of its frames."""
+        chosen = slice(sample, sample + 1), frames
+        return self._draw(self.objects[chosen], self.references_px[chosen], self.features[chosen])[0]
+
+    @torch.no_grad()
+    def _draw(self, objects: Tensor, references_px: Tensor, features: Tensor) -> Tensor:
+        with torch.autocast(objects.device.type, self.autocast, enabled=self.autocast is not None):
+            return self.mask_head(objects, references_px, features)
+
+
+Predictions = LayerOutput | UndrawnOutput
+"""What is chosen from."""
 
 
 @dataclass(frozen=True, slots=True)

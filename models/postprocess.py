@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from models.outputs import LayerOutput
+from models.outputs import Predictions
 from structures.boxes import cxcywh_to_xyxy
 from structures.predictions import Detections, FrameCandidates
 
@@ -81,16 +81,16 @@ def trajectory_scores(class_logits: Float[Tensor, "batch time query num_classes"
     return class_logits.sigmoid().mean(dim=1).amax(dim=-1)
 
 
-def best_queries(layer: LayerOutput) -> tuple[ClipPrediction, ...]:
+def best_queries(layer: Predictions) -> tuple[ClipPrediction, ...]:
     """For each sample the query with the highest score over the whole clip."""
     return predictions_of(layer, trajectory_scores(layer.class_logits).argmax(dim=-1))
 
 
-def predictions_of(layer: LayerOutput, queries: Int[Tensor, " batch"]) -> tuple[ClipPrediction, ...]:
+def predictions_of(layer: Predictions, queries: Int[Tensor, " batch"]) -> tuple[ClipPrediction, ...]:
     """What a query of each sample shows."""
     scores = trajectory_scores(layer.class_logits)
     sample = torch.arange(len(queries), device=queries.device)
-    masks = layer.mask_logits[sample, :, queries].float()
+    masks = layer.masks_of(queries).float()
     boxes = cxcywh_to_xyxy(layer.boxes_cxcywh_norm[sample, :, queries].float()).cpu()
     frame_scores = layer.class_logits[sample, :, queries].float().sigmoid().amax(dim=-1).cpu()
     return tuple(
@@ -100,7 +100,7 @@ def predictions_of(layer: LayerOutput, queries: Int[Tensor, " batch"]) -> tuple[
 
 
 def all_queries(
-    layer: LayerOutput, *, padded: Size, unpadded: Sequence[Size], original: Sequence[Size]
+    layer: Predictions, *, padded: Size, unpadded: Sequence[Size], original: Sequence[Size]
 ) -> tuple[FrameCandidates, ...]:
     """The masks of all queries in the one annotated frame of each sample, unranked, on the CPU (A2D, JHMDB).
 
@@ -113,13 +113,15 @@ def all_queries(
     _require_single_frames(layer)
     scores = layer.class_logits[:, 0, :, 0].float().sigmoid().cpu()
     return tuple(
-        FrameCandidates(masks_at_original(logits[0], padded=padded, unpadded=size, original=size_on_disk), score)
-        for logits, score, size, size_on_disk in zip(layer.mask_logits, scores, unpadded, original, strict=True)
+        FrameCandidates(
+            masks_at_original(layer.masks_in(i)[0], padded=padded, unpadded=size, original=size_on_disk), score
+        )
+        for i, (score, size, size_on_disk) in enumerate(zip(scores, unpadded, original, strict=True))
     )
 
 
 def ranked_detections(
-    layer: LayerOutput, *, unpadded: Sequence[Size], original: Sequence[Size]
+    layer: Predictions, *, unpadded: Sequence[Size], original: Sequence[Size]
 ) -> tuple[Detections, ...]:
     """The queries of each image, best first, as detections, on the CPU (RefCOCO).
 
@@ -131,20 +133,20 @@ def ranked_detections(
         original: size of each sample's image on disk.
     """
     _require_single_frames(layer)
-    num_queries, height4, width4 = layer.mask_logits.shape[2:]
-    num_classes = layer.class_logits.shape[-1]
+    num_queries, num_classes = layer.class_logits.shape[2:]
     probability = rearrange(layer.class_logits.float().sigmoid(), "b 1 q k -> b (q k)")
     scores, ranked = probability.topk(num_queries, dim=-1)
     queries = ranked.div(num_classes, rounding_mode="floor")
     detections = []
     for i, query in enumerate(queries):
         height, width = original[i]
+        masks = layer.masks_in(i)[0]  # (query, height4, width4)
         boxes = cxcywh_to_xyxy(layer.boxes_cxcywh_norm[i, 0, query].float())
         detections.append(
             Detections(
                 masks=masks_at_original(
-                    layer.mask_logits[i, 0, query],
-                    padded=(4 * height4, 4 * width4),
+                    masks[query],
+                    padded=(4 * masks.shape[-2], 4 * masks.shape[-1]),
                     unpadded=unpadded[i],
                     original=original[i],
                 ),
@@ -200,6 +202,6 @@ def merge_objects(mask_logits: Sequence[Float[Tensor, "time height width"]]) -> 
     return index_map.cpu()
 
 
-def _require_single_frames(layer: LayerOutput) -> None:
-    if layer.mask_logits.shape[1] != 1:
-        raise ValueError(f"expected predictions for single frames, got clips of {layer.mask_logits.shape[1]} frames")
+def _require_single_frames(layer: Predictions) -> None:
+    if layer.class_logits.shape[1] != 1:
+        raise ValueError(f"expected predictions for single frames, got clips of {layer.class_logits.shape[1]} frames")

@@ -20,7 +20,7 @@ from models.dynamic_mask_head import DynamicMaskHead
 from models.fusion import VisionLanguageFusion
 from models.layers import MLP
 from models.object_cluster import ObjectCluster
-from models.outputs import LayerOutput, SOCOutput, TextFeatures, Tokens, VideoFeatures
+from models.outputs import LayerOutput, SOCOutput, TextFeatures, Tokens, UndrawnOutput, VideoFeatures
 from models.position_encoding import pixel_positions, word_positions
 from models.spatial_decoder import SpatialDecoder
 from models.text_encoder import TextEncoder, TextProjection
@@ -260,25 +260,60 @@ class SOC(nn.Module):
         if self.training:
             output_layers = cluster_layers = slice(0 if self._trains_all_layers else last, last + 1)
         else:
-            # The published evaluation takes the first layer and adds the cluster of the last one to it.
-            first = 0 if self.output_layer == "first" else last
-            output_layers, cluster_layers = slice(first, first + 1), slice(last, last + 1)
+            output_layers, cluster_layers = self._evaluated_layers()
         # Slices, because a GPU would have to wait for an index of numbers, forward and backward.
         cluster = self.object_cluster(decoded.objects[cluster_layers], text, trajectory or objects.trajectory)
         queries = decoded.objects[output_layers] + cluster[:, :, None]
         masks = self._predict_masks(queries, decoded.references[output_layers], objects.mask_features, video.sizes_px)
         layers = tuple(
-            LayerOutput(
-                mask_logits=mask_logits,
-                class_logits=self.class_heads[layer](of_layer),
-                boxes_cxcywh_norm=refine_box(self.box_heads[layer](of_layer), _reference_before(decoded, layer)),
-                cluster=clustered,
-            )
+            LayerOutput(mask_logits, *self._predict_boxes(of_layer, decoded, layer), clustered)
             for layer, of_layer, mask_logits, clustered in zip(
                 range(last + 1)[output_layers], queries, masks, cluster, strict=True
             )
         )
         return SOCOutput(layers=layers, sentence=self.sentence_feature(video, text) if self.training else None)
+
+    def choose(
+        self, objects: FrameObjects, video: VideoFeatures, text: TextFeatures, *, trajectory: Trajectory | None = None
+    ) -> UndrawnOutput:
+        """What `predict` says in evaluation, but for masks, which are drawn when they are asked for.
+
+        Args:
+            objects: from `detect`, of the same video and sentences.
+            video: one entry per sentence.
+            text: the sentences.
+            trajectory: see `predict`.
+        """
+        decoded = objects.decoded
+        output_layers, cluster_layers = self._evaluated_layers()
+        cluster = self.object_cluster(decoded.objects[cluster_layers], text, trajectory or objects.trajectory)[0]
+        queries = decoded.objects[output_layers][0] + cluster[:, None]
+        device = queries.device.type
+        return UndrawnOutput(
+            *self._predict_boxes(queries, decoded, output_layers.start),
+            cluster,
+            objects=queries,
+            references_px=_in_pixels(decoded.references[output_layers], video.sizes_px)[0],
+            features=objects.mask_features,
+            mask_head=self.mask_head,
+            autocast=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
+        )
+
+    def _evaluated_layers(self) -> tuple[slice, slice]:
+        """The decoder layer that is evaluated, and the one whose cluster is added to it.
+
+        The published evaluation takes the first layer and adds the cluster of the last one to it.
+        """
+        last = len(self.class_heads) - 1
+        first = 0 if self.output_layer == "first" else last
+        return slice(first, first + 1), slice(last, last + 1)
+
+    def _predict_boxes(
+        self, queries: Float[Tensor, "batch time query dim"], decoded: TransformerOutput, layer: int
+    ) -> tuple[Float[Tensor, "batch time query num_classes"], Float[Tensor, "batch time query 4"]]:
+        """Class logits and boxes of a decoder layer."""
+        boxes = refine_box(self.box_heads[layer](queries), _reference_before(decoded, layer))
+        return self.class_heads[layer](queries), boxes
 
     def sentence_feature(self, video: VideoFeatures, text: TextFeatures) -> Float[Tensor, "batch dim"]:
         """The text side of the contrastive loss, from the map of stride 32."""
@@ -316,9 +351,7 @@ class SOC(nn.Module):
         sizes_px: Sequence[tuple[int, int]],
     ) -> Float[Tensor, "layer batch time query height4 width4"]:
         num_layers = objects.shape[0]
-        sizes = torch.tensor([(width, height) for height, width in sizes_px], dtype=references.dtype)
-        width_height = send(sizes, references.device)
-        reference_px = rearrange(references[..., :2] * width_height[:, None, None], "l b t q xy -> b t (l q) xy")
+        reference_px = rearrange(_in_pixels(references, sizes_px), "l b t q xy -> b t (l q) xy")
         logits = self.mask_head(rearrange(objects, "l b t q c -> b t (l q) c"), reference_px, features)
         return rearrange(logits, "b t (l q) h w -> l b t q h w", l=num_layers)
 
@@ -363,6 +396,14 @@ def _hidden_matrices(model: SOC) -> set[Tensor]:
         elif isinstance(module, nn.MultiheadAttention):
             matrices.add(module.in_proj_weight)
     return matrices - set(model.class_heads.parameters())
+
+
+def _in_pixels(
+    references: Float[Tensor, "layer batch time query 4"], sizes_px: Sequence[tuple[int, int]]
+) -> Float[Tensor, "layer batch time query 2"]:
+    """(x, y) of the centre of each box in pixels of its unpadded frame, of (height, width) `sizes_px`."""
+    sizes = torch.tensor([(width, height) for height, width in sizes_px], dtype=references.dtype)
+    return references[..., :2] * send(sizes, references.device)[:, None, None]
 
 
 def _reference_before(decoded: TransformerOutput, layer: int) -> Float[Tensor, "batch time query ref"]:

@@ -16,7 +16,11 @@ from tests.tiny_model import tiny_clips, tiny_soc, tiny_text_encoder, tiny_token
 
 
 def outputs(output: SOCOutput, *, batch: slice = slice(None)) -> dict[str, Tensor]:
-    return {f.name: getattr(output.final, f.name)[batch] for f in fields(LayerOutput)}
+    return {name: value[batch] for name, value in outputs_of(output.final).items()}
+
+
+def outputs_of(layer: LayerOutput) -> dict[str, Tensor]:
+    return {f.name: getattr(layer, f.name) for f in fields(LayerOutput)}
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
@@ -43,6 +47,36 @@ def model() -> SOC:
 def test_padded_words_do_not_change_the_result(model: SOC):
     clips = tiny_clips(1)
     assert_same(outputs(model(clips, tiny_tokens(5))), outputs(model(clips, tiny_tokens(5, total=9))))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer", ["first", "last"])
+def test_masks_that_are_drawn_when_asked_for_are_those_of_all(model: SOC, layer: str):
+    model.output_layer = layer
+    clips, tokens = tiny_clips(2), tiny_tokens(5, 4)
+    everything = model(clips, tokens).final
+    video, text = model.encode_video(clips), model.encode_text(tokens)
+    undrawn = model.choose(model.detect(video, text), video, text)
+    assert_same(
+        {name: getattr(undrawn, name) for name in ("class_logits", "boxes_cxcywh_norm", "cluster")},
+        outputs_of(everything),
+    )
+    queries = torch.tensor([3, 1])
+    torch.testing.assert_close(undrawn.masks_of(queries), everything.masks_of(queries), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(everything.masks_of(queries)[0], everything.mask_logits[0, :, 3])
+    for frames in (slice(None), slice(1), slice(-2, None)):
+        drawn = undrawn.masks_in(1, frames)
+        torch.testing.assert_close(drawn, everything.mask_logits[1, frames], rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(everything.masks_in(1, frames), everything.mask_logits[1, frames])
+
+
+def test_drawing_keeps_no_gradients(model: SOC):
+    clips, tokens = tiny_clips(1), tiny_tokens(5)
+    video, text = model.encode_video(clips), model.encode_text(tokens)
+    undrawn = model.choose(model.detect(video, text), video, text)
+    assert undrawn.objects.requires_grad
+    assert not undrawn.masks_in(0).requires_grad
+    assert not undrawn.masks_of(torch.tensor([2])).requires_grad
 
 
 @torch.no_grad()
