@@ -25,7 +25,7 @@ print(sum(pages[-8:]))  # the first ones leave gaps that are a little too small 
 
 
 def pages_of_later_tensors(**environment: str) -> tuple[str, int]:
-    """What `keep_freed_memory` says, and the pages that the system hands out for eight tensors as large as freed ones."""
+    """What `keep_freed_memory` says, and the pages that the system hands out for eight tensors like freed ones."""
     run = subprocess.run(
         [sys.executable, "-c", COUNT_PAGES], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
