@@ -4,7 +4,7 @@ A data set with other files brings readers of its own; everything else stays the
 worker processes by pickle: they hold paths, not pixels, and open files only when they are asked for pixels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -38,6 +38,18 @@ class FrameReader(Protocol):
 
     def path(self, position: int) -> Path:
         """The file that holds this frame."""
+
+
+@runtime_checkable
+class SeparateFrames(FrameReader, Protocol):
+    """Frames that do not need each other to be decoded: several threads may read them at the same time."""
+
+    def read_one(self, position: int) -> Pixels:
+        """One frame.
+
+        Raises:
+            ValueError: its file is missing or damaged.
+        """
 
 
 @runtime_checkable
@@ -97,7 +109,11 @@ class ImageFiles:
 
     def read(self, positions: Sequence[int]) -> UInt8[np.ndarray, "time height width 3"]:
         """See `FrameReader`."""
-        return _read_images(self.folder, positions, self.path, read_shown)
+        return _read_images(self, positions)
+
+    def read_one(self, position: int) -> Pixels:
+        """See `SeparateFrames`."""
+        return read_shown(self.path(position))
 
     def size(self) -> tuple[int, int]:
         """See `FrameReader`."""
@@ -118,7 +134,11 @@ class ImageFrames:
 
     def read(self, positions: Sequence[int]) -> UInt8[np.ndarray, "time height width 3"]:
         """See `FrameReader`."""
-        return _read_images(self.folder, positions, self.path, read_rgb)
+        return _read_images(self, positions)
+
+    def read_one(self, position: int) -> Pixels:
+        """See `SeparateFrames`."""
+        return read_rgb(self.path(position))
 
     def size(self) -> tuple[int, int]:
         """See `FrameReader`."""
@@ -207,13 +227,18 @@ class PngMasks(IndexPngs):
 
 
 def _read_images(
-    folder: Path, positions: Sequence[int], path_of: Callable[[int], Path], read: Callable[[Path], Pixels]
+    reader: ImageFiles | ImageFrames, positions: Sequence[int]
 ) -> UInt8[np.ndarray, "time height width 3"]:
-    images = {position: read(path_of(position)) for position in dict.fromkeys(positions)}
-    sizes = {image.shape[:2] for image in images.values()}
-    if len(sizes) > 1:
-        raise ValueError(f"{folder}: frames of different sizes {sorted(sizes)}")
+    images = {position: reader.read_one(position) for position in dict.fromkeys(positions)}
+    require_one_size([image.shape[:2] for image in images.values()], what=str(reader.folder))
     return np.stack([images[position] for position in positions])
+
+
+def require_one_size(sizes: Iterable[tuple[int, ...]], *, what: str) -> None:
+    """Raises ValueError if frames differ in (height, width); `what`: names them."""
+    different = set(sizes)
+    if len(different) > 1:
+        raise ValueError(f"{what}: frames of different sizes {sorted(different)}")
 
 
 def mask_size(masks: MaskReader, position: int, *, frame_size: tuple[int, int]) -> tuple[int, int]:

@@ -24,8 +24,7 @@ from engine.progress import progress_bar
 from evaluation.journal import Journal
 from evaluation.protocol import Benchmark, EvalClip, VideoRun
 from evaluation.report import Report
-from loading.clips import as_clip
-from loading.transforms import resize_frames
+from loading.resized import read_resized, start_reading
 from loading.videos import EvalDataset, EvalVideo
 from models.inference import encode_sentences, segment_clip
 from models.outputs import TextFeatures
@@ -283,24 +282,24 @@ class _Jobs:
 def _decoded_ahead(
     visits: Iterator[_Visit], data: DataConfig, stack: ExitStack, speed: Speed
 ) -> Iterator[tuple[_Visit, UInt8[Tensor, "time 3 height width"]]]:
-    """The clips with their frames, resized; `data.num_workers` of them are read at the same time."""
-
-    def load(visit: _Visit) -> UInt8[Tensor, "time 3 height width"]:
-        frames = as_clip(visit.video.record.frames.read(visit.clip.positions))
-        return resize_frames(frames, short_side=data.short_side, long_side=data.long_side)
-
+    """The clips with their frames, resized; `data.num_workers` threads read as many clips ahead."""
+    sides = {"short_side": data.short_side, "long_side": data.long_side}
     if not data.num_workers:
         for visit in visits:
             with speed.time(READ):
-                frames = load(visit)
+                frames = read_resized(visit.video.record.frames, visit.clip.positions, **sides)
             yield visit, frames
         return
     pool = ThreadPoolExecutor(data.num_workers, thread_name_prefix="read")
     stack.callback(pool.shutdown, cancel_futures=True)
-    ahead = deque((visit, pool.submit(load, visit)) for visit in islice(visits, data.num_workers))
+
+    def started(visit: _Visit) -> tuple[_Visit, Callable[[], UInt8[Tensor, "time 3 height width"]]]:
+        return visit, start_reading(visit.video.record.frames, visit.clip.positions, pool=pool, **sides)
+
+    ahead = deque(map(started, islice(visits, data.num_workers)))
     while ahead:
-        visit, future = ahead.popleft()
+        visit, wait = ahead.popleft()
         with speed.time(READ):
-            frames = future.result()
-        ahead.extend((later, pool.submit(load, later)) for later in islice(visits, 1))
+            frames = wait()
+        ahead.extend(map(started, islice(visits, 1)))
         yield visit, frames

@@ -1,9 +1,12 @@
 """Batches of clips, padded to one shape: as bytes for the transfer to the device, as floats for the model."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 
+import cv2
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from structures.transfer import send
@@ -77,7 +80,10 @@ class ByteClips:
 
     def normalised(self, normalisation: Normalisation = IMAGENET) -> PaddedClips:
         """The input of a model with this normalisation, on the device of the clips; padding is 0."""
-        frames = normalise(self.frames, normalisation).masked_fill_(self.is_padding[:, :, None], 0)  # (b, t, 1, h, w)
+        frames = normalise(self.frames, normalisation)
+        # A GPU would have to be asked, and waited for.
+        if self.is_padding.device.type != "cpu" or self.is_padding.any():
+            frames.masked_fill_(self.is_padding[:, :, None], 0)  # (b, t, 1, h, w)
         return PaddedClips(frames, self.is_padding, self.sizes_px)
 
 
@@ -91,7 +97,40 @@ def one_clip(frames: UInt8[Tensor, "time 3 height width"]) -> ByteClips:
 def normalise(
     frames: UInt8[Tensor, "*shape 3 height width"], normalisation: Normalisation = IMAGENET
 ) -> Float[Tensor, "*shape 3 height width"]:
-    """RGB in [0, 255], shifted and scaled as the encoder was trained."""
+    """RGB in [0, 255], shifted and scaled as the encoder was trained; the order of memory stays.
+
+    A byte has 256 values: on a CPU their results are looked up, which takes a fifth of the time and gives the same
+    numbers.
+    """
+    if frames.device.type == "cpu":
+        return _looked_up(frames, normalisation)
     mean = send(torch.tensor(normalisation.mean), frames.device)[:, None, None]
     deviation = send(torch.tensor(normalisation.std), frames.device)[:, None, None]
     return frames.float().div_(255).sub_(mean).div_(deviation)
+
+
+def _looked_up(
+    frames: UInt8[Tensor, "*shape 3 height width"], normalisation: Normalisation
+) -> Float[Tensor, "*shape 3 height width"]:
+    table, width = _table(normalisation), frames.shape[-1]
+    # NumPy asks for large pages of memory, PyTorch does not: half of the time would go to faults.
+    if frames.stride(-3) == 1:  # the channels of a pixel lie side by side
+        pixels = np.ascontiguousarray(frames.movedim(-3, -1).numpy())
+        normal = np.empty(pixels.shape, dtype=np.float32)
+        # one long picture, because OpenCV knows no clips
+        cv2.LUT(pixels.reshape(-1, width, 3), table, dst=normal.reshape(-1, width, 3))
+        return torch.from_numpy(normal).movedim(-1, -3)
+    planes = np.ascontiguousarray(frames.numpy())
+    normal = np.empty(planes.shape, dtype=np.float32)
+    of_channel = [np.ascontiguousarray(table[:, 0, channel]) for channel in range(3)]
+    pairs = zip(planes.reshape(-1, *planes.shape[-2:]), normal.reshape(-1, *planes.shape[-2:]), strict=True)
+    for number, (plane, result) in enumerate(pairs):
+        cv2.LUT(plane, of_channel[number % 3], dst=result)
+    return torch.from_numpy(normal)
+
+
+@cache
+def _table(normalisation: Normalisation) -> Float32[np.ndarray, "256 1 3"]:
+    """What becomes of each byte, for each channel, by the same operations as on a GPU."""
+    values = torch.arange(256, dtype=torch.uint8).float().div_(255)[:, None]
+    return (values.sub(torch.tensor(normalisation.mean)).div_(torch.tensor(normalisation.std)))[:, None].numpy()

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import functional
@@ -13,6 +14,20 @@ def test_normalising_is_that_of_the_published_code_to_the_bit():
     picture = Image.fromarray(every_byte()[0].permute(1, 2, 0).numpy())
     expected = functional.normalize(functional.to_tensor(picture), list(IMAGENET.mean), list(IMAGENET.std))
     assert torch.equal(normalise(every_byte())[0], expected)
+
+
+@pytest.mark.parametrize("order", ["channels first", "channels last", "some frames", "one picture"])
+def test_numbers_that_are_looked_up_are_those_that_are_computed_whatever_the_order_of_memory(order):
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (2, 4, 5, 7, 3), dtype=torch.uint8, generator=generator).movedim(-1, -3)
+    frames = {
+        "channels first": frames.contiguous(),
+        "channels last": frames,
+        "some frames": frames[:, 1:3],
+        "one picture": frames[0, 0],
+    }[order]
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (IMAGENET.mean, IMAGENET.std))
+    assert torch.equal(normalise(frames), frames.float().div(255).sub(mean).div(std))
 
 
 def test_normalised_padding_is_zero_and_the_bytes_stay():
