@@ -1,15 +1,20 @@
 """Mask images: palette PNGs whose pixel values are object ids, and black-and-white PNGs."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image
 
 from media.files import atomic_path
 from media.images import open_image
 
 NUM_COLOURS = 256
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+GREY, PALETTE_COLOUR = 0, 3
+"""Colour types of the header."""
 
 
 def davis_palette() -> tuple[int, ...]:
@@ -52,16 +57,33 @@ def write_index_png(path: str | Path, index_map: UInt8[np.ndarray, "height width
         path: its folder is made if it is missing.
         index_map: 0 is background.
     """
-    image = Image.fromarray(index_map)
-    image.putpalette(list(DAVIS_PALETTE))
-    _save_png(path, image)
+    _write_png(path, index_map, palette=bytes(DAVIS_PALETTE))
 
 
 def write_binary_png(path: str | Path, mask: Bool[np.ndarray, "height width"]) -> None:
     """Write a mask as a grey PNG of 0 and 255; the file appears complete or not at all."""
-    _save_png(path, Image.fromarray(mask.astype(np.uint8) * np.uint8(255)))
+    _write_png(path, mask.view(np.uint8) * np.uint8(255))
 
 
-def _save_png(path: str | Path, image: Image.Image) -> None:
+def _write_png(path: str | Path, pixels: UInt8[np.ndarray, "height width"], *, palette: bytes = b"") -> None:
+    """Writes a PNG of 8 bits per pixel, grey or with a palette.
+
+    Masks are long runs of equal bytes, in which zlib needs to look for nothing but runs, and which no filter of rows
+    makes shorter. Pillow and OpenCV choose a filter for every row: with the same compression they take two to three
+    times as long.
+
+    Source: Portable Network Graphics, third edition (W3C), sections 5.3 (chunks), 9 (filtering) and 11.2.
+    """
+    height, width = pixels.shape
+    rows = np.zeros((height, 1 + width), dtype=np.uint8)  # every row begins with its filter: 0 is none
+    rows[:, 1:] = pixels
+    compressor = zlib.compressobj(level=1, memLevel=9, strategy=zlib.Z_RLE)
+    data = compressor.compress(rows.data) + compressor.flush()
+    colour_type = PALETTE_COLOUR if palette else GREY
+    header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), *([(b"PLTE", palette)] if palette else []), (b"IDAT", data), (b"IEND", b"")]
+    content = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
     with atomic_path(Path(path), durable=False) as temporary:
-        image.save(temporary, format="PNG")
+        temporary.write_bytes(SIGNATURE + content)
