@@ -1,0 +1,11 @@
+"""Benchmarks run, in small: numbers of tiny pictures mean nothing, but what is compared must be equal."""
+
+from benchmarks import bench_files
+
+
+def test_frames_in_and_masks_out_are_those_of_the_published_way(tmp_path, capsys):
+    options = ["--tiny", "--frames", "3", "--rounds", "1", "--output", str(tmp_path)]
+    assert bench_files.main(options) == 0
+    text = capsys.readouterr().out
+    assert "Pixels of frames identical, of masks identical" in text
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == [text]
