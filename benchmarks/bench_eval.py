@@ -7,7 +7,8 @@ and torchvision, runs the visual encoder and the rest of the model (deformable a
 queries of all decoder layers), resizes the mask as numbers, and saves each as a picture, in one thread.
 
 Both run in turns, and the median of the ratios counts. Parts are seconds on the clock inside of each part; those of
-ours overlap, because reading, writing and the model have threads of their own. `--tiny` (a small model and small pictures) only shows that this program works.
+ours overlap, because reading, writing and the model have threads of their own. `--tiny` (a small model and small
+pictures) only shows that this program works.
 """
 
 import argparse
