@@ -1,6 +1,6 @@
 """Protocols of whole videos: every frame is segmented, window by window (Ref-YouTube-VOS, MeViS, Ref-DAVIS17)."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, UInt8
+from torch import Tensor
 
 from configs.schema import DataConfig
 from datasets.records import Expression, VideoRecord
@@ -18,11 +19,14 @@ from loading.videos import EvalVideo
 from media.files import output_path
 from media.mask_png import write_binary_png, write_index_png
 from metrics.region_boundary import SequenceMasks, assign_proposals, compare_all_pairs, count_objects
-from models.answers import Answer, Answers
+from models.answers import Answer, Answers, start_merged
 from models.identity import QueryChoice
 from models.inference import windows
 from models.outputs import Predictions
-from models.postprocess import ClipPrediction, merge_objects
+from models.postprocess import ClipPrediction
+
+Masks = Callable[[], Bool[Tensor, "time height width"]]
+"""Waits for masks and gives them, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -169,18 +173,18 @@ class _SentenceRun(WholeVideoRun):
         """See `VideoRun`: one job per sentence."""
         positions = self.new_positions(clip)
         for expression, answer in self.answers(clip, layers):
-            masks = answer.masks_at(self.video.original_size)
-            drawn = masks if answer.is_found else answer.ranked[0].masks_at(self.video.original_size)
+            masks = answer.start_masks(self.video.original_size)
+            drawn = masks if answer.is_found else answer.ranked[0].start_masks(self.video.original_size)
             # the runners-up for a sentence that means nothing are equally wrong
             others = [] if expression.is_absent else [prediction.to("cpu") for prediction in answer.ranked[1:]]
-            yield partial(self._finish, expression, positions, masks.numpy(), drawn.numpy(), others, answer.scores)
+            yield partial(self._finish, expression, positions, masks, drawn, others, answer.scores)
 
     def _finish(
         self,
         expression: Expression,
         positions: tuple[int, ...],
-        masks: Bool[np.ndarray, "time height width"],
-        drawn: Bool[np.ndarray, "time height width"],
+        wait_for_masks: Masks,
+        wait_for_drawn: Masks,
         runners_up: Sequence[ClipPrediction],
         scores: Sequence[float],
     ) -> _SentencePart:
@@ -189,12 +193,13 @@ class _SentenceRun(WholeVideoRun):
         Args:
             expression: the sentence.
             positions: of the frames.
-            masks: the answer.
-            drawn: the same without rejection.
+            wait_for_masks: gives the answer.
+            wait_for_drawn: gives the same without rejection.
             runners_up: the next best queries.
             scores: of the best query and those next to it.
         """
-        record = self.record
+        record, masks = self.record, wait_for_masks().numpy()
+        drawn = masks if wait_for_drawn is wait_for_masks else wait_for_drawn().numpy()
         if self.folder is not None:
             for position, mask in zip(positions, masks, strict=True):
                 write_binary_png(mask_path(self.folder, record, position, record.name, expression.name), mask)
@@ -309,7 +314,7 @@ class _MergedRun(WholeVideoRun):
         positions, original = self.new_positions(clip), self.video.original_size
         answers = {expression.name: answer for expression, answer in self.answers(clip, layers)}
         for annotator, expressions in _by_annotator(self.record.expressions):
-            index_maps = merge_objects([answers[e.name].logits_at(original) for e in expressions]).numpy()
+            index_maps = start_merged([answers[e.name] for e in expressions], original)
             yield partial(self._finish, annotator, len(expressions), positions, index_maps)
 
     def _finish(
@@ -317,10 +322,10 @@ class _MergedRun(WholeVideoRun):
         annotator: str,
         num_expressions: int,
         positions: tuple[int, ...],
-        index_maps: UInt8[np.ndarray, "time height width"],
+        wait_for_maps: Callable[[], UInt8[Tensor, "time height width"]],
     ) -> _MergedPart:
         """Writes and compares the objects of one annotator in one window."""
-        record = self.record
+        record, index_maps = self.record, wait_for_maps().numpy()
         if self.folder is not None:
             for position, index_map in zip(positions, index_maps, strict=True):
                 write_index_png(mask_path(self.folder, record, position, annotator, record.name), index_map)

@@ -5,16 +5,18 @@ window by window, by the score that the query is chosen by (`models.identity`); 
 long, by the score of that query in the window alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from models.identity import QueryChoice
 from models.outputs import Predictions
-from models.postprocess import ClipPrediction, Size, predictions_of
+from models.postprocess import ClipPrediction, Size, chunks_of_frames, merge_objects, predictions_of
+from structures.transfer import fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,10 @@ class Answer:
             return self.ranked[0].masks_at(size, logit_threshold=logit_threshold)
         return torch.zeros(len(self.ranked[0].mask_logits), *size, dtype=torch.bool)
 
+    def start_masks(self, size: Size) -> Callable[[], Bool[Tensor, "time height width"]]:
+        """Gives what gives the masks at (height, width), in whatever thread; see `ClipPrediction.start_masks`."""
+        return self.ranked[0].start_masks(size) if self.is_found else partial(self.masks_at, size)
+
     def logits_at(self, size: Size) -> Float[Tensor, "time height width"]:
         """Mask logits at (height, width), on the device of the model; minus infinity where the sentence is rejected."""
         if self.is_found:
@@ -48,6 +54,23 @@ class Answer:
     def frames(self, start: int, stop: int | None = None) -> "Answer":
         """The same for frames [start, stop) alone."""
         return replace(self, ranked=tuple(prediction.frames(start, stop) for prediction in self.ranked))
+
+
+def start_merged(answers: Sequence[Answer], size: Size) -> Callable[[], UInt8[Tensor, "time height width"]]:
+    """Gives what gives the masks of several sentences about a window as one index map, see `merge_objects`.
+
+    Only some frames at a time are held as numbers; when the work is done, see `ClipPrediction.start_masks`.
+    """
+    logits = answers[0].ranked[0].mask_logits
+
+    def merged() -> UInt8[Tensor, "time height width"]:
+        index_maps = torch.empty(len(logits), *size, dtype=torch.uint8, device=logits.device)
+        for frames in chunks_of_frames(logits, size, maps=len(answers) + 2):
+            parts = [answer.frames(frames.start, frames.stop).logits_at(size) for answer in answers]
+            index_maps[frames] = merge_objects(parts)
+        return index_maps
+
+    return merged if logits.device.type == "cpu" else fetch(merged())
 
 
 class Answers:

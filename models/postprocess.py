@@ -6,8 +6,9 @@ off and masks are resized twice, as the published evaluation loops do. A probabi
 zero, so no sigmoid is taken where only that matters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -18,9 +19,14 @@ from torch.nn import functional
 from models.outputs import Predictions
 from structures.boxes import cxcywh_to_xyxy
 from structures.predictions import Detections, FrameCandidates
+from structures.transfer import fetch
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
+
+LOGIT_BYTES = 2**27
+"""Of mask logits at the size of the frames that a GPU holds at a time. A CPU is fastest with a frame at a time, which
+stays in its cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +62,23 @@ class ClipPrediction:
         return resize_logits(self.mask_logits, size)
 
     def masks_at(self, size: Size, *, logit_threshold: float = 0.0) -> Bool[Tensor, "time height width"]:
-        """Masks at (height, width), on the CPU; a frame at a time, so that only one is held as numbers."""
+        """Masks at (height, width), on the CPU; only some frames at a time are held as numbers."""
+        return self._masks_at(size, logit_threshold).cpu()
+
+    def start_masks(self, size: Size) -> Callable[[], Bool[Tensor, "time height width"]]:
+        """Gives what gives `masks_at`, in whatever thread.
+
+        A GPU is given the work now, and nobody waits for it; a CPU has it done when the masks are asked for.
+        """
+        if self.mask_logits.device.type == "cpu":
+            return partial(self.masks_at, size)
+        return fetch(self._masks_at(size, 0.0))
+
+    def _masks_at(self, size: Size, logit_threshold: float) -> Bool[Tensor, "time height width"]:
         masks = torch.empty(len(self.mask_logits), *size, dtype=torch.bool, device=self.mask_logits.device)
-        for frame, logits in enumerate(self.mask_logits):
-            masks[frame] = resize_logits(logits[None], size)[0] > logit_threshold
-        return masks.cpu()
+        for frames in chunks_of_frames(self.mask_logits, size):
+            masks[frames] = resize_logits(self.mask_logits[frames], size) > logit_threshold
+        return masks
 
     def frames(self, start: int, stop: int | None = None) -> "ClipPrediction":
         """The same for frames [start, stop) alone."""
@@ -181,8 +199,23 @@ def masks_at_original(
     return functional.interpolate(cropped, size=original, mode="nearest")[0].bool().cpu()
 
 
+def chunks_of_frames(
+    mask_logits: Float[Tensor, "time height4 width4"], size: Size, *, maps: int = 1
+) -> Iterator[slice]:
+    """Consecutive frames that are resized together: one on a CPU, and on a GPU as many as `LOGIT_BYTES` allow.
+
+    Args:
+        mask_logits: of all frames.
+        size: (height, width) to which they are resized.
+        maps: of this size, for each frame, that are held at the same time.
+    """
+    frame_bytes = 4 * size[0] * size[1] * maps
+    step = 1 if mask_logits.device.type == "cpu" else max(1, LOGIT_BYTES // frame_bytes)
+    return (slice(first, first + step) for first in range(0, len(mask_logits), step))
+
+
 def merge_objects(mask_logits: Sequence[Float[Tensor, "time height width"]]) -> UInt8[Tensor, "time height width"]:
-    """One index map for several objects of a clip, on the CPU: 0 is background, i + 1 the i-th (Ref-DAVIS17).
+    """One index map for several objects of a clip, on their device: 0 is background, i + 1 the i-th (Ref-DAVIS17).
 
     A pixel goes to the most probable object whose probability is at least one half, to the first of equals.
 
@@ -199,7 +232,7 @@ def merge_objects(mask_logits: Sequence[Float[Tensor, "time height width"]]) -> 
         wins = (probability >= 0.5) & (probability > best)
         index_map.masked_fill_(wins, number)
         best = torch.where(wins, probability, best)
-    return index_map.cpu()
+    return index_map
 
 
 def _require_single_frames(layer: Predictions) -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.answers import Answers
+from models.answers import Answers, start_merged
 from models.identity import QueryChoice
 from models.outputs import LayerOutput
 from models.postprocess import merge_objects
@@ -51,6 +51,8 @@ def test_what_is_rejected_has_no_pixel_but_keeps_its_scores_and_queries():
     assert rejected.scores == found.scores == pytest.approx((0.7, 0.2, 0.1))
     assert [prediction.query for prediction in rejected.ranked] == [1, 0, 2]
     assert torch.equal(rejected.ranked[0].masks_at(SIZE), found.masks_at(SIZE))
+    assert torch.equal(found.start_masks(SIZE)(), found.masks_at(SIZE))
+    assert torch.equal(rejected.start_masks(SIZE)(), rejected.masks_at(SIZE))
     assert rejected.frames(2).masks_at(SIZE).shape == (4, *SIZE)
     assert not rejected.frames(2).is_found
 
@@ -66,6 +68,19 @@ def test_a_rejected_object_takes_part_in_a_merge_without_a_pixel():
     merged = merge_objects([first.logits_at(SIZE), second.logits_at(SIZE)])
     assert merged.unique().tolist() == [0, 2], "the other keeps its number"
     assert torch.equal(merged[0] == 2, drawn), "and gets the pixels that both draw"
+
+
+@pytest.mark.parametrize("step", [1, 4, 6])
+def test_objects_are_merged_a_few_frames_at_a_time(step, monkeypatch):
+    torch.manual_seed(0)
+    answers = [answer(window(score), 0.5) for score in (0.9, 0.2, 0.8)]
+    for each in answers:
+        each.ranked[0].mask_logits.copy_(torch.randn(6, 6, 12))
+    expected = merge_objects([each.logits_at(SIZE) for each in answers])
+    assert expected.unique().tolist() == [0, 1, 3]
+    slices = [slice(first, first + step) for first in range(0, 6, step)]
+    monkeypatch.setattr("models.answers.chunks_of_frames", lambda *_, **__: iter(slices))
+    assert torch.equal(start_merged(answers, SIZE)(), expected)
 
 
 @pytest.mark.parametrize(("overlap", "found"), [(0, [True, False]), (2, [True, True])])

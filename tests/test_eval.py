@@ -1,7 +1,9 @@
 import csv
 import hashlib
+import itertools
 import json
 import shutil
+import time
 import zipfile
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import evaluation.whole_videos
 from configs.schema import EvalConfig
 from eval import evaluate
 from loading.loaders import build_eval_dataset
@@ -100,6 +103,38 @@ def test_results_say_what_they_cost_and_whose_they_are(root, tmp_path):
     ]
     assert [float(row["J&F"]) for row in rows] == [(e.region.mean + e.boundary.mean) / 2 for e in report.entries]
     assert [row["sentence"] for row in rows] == ["a square", "a square that leaves"] * 2
+
+
+def contents(folder):
+    """What an evaluation says and writes, without times: every mask, and the tables."""
+    files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")}
+    return files, (folder / "expressions.csv").read_text(), json.loads((folder / "results.json").read_text())["sets"]
+
+
+@pytest.mark.parametrize("merged", [False, True], ids=["a mask per sentence", "merged objects"])
+def test_results_do_not_depend_on_the_number_of_threads(root, davis, tmp_path, merged, monkeypatch):
+    base = davis_config(davis, tmp_path) if merged else with_busy_weights(tiny_config(root, tmp_path))
+
+    def evaluated(name, num_workers, workers):
+        data = base.data.model_copy(update={"num_workers": num_workers})
+        settings = {"output_dir": tmp_path / name, "data": data, "eval": EvalConfig(workers=workers)}
+        evaluate(base.model_copy(update=settings))
+        return contents(tmp_path / name)
+
+    alone = evaluated("alone", 0, 0)
+    assert len(alone[0]) >= 20
+    assert any(Image.open(tmp_path / "alone" / path).getextrema() != (0, 0) for path in alone[0])
+    assert evaluated("one", 1, 1) == alone
+    # the jobs of many threads end in another order than they begin
+    run = evaluation.whole_videos._MergedRun if merged else evaluation.whole_videos._SentenceRun
+    finish, number = run._finish, itertools.count()
+
+    def late(*arguments):
+        time.sleep(0.05 * (next(number) % 3 == 0))
+        return finish(*arguments)
+
+    monkeypatch.setattr(run, "_finish", late)
+    assert evaluated("many", 3, 4) == alone
 
 
 def test_runners_up_are_the_next_best_queries(root, tmp_path):
@@ -227,7 +262,7 @@ def test_a_predicted_object_beyond_the_annotated_ones_is_a_proposal_too(davis, t
         write_index_png(masks / f"{name}.png", ids)
     frames = iter([ids for ids in truth.values() for _ in range(4)])  # frame by frame, for each of four annotators
     monkeypatch.setattr(
-        "evaluation.whole_videos.merge_objects", lambda logits: torch.from_numpy(next(frames) * np.uint8(2))[None]
+        "models.answers.merge_objects", lambda logits: torch.from_numpy(next(frames) * np.uint8(2))[None]
     )
     config = davis_config(copy, tmp_path / "out", sequences=("two",), eval_num_frames=1)
     report = evaluate(config.model_copy(update={"eval": EvalConfig(workers=0)})).only

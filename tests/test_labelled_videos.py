@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from datasets.labelled_videos import held_out_positions
@@ -414,7 +415,11 @@ def test_the_score_is_that_of_the_labelled_frame_and_no_other(config):
     (clip,) = run.clips()
     assert clip.positions == (6, 7, 8)
     masks = np.stack([~mask_of(1, 6), mask_of(1, 7), ~mask_of(1, 8)])
-    part = run._finish(dog := clip.expressions[0], clip.positions, masks, masks, [], [0.9])
+
+    def wait():
+        return torch.from_numpy(masks)
+
+    part = run._finish(dog := clip.expressions[0], clip.positions, wait, wait, [], [0.9])
     assert dog.sentence == "the brown dog"
     assert [frame.region for frame in part.frames] == [1.0]
     assert part.ranking[0].region == 1.0

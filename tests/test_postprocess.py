@@ -15,8 +15,10 @@ from torch.nn import functional
 
 from models.outputs import LayerOutput
 from models.postprocess import (
+    LOGIT_BYTES,
     all_queries,
     best_queries,
+    chunks_of_frames,
     masks_at_original,
     merge_objects,
     ranked_detections,
@@ -95,6 +97,30 @@ def test_masks_at_a_size_are_the_logits_at_that_size_above_the_threshold():
     torch.testing.assert_close(prediction.logits_at((10, 21)), logits[0])
     assert torch.equal(prediction.masks_at((10, 21)), logits[0] > 0)
     assert torch.equal(prediction.masks_at((10, 21), logit_threshold=0.5), logits[0] > 0.5)
+
+
+def test_masks_that_are_started_are_those_that_are_made_at_once():
+    (prediction,) = best_queries(make_layer())
+    assert torch.equal(prediction.start_masks((10, 21))(), prediction.masks_at((10, 21)))
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_it_does_not_matter_how_many_frames_are_resized_at_a_time(step, monkeypatch):
+    (prediction,) = best_queries(make_layer())
+    expected = prediction.logits_at((10, 21)) > 0
+    slices = [slice(first, first + step) for first in range(0, len(expected), step)]
+    monkeypatch.setattr("models.postprocess.chunks_of_frames", lambda *_, **__: iter(slices))
+    assert torch.equal(prediction.masks_at((10, 21)), expected)
+
+
+def test_a_gpu_resizes_as_many_frames_at_a_time_as_memory_allows():
+    logits = torch.empty(7, 2, 3, device="meta")  # like a GPU, it is no CPU
+    size = (1000, LOGIT_BYTES // 12_000)  # of which three fit
+    steps = [slice(0, 3), slice(3, 6), slice(6, 9)]
+    assert list(chunks_of_frames(logits, size)) == steps
+    assert list(chunks_of_frames(logits, size, maps=3)) == [slice(i, i + 1) for i in range(7)]
+    assert list(chunks_of_frames(logits, (1000, 9000), maps=9)) == [slice(i, i + 1) for i in range(7)], "one at least"
+    assert list(chunks_of_frames(torch.empty(2, 2, 3), (4, 6))) == [slice(0, 1), slice(1, 2)]
 
 
 def test_crop_undoes_padding():
