@@ -355,7 +355,8 @@ def add_gradients(
                 )
             losses = criterion(output, batch.targets, totals=totals)
             losses.total.backward()
-        sums = {name: sums.get(name, 0) + value for name, value in losses.scalars().items()}
+        scalars = losses.scalars()
+        sums = {name: sums[name] + value for name, value in scalars.items()} if sums else scalars
     return sums
 
 

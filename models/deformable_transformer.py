@@ -5,10 +5,11 @@ Source: Deformable DETR (arXiv:2010.04159), with iterative box refinement and po
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from models.layers import MLP, AttentionLayer, FeedForwardLayer, is_split, xavier_matrices
@@ -219,14 +220,8 @@ class DeformableTransformer(nn.Module):
         level_shapes: Sequence[tuple[int, int]],
         is_padding: Bool[Tensor, "frame token"],
     ) -> Float[Tensor, "frame token dim"]:
-        sizes = torch.tensor([(width, height) for height, width in level_shapes], dtype=tokens.dtype)
-        centres = torch.cat(
-            [
-                _pixel_centres(shape, tokens) / (valid_ratio[:, None, level] * send(sizes[level], tokens.device))
-                for level, shape in enumerate(level_shapes)
-            ],
-            dim=1,
-        )  # (frame, token, 2)
+        centres_px, sizes, level = _pixel_centres(tuple(level_shapes), tokens.device, tokens.dtype)
+        centres = centres_px / (valid_ratio * sizes).index_select(1, level)  # (frame, token, 2)
         reference = centres[:, :, None] * valid_ratio[:, None]
         for layer in self.encoder_layers:
             tokens = layer(tokens, positions, reference, level_shapes, is_padding)
@@ -264,11 +259,12 @@ def _valid_ratio(is_padding: Bool[Tensor, "batch time height width"], dtype: tor
     return torch.stack([is_valid[:, 0].mean(dim=-1), is_valid[:, :, 0].mean(dim=-1)], dim=-1)
 
 
-def _pixel_centres(shape: tuple[int, int], like: Tensor) -> Float[Tensor, "1 token 2"]:
-    """(x, y) of the centre of every pixel of a map, in pixels of that map, row by row."""
-    y, x = torch.meshgrid(
-        torch.arange(shape[0], device=like.device, dtype=like.dtype) + 0.5,
-        torch.arange(shape[1], device=like.device, dtype=like.dtype) + 0.5,
-        indexing="ij",
-    )
-    return torch.stack([x, y], dim=-1).reshape(1, -1, 2)
+@lru_cache(maxsize=16)
+def _pixel_centres(
+    level_shapes: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype
+) -> tuple[Float[Tensor, "token 2"], Float[Tensor, "level 2"], Int[Tensor, " token"]]:
+    """Of the pixels of all maps, row by row, the centres (x, y) in pixels; (width, height) of the maps; whose map."""
+    centres = [torch.cartesian_prod(torch.arange(h), torch.arange(w)).flip(1) + 0.5 for h, w in level_shapes]
+    sizes = torch.tensor([(width, height) for height, width in level_shapes])
+    level = torch.arange(len(sizes)).repeat_interleave(sizes.prod(dim=1))
+    return send(torch.cat(centres).to(dtype), device), send(sizes.to(dtype), device), send(level, device)

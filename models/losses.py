@@ -61,15 +61,16 @@ def generalized_iou(
 
     Source: generalized IoU (arXiv:1902.09630).
     """
-    boxes, other = torch.broadcast_tensors(cxcywh_to_xyxy(boxes_cxcywh), cxcywh_to_xyxy(other_cxcywh))
-    intersection = _area(torch.maximum(boxes[..., :2], other[..., :2]), torch.minimum(boxes[..., 2:], other[..., 2:]))
-    hull = _area(torch.minimum(boxes[..., :2], other[..., :2]), torch.maximum(boxes[..., 2:], other[..., 2:]))
-    union = _area(boxes[..., :2], boxes[..., 2:]) + _area(other[..., :2], other[..., 2:]) - intersection
+    (low, high), (other_low, other_high) = (cxcywh_to_xyxy(x).chunk(2, dim=-1) for x in (boxes_cxcywh, other_cxcywh))
+    intersection = _area(torch.maximum(low, other_low), torch.minimum(high, other_high))
+    hull = _area(torch.minimum(low, other_low), torch.maximum(high, other_high))
+    union = _area(low, high) + _area(other_low, other_high) - intersection
     return (intersection + 1e-6) / (union + 1e-6) - (hull - union + 1e-6) / (hull + 1e-6)
 
 
 def _area(low: Float[Tensor, "*shape 2"], high: Float[Tensor, "*shape 2"]) -> Float[Tensor, "*shape"]:
-    return (high - low).clamp(min=0).prod(dim=-1)
+    width, height = (high - low).clamp(min=0).unbind(dim=-1)
+    return width * height
 
 
 def contrastive_loss(

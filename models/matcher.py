@@ -1,5 +1,6 @@
 """Bipartite matching of queries and objects: one assignment per video and decoder layer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,27 +102,28 @@ class MatchingCosts:
         contrastive: minus the probability of the query given the sentence; None without a sentence.
     """
 
-    classification: Float[Tensor, "batch query object"]
-    dice: Float[Tensor, "batch query object"]
-    box: Float[Tensor, "batch query object"]
-    giou: Float[Tensor, "batch query object"]
-    contrastive: Float[Tensor, "batch query 1"] | None
+    classification: Float[Tensor, "layer batch query object"]
+    dice: Float[Tensor, "layer batch query object"]
+    box: Float[Tensor, "layer batch query object"]
+    giou: Float[Tensor, "layer batch query object"]
+    contrastive: Float[Tensor, "layer batch query 1"] | None
 
 
 @torch.no_grad()
 def cost_matrices(
-    layer: LayerOutput, sentence: Float[Tensor, "batch dim"] | None, targets: StackedTargets
+    layers: tuple[LayerOutput, ...], sentence: Float[Tensor, "batch dim"] | None, targets: StackedTargets
 ) -> MatchingCosts:
-    """All matching costs between the queries and the objects of each sample."""
-    predicted_boxes = rearrange(layer.boxes_cxcywh_norm, "b t q c -> b q 1 t c")
+    """All matching costs between the queries of each layer and the objects of each sample."""
+    predicted_boxes = rearrange([layer.boxes_cxcywh_norm for layer in layers], "l b t q c -> l b q 1 t c")
     target_boxes = rearrange(targets.boxes_cxcywh_norm, "b n t c -> b 1 n t c")
     contrastive = None
     if sentence is not None:
         # Not divided by the width, unlike in the loss: as published.
-        contrastive = -torch.einsum("b q c, b c -> b q", layer.cluster, sentence).softmax(dim=1)[..., None]
+        cluster = torch.stack([layer.cluster for layer in layers])
+        contrastive = -torch.einsum("l b q c, b c -> l b q", cluster, sentence).softmax(dim=-1)[..., None]
     return MatchingCosts(
-        classification=_classification_cost(layer.class_logits, targets),
-        dice=_dice_cost(layer.mask_logits, targets.masks),
+        classification=_classification_cost(torch.stack([layer.class_logits for layer in layers]), targets),
+        dice=_dice_cost([layer.mask_logits for layer in layers], targets.masks),
         box=(predicted_boxes - target_boxes).abs().sum(dim=-1).mean(dim=-1),
         giou=-generalized_iou(predicted_boxes, target_boxes).mean(dim=-1),
         contrastive=contrastive,
@@ -129,13 +131,13 @@ def cost_matrices(
 
 
 def _classification_cost(
-    class_logits: Float[Tensor, "batch time query num_classes"], targets: StackedTargets
-) -> Float[Tensor, "batch query object"]:
+    class_logits: Float[Tensor, "layer batch time query num_classes"], targets: StackedTargets
+) -> Float[Tensor, "layer batch query object"]:
     """Focal cost of predicting the class of each object, mean of the frames in which the referred object is visible."""
-    _, time, num_queries, num_classes = class_logits.shape
+    num_layers, _, time, num_queries, num_classes = class_logits.shape
     # With a single class, "referred or not", the labels of the data are not used.
     labels = targets.labels if num_classes > 1 else torch.zeros_like(targets.labels)
-    index = labels[:, None, None].expand(-1, time, num_queries, -1)  # (b, t, q, n)
+    index = labels[:, None, None].expand(num_layers, -1, time, num_queries, -1)  # (l, b, t, q, n)
     probability = class_logits.gather(-1, index).sigmoid()
     positive = FOCAL_ALPHA * (1 - probability) ** 2 * -(probability + 1e-8).log()
     negative = (1 - FOCAL_ALPHA) * probability**2 * -(1 - probability + 1e-8).log()
@@ -144,21 +146,25 @@ def _classification_cost(
     is_visible = targets.referred_is_visible
     counts = is_visible | ~is_visible.any(dim=1, keepdim=True)
     weight = counts.to(probability.dtype) / counts.sum(dim=1, keepdim=True)
-    return torch.einsum("b t q n, b t -> b q n", positive - negative, weight)
+    return torch.einsum("l b t q n, b t -> l b q n", positive - negative, weight)
 
 
 def _dice_cost(
-    mask_logits: Float[Tensor, "batch time query height4 width4"],
+    mask_logits: Sequence[Float[Tensor, "batch time query height4 width4"]],
     masks: Float[Tensor, "batch object time height width"],
-) -> Float[Tensor, "batch query object"]:
-    """Minus the smoothed Dice overlap, compared at the resolution of the targets."""
-    b, t = mask_logits.shape[:2]
-    upsampled = upsample_logits(rearrange(mask_logits, "b t q h w -> (b t) q h w"), (masks.shape[-2], masks.shape[-1]))
-    probability = rearrange(upsampled.sigmoid_(), "(b t) q h w -> b t q (h w)", b=b, t=t)
+) -> Float[Tensor, "layer batch query object"]:
+    """Minus the smoothed Dice overlap, compared at the resolution of the targets; layer by layer, to save memory."""
+    b, size = masks.shape[0], (masks.shape[-2], masks.shape[-1])
     target = rearrange(masks, "b n t h w -> b t (h w) n")
-    overlap = 2 * probability @ target
-    total = probability.sum(dim=-1)[..., None] + target.sum(dim=-2)[:, :, None]
-    return -((overlap + 1) / (total + 1)).mean(dim=1)
+    target_sum = target.sum(dim=-2)[:, :, None]  # (b, t, 1, n)
+    overlaps, totals = [], []
+    for logits in mask_logits:
+        upsampled = upsample_logits(rearrange(logits, "b t q h w -> (b t) q h w"), size)
+        probability = rearrange(upsampled.sigmoid_(), "(b t) q h w -> b t q (h w)", b=b)
+        overlaps.append(probability @ target)
+        totals.append(probability.sum(dim=-1))
+    total = torch.stack(totals)[..., None] + target_sum
+    return -((2 * torch.stack(overlaps) + 1) / (total + 1)).mean(dim=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +198,7 @@ class Matcher:
         Raises:
             ValueError: if a cost is not a finite number: the predictions have diverged.
         """
-        costs = torch.stack([self.total_cost(layer, output.sentence, targets) for layer in output.layers])
-        costs_on_host = costs.cpu().numpy()
+        costs_on_host = self.total_cost(output, targets).cpu().numpy()
         if not np.isfinite(costs_on_host).all():
             layer = int(np.flatnonzero(~np.isfinite(costs_on_host).all(axis=(1, 2, 3)))[0])
             raise ValueError(f"matching costs of layer {layer} are not finite: predictions or target boxes are not")
@@ -205,13 +210,15 @@ class Matcher:
             for costs_of_layer in costs_on_host
         )
 
-    def total_cost(
-        self, layer: LayerOutput, sentence: Float[Tensor, "batch dim"] | None, targets: StackedTargets
-    ) -> Float[Tensor, "batch query object"]:
-        """The weighted sum of the costs of one layer."""
-        if self.cost_contrastive and sentence is None:
+    def total_cost(self, output: SOCOutput, targets: StackedTargets) -> Float[Tensor, "layer batch query object"]:
+        """The weighted sum of the costs.
+
+        Raises:
+            ValueError: if the similarity to the sentence has a weight, but the output no sentence.
+        """
+        if self.cost_contrastive and output.sentence is None:
             raise ValueError(f"cost_contrastive={self.cost_contrastive} needs the model's sentence feature, got None")
-        costs = cost_matrices(layer, sentence if self.cost_contrastive else None, targets)
+        costs = cost_matrices(output.layers, output.sentence if self.cost_contrastive else None, targets)
         total = (
             self.cost_class * costs.classification
             + self.cost_dice * costs.dice

@@ -11,10 +11,9 @@ EPSILON = 1e-6
 
 def _sine(position: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape {dim}"]:
     """Sines on even and cosines on odd channels, at wave lengths from 2 pi to 10000 * 2 pi."""
-    channel = torch.arange(dim, device=position.device, dtype=position.dtype)
-    wavelength = 10000 ** (2 * (channel // 2) / dim)
+    wavelength = 10000 ** (torch.arange(0, dim, 2, device=position.device, dtype=position.dtype) / dim)
     angle = position[..., None] / wavelength
-    return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-2)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
 
 
 def pixel_positions(
@@ -29,10 +28,9 @@ def pixel_positions(
     """
     is_valid = (~is_padding).to(dtype)
     y, x = is_valid.cumsum(dim=2), is_valid.cumsum(dim=3)
-    y = (y - 0.5) / (y[:, :, -1:] + EPSILON) * (2 * math.pi)
-    x = (x - 0.5) / (x[:, :, :, -1:] + EPSILON) * (2 * math.pi)
-    encoding = torch.cat([_sine(y, dim // 2), _sine(x, dim // 2)], dim=-1)  # (b, t, h, w, c)
-    return encoding.movedim(-1, 2)
+    last = torch.stack([y[:, :, -1:].expand_as(y), x[:, :, :, -1:].expand_as(x)], dim=-1)
+    position = (torch.stack([y, x], dim=-1) - 0.5) / (last + EPSILON) * (2 * math.pi)
+    return _sine(position, dim // 2).flatten(-2).movedim(-1, 2)  # channels of y before those of x
 
 
 def word_positions(

@@ -1,5 +1,6 @@
 """Video Swin Transformer without temporal down-sampling: one feature map per frame and stage."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from models.checkpoint_names import kinetics_to_video_swin
 from models.layers import token_by_token
@@ -70,21 +70,36 @@ class PatchMerging(nn.Module):
 class VideoSwinBlock(nn.Module):
     """Window attention and feed-forward, each after a norm and with a residual."""
 
-    def __init__(self, dim: int, num_heads: int, *, window: Size3, is_shifted: bool, drop_path: float) -> None:
+    def __init__(self, dim: int, num_heads: int, *, window: Size3, is_shifted: bool) -> None:
         super().__init__()
         self.shift: Size3 = (window[0] // 2, window[1] // 2, window[2] // 2) if is_shifted else (0, 0, 0)
         self.norm1 = nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, num_heads, window)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = FeedForward(dim)
-        self.drop_path = StochasticDepth(drop_path, mode="row")
 
-    def forward(self, x: Float[Tensor, "batch time height width dim"]) -> Float[Tensor, "batch time height width dim"]:
-        """Same shape out as in."""
-        x = x + self.drop_path(self.attn(self.norm1(x), self.shift))
-        if not self.training:
+    def forward(
+        self, x: Float[Tensor, "batch time height width dim"], keep: Float[Tensor, "2 batch"] | None = None
+    ) -> Float[Tensor, "batch time height width dim"]:
+        """Same shape out as in.
+
+        Args:
+            x: the tokens.
+            keep: what attention and feed-forward of each clip are multiplied with; None: 1.
+        """
+        attention, feed_forward = (None, None) if keep is None else keep.unbind()
+        x = _add(x, self.attn(self.norm1(x), self.shift), attention)
+        if feed_forward is None:
             return token_by_token(lambda tokens: tokens + self.mlp(self.norm2(tokens)), x)
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return _add(x, self.mlp(self.norm2(x)), feed_forward)
+
+
+def _add(
+    x: Float[Tensor, "batch time height width dim"],
+    branch: Float[Tensor, "batch time height width dim"],
+    keep: Float[Tensor, " batch"] | None,
+) -> Float[Tensor, "batch time height width dim"]:
+    return x + branch if keep is None else torch.addcmul(x, branch, keep[:, None, None, None, None])
 
 
 class FeedForward(nn.Module):
@@ -116,17 +131,13 @@ class VideoSwin(VisualEncoder):
     def __init__(self, size: VideoSwinSize, *, drop_path_rate: float = 0.2) -> None:
         super().__init__()
         self.channels = tuple(size.embed_dim * 2**stage for stage in range(4))
-        drop_paths = torch.linspace(0, drop_path_rate, sum(size.depths)).tolist()
+        self.drop_path_rate = drop_path_rate
         self.patch_embed = PatchEmbedding(size.embed_dim)
         self.stages = nn.ModuleList()
-        for stage, (dim, depth, heads) in enumerate(zip(self.channels, size.depths, size.num_heads, strict=True)):
-            first = sum(size.depths[:stage])
+        for dim, depth, heads in zip(self.channels, size.depths, size.num_heads, strict=True):
             self.stages.append(
                 nn.ModuleList(
-                    VideoSwinBlock(
-                        dim, heads, window=size.window_size, is_shifted=i % 2 == 1, drop_path=drop_paths[first + i]
-                    )
-                    for i in range(depth)
+                    VideoSwinBlock(dim, heads, window=size.window_size, is_shifted=i % 2 == 1) for i in range(depth)
                 )
             )
         self.downsamples = nn.ModuleList(PatchMerging(dim) for dim in self.channels[:3])
@@ -136,14 +147,26 @@ class VideoSwin(VisualEncoder):
     ) -> tuple[Float[Tensor, "batch time _ _ _"], ...]:
         """Maps of strides 4, 8, 16 and 32, sizes rounded up."""
         x = self.patch_embed(frames)
+        keep = iter(self._kept_branches(x))
         maps = []
         for stage, blocks in enumerate(self.stages):
             if stage > 0:
                 x = self.downsamples[stage - 1](x)
             for block in blocks:  # type: ignore[attr-defined]  # ModuleList of ModuleList
-                x = block(x)
+                x = block(x, next(keep))
             maps.append(rearrange(x, "b t h w c -> b t c h w"))
         return tuple(maps)
+
+    def _kept_branches(self, x: Float[Tensor, "batch time height width dim"]) -> Iterable[Tensor | None]:
+        """What the branches of each block are multiplied with: stochastic depth, drawn for all blocks at once.
+
+        In training a clip leaves out a branch with the probability of its block; those that stay are scaled up.
+        """
+        depth = sum(isinstance(module, VideoSwinBlock) for module in self.modules())
+        if not (self.training and self.drop_path_rate):
+            return [None] * depth
+        probability = torch.linspace(1, 1 - self.drop_path_rate, depth, device=x.device, dtype=x.dtype)[:, None, None]
+        return torch.bernoulli(probability.expand(-1, 2, len(x))).div_(probability)
 
     def load_pretrained(self, state: dict[str, Tensor]) -> None:
         """Take the weights of a Kinetics Video-Swin file, strictly.

@@ -74,13 +74,13 @@ class WindowLayout:
             all padding.
         places: of each token.
         padding: the places that hold no token.
-        groups: first window, end, and along which axes its windows are last, for every distinct mask.
+        groups: for every distinct mask, how many windows have it, and along which axes these are the last.
     """
 
     tokens: Int[Tensor, " place"]
     places: Int[Tensor, " token"]
     padding: Int[Tensor, " pad"]
-    groups: tuple[tuple[int, int, tuple[bool, bool, bool]], ...]
+    groups: tuple[tuple[int, tuple[bool, bool, bool]], ...]
 
     @property
     def has_padding(self) -> bool:
@@ -110,13 +110,12 @@ def window_layout(size: Size3, window: Size3, shift: Size3, batch: int, device: 
     ranges = [
         ((False, 0, n - 1), (True, n - 1, n)) if s else ((False, 0, n),) for n, s in zip(grid, shift, strict=True)
     ]
-    parts, groups, first = [], [], 0
+    parts, groups = [], []
     for (last_d, d0, d1), (last_h, h0, h1), (last_w, w0, w1) in product(*ranges):
         part = numbers[d0:d1, h0:h1, w0:w1].flatten(0, 3)
         if len(part):
             parts.append(part)
-            groups.append((first, first + len(part), (last_d, last_h, last_w)))
-            first += len(part)
+            groups.append((len(part), (last_d, last_h, last_w)))
     tokens = torch.cat(parts).flatten()
     places = torch.empty(count + 1, dtype=torch.long)
     places[tokens] = torch.arange(len(tokens))
@@ -189,7 +188,9 @@ class WindowAttention(nn.Module):
         if may_cache and self._cached_bias is not None and self._cached_bias[0] == key:
             return self._cached_bias[1]
         index = relative_position_index(self.window, num_tokens, table.device)
-        bias = rearrange(table[index.flatten()], "(n m) head -> 1 head n m", n=num_tokens).contiguous()
+        # On a GPU the gradient of `table[index]` would sort the indices first.
+        rows = table.index_select(0, index.flatten())
+        bias = rearrange(rows, "(n m) head -> 1 head n m", n=num_tokens).contiguous()
         self._cached_bias = (key, bias) if may_cache else None
         return bias
 
@@ -217,8 +218,8 @@ class WindowAttention(nn.Module):
         bias = self.position_bias(in_windows.shape[3]).to(in_windows.dtype)
         attended = []
         # One call per distinct mask: most windows have none.
-        for first, last, is_last in layout.groups:
-            query, key, value = in_windows[:, first:last]
+        parts = in_windows.split([count for count, _ in layout.groups], dim=1)
+        for (query, key, value), (_, is_last) in zip(parts, layout.groups, strict=True):
             mask = shift_mask(window, shift, is_last, x.device, bias.dtype)
             of_group = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=bias if mask is None else bias + mask

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.matcher import Matcher, cost_matrices, stack_targets
-from models.outputs import LayerOutput
+from models.outputs import LayerOutput, SOCOutput
 from structures.samples import ClipTarget
 
 SIZE = (12, 16)
@@ -102,9 +102,9 @@ def test_a_batch_of_absent_sentences_gets_no_pair():
 
 def test_an_object_that_is_never_visible_is_matched_by_all_frames():
     target, layer = make_target(False, False), make_layer()
-    costs = cost_matrices(layer, None, stack_targets((target,), layer))
+    costs = cost_matrices((layer,), None, stack_targets((target,), layer))
     everywhere = replace(target, is_visible=torch.ones(1, 2, dtype=torch.bool))
-    expected = cost_matrices(layer, None, stack_targets((everywhere,), layer))
+    expected = cost_matrices((layer,), None, stack_targets((everywhere,), layer))
     assert costs.classification.isfinite().all()
     torch.testing.assert_close(costs.classification, expected.classification)
     assert len(Matcher()(layer, None, (target,))[0][0]) == 1
@@ -115,20 +115,20 @@ def test_class_logits_of_frames_without_the_object_do_not_matter():
     changed = layer.class_logits.clone()
     changed[:, 1] += 3
     stacked = stack_targets((target,), layer)
-    first = cost_matrices(layer, None, stacked).classification
-    second = cost_matrices(replace(layer, class_logits=changed), None, stacked).classification
+    first = cost_matrices((layer,), None, stacked).classification
+    second = cost_matrices((replace(layer, class_logits=changed),), None, stacked).classification
     torch.testing.assert_close(first, second)
 
 
 def test_the_label_selects_the_class_only_where_there_are_several():
     several, single = make_layer(num_classes=4), make_layer(num_classes=1)
     first, second = [
-        cost_matrices(several, None, stack_targets((make_target(True, True, label=label),), several)).classification
+        cost_matrices((several,), None, stack_targets((make_target(True, True, label=label),), several)).classification
         for label in (1, 3)
     ]
     assert not torch.allclose(first, second)
     target = make_target(True, True, label=3)
-    assert cost_matrices(single, None, stack_targets((target,), single)).classification.isfinite().all()
+    assert cost_matrices((single,), None, stack_targets((target,), single)).classification.isfinite().all()
 
 
 def test_permuting_queries_permutes_the_assignment():
@@ -170,3 +170,16 @@ def test_diverged_predictions_are_an_error():
 def test_targets_that_do_not_fit_are_an_error(targets: tuple[ClipTarget, ...], message: str):
     with pytest.raises(ValueError, match=message):
         stack_targets(targets, make_layer())
+
+
+def test_layers_are_matched_together_as_each_alone():
+    targets = (make_target(True, False, num_objects=2), absent_target(), make_target(True, True))
+    layers = tuple(make_layer(batch=3, seed=seed) for seed in range(3))
+    sentence, matcher = torch.randn(3, layers[0].cluster.shape[-1]), Matcher(cost_contrastive=1.0)
+    together = matcher.match_layers(SOCOutput(layers, sentence), stack_targets(targets, layers[0]))
+    alone = [matcher(layer, sentence, targets) for layer in layers]
+    for ours, expected in zip(together, alone, strict=True):
+        for one, other in zip(ours, expected, strict=True):
+            assert torch.equal(one[0], other[0])
+            assert torch.equal(one[1], other[1])
+    assert len({tuple(query.tolist()) for assignment in alone for query, _ in assignment[:1]}) > 1, "layers differ"

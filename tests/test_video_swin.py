@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from models.checkpoint_names import kinetics_to_video_swin
-from models.video_swin import VideoSwin, VideoSwinSize
+from models.video_swin import VideoSwin, VideoSwinBlock, VideoSwinSize
 from models.window_attention import MASKED_LOGIT, WindowAttention, clip_window, relative_position_index
 
 WINDOW = (2, 3, 3)
@@ -116,3 +116,34 @@ def test_patches_of_two_frames_are_added_up():
     converted = kinetics_to_video_swin({"backbone.patch_embed.proj.weight": weight, "cls_head.fc_cls.bias": weight})
     torch.testing.assert_close(converted["patch_embed.proj.weight"], weight.sum(2, keepdim=True))
     assert len(converted) == 1
+
+
+def test_branches_are_left_out_in_training_with_the_probability_of_their_block():
+    torch.manual_seed(0)
+    encoder = VideoSwin(VideoSwinSize(8, (1, 1, 2, 1), (1, 2, 2, 4), (2, 3, 3)), drop_path_rate=0.4)
+    seen = []
+    for stage in encoder.stages:
+        for block in stage:
+            block.register_forward_pre_hook(lambda block, inputs: seen.append(inputs[1]))
+    encoder(torch.randn(2000, 1, 3, 4, 4))
+    keep = torch.stack(seen)
+    assert keep.shape == (5, 2, 2000)
+    for drawn, probability in zip(keep, (1.0, 0.9, 0.8, 0.7, 0.6), strict=True):
+        torch.testing.assert_close(drawn[drawn > 0].unique(), torch.tensor([1 / probability]))
+        torch.testing.assert_close((drawn > 0).double().mean(), torch.tensor(probability).double(), atol=0.03, rtol=0)
+    assert not torch.equal(keep[4, 0], keep[4, 1]), "attention and feed-forward are drawn apart"
+    seen.clear()
+    encoder.eval()(torch.randn(1, 1, 3, 4, 4))
+    assert seen == [None] * 5
+
+
+def test_a_branch_that_is_left_out_changes_nothing_and_one_that_stays_is_scaled():
+    torch.manual_seed(0)
+    block = VideoSwinBlock(8, 2, window=(2, 3, 3), is_shifted=False)
+    x = torch.randn(2, 2, 3, 3, 8)
+    keep = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
+    output = block(x, keep)
+    assert torch.equal(output[1], x[1])
+    torch.testing.assert_close(output[0], x[0] + 2 * block.mlp(block.norm2(x[0])))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert block(x, keep).dtype == torch.float32, "the residual stays in single precision"

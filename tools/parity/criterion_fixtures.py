@@ -150,12 +150,12 @@ def _cost_keys(
     """
     samples = [_sample(layer, i) for i in range(len(targets))]
     pairs = [
-        [cost_matrices(one, sentence[i : i + 1], stack_targets((target,), one)) for target in targets]
+        [cost_matrices((one,), sentence[i : i + 1], stack_targets((target,), one)) for target in targets]
         for i, one in enumerate(samples)
     ]
 
     def matrix(name: str) -> Tensor:
-        return torch.cat([torch.cat([getattr(cost, name)[0] for cost in row], dim=1) for row in pairs])
+        return torch.cat([torch.cat([getattr(cost, name)[0, 0] for cost in row], dim=1) for row in pairs])
 
     classification = matrix("classification")
     num_columns = entry["outputs"]["cost/cls"][1]
@@ -169,7 +169,7 @@ def _cost_keys(
         "cost/dice": matrix("dice"),
         "cost/box": matrix("box"),
         "cost/giou": matrix("giou"),
-        "cost/con": torch.cat([row[0].contrastive[0] for row in pairs if row[0].contrastive is not None]),
+        "cost/con": torch.cat([row[0].contrastive[0, 0] for row in pairs if row[0].contrastive is not None]),
     }
 
 
