@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -51,6 +52,18 @@ from train import Run, add_gradients
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PRECISIONS = ("float32", "TF32", "bfloat16")
+Size = Literal["full", "narrow", "tiny"]
+"""`narrow`: all layers, few channels; `tiny`: one layer of each kind, too."""
+
+NARROW = (
+    "model.visual_encoder.name=video-swin",
+    "model.visual_encoder.embed_dim=16",
+    "model.visual_encoder.depths=[2,2,6,2]",
+    "model.visual_encoder.num_heads=[1,2,4,8]",
+    "model.dim=32",
+    "model.visual_encoder.depths=[1,1,1,1]",
+    "model.visual_encoder.num_heads=[1,1,1,1]",
+)
 SENTENCE = "the small dog that runs to the right of a red car behind the big tree"
 WORDS = tuple(dict.fromkeys(SENTENCE.split(" ")))
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
@@ -87,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.disable(logging.WARNING)
     device = torch.device(options.device)
     title = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    bench = Bench(device, tiny=options.tiny, repeats=options.repeats)
+    bench = Bench(device, size="tiny" if options.tiny else "full", repeats=options.repeats)
     page = [
         f"# SOC-T on {title}, {date.today()}",
         "",
@@ -108,14 +121,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class Bench:
     """One model, and what is measured of it."""
 
-    def __init__(self, device: torch.device, *, tiny: bool, repeats: int) -> None:
+    def __init__(self, device: torch.device, *, size: Size = "full", repeats: int = 1) -> None:
         torch.manual_seed(0)
-        small = ["model.visual_encoder.embed_dim=12", "model.visual_encoder.name=video-swin", "model.dim=32"]
-        small += ["model.visual_encoder.depths=[1,1,1,1]", "model.visual_encoder.num_heads=[1,1,1,1]"]
-        settings = ["data.root=.", *(small if tiny else ())]
+        settings = ["data.root=.", *NARROW[: {"full": 0, "narrow": -2, "tiny": len(NARROW)}[size]]]
         self.config: Config = load_config(REPOSITORY / "configs" / "base.yaml", settings)
-        shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-        roberta = RobertaConfig(**{**ROBERTA_BASE.to_dict(), **shape}) if tiny else ROBERTA_BASE
+        shape = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
+        shape |= {"num_hidden_layers": 1} if size == "tiny" else {}
+        roberta = ROBERTA_BASE if size == "full" else RobertaConfig(**{**ROBERTA_BASE.to_dict(), **shape})
         frozen = self.config.model.text_encoder.frozen
         text_encoder = TextEncoder(RobertaModel(roberta), _tokenizer(), frozen=frozen)
         self.model: SOC = build_model(self.config.model, text_encoder=text_encoder).eval()
@@ -167,7 +179,7 @@ class Bench:
         for clip in clips:
             for name in PRECISIONS:
                 with _precision(name, self.device, autocast=False), tempfile.TemporaryDirectory() as folder:
-                    step = self._step(clip, amp="bf16" if name == "bfloat16" else "off", folder=Path(folder))
+                    step = self.step(clip, amp="bf16" if name == "bfloat16" else "off", folder=Path(folder))
                     lines.append(f"| {clip} | {name} | {self._cost(step)} |")
                     if self.device.type == "cuda" and not places:
                         places = _places_that_wait(step)
@@ -186,7 +198,7 @@ class Bench:
         (output,) = segment_clip(self.model, frames, texts, device=device)
         return output
 
-    def _step(self, clip: Clip, *, amp: str, folder: Path) -> Callable[[], None]:
+    def step(self, clip: Clip, *, amp: str, folder: Path) -> Callable[[], None]:
         """The training step of train.py on a batch of one clip that is in memory."""
         config = load_config(REPOSITORY / "configs" / "base.yaml", ["data.root=.", f"train.amp={amp}"])
         stage = config.training_stages()[0]
