@@ -1,6 +1,10 @@
 """Command line: `python main.py {train,eval,predict,teach,config} --config FILE [key=value ...]`.
 
 `predict` takes `--model FOLDER`, a saved model, in place of the configuration; `teach` needs neither.
+
+What is imported above is all that `--help` and a mistake in the arguments need. The configuration (`configs`, with
+pydantic and NumPy) and what a mode runs (with PyTorch) are imported where they are used, so that each command waits for
+its own libraries alone; tests/test_start.py holds the list.
 """
 
 import argparse
@@ -10,11 +14,13 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from configs.loader import DATA_ROOT_VARIABLE, ConfigError, dump_config, load_config
-from configs.schema import Config
 from engine.last_net import EXIT_BAD_INPUT, Command, readable, run_command, say
 from structures.user_path import user_path
+
+if TYPE_CHECKING:
+    from configs.schema import Config
 
 GO_ON = "train.resume=true goes on from the last checkpoint"
 
@@ -116,6 +122,8 @@ def teaching_overrides(arguments: argparse.Namespace) -> list[str]:
     Raises:
         ValueError: videos and labels do not belong together.
     """
+    from configs.loader import DATA_ROOT_VARIABLE
+
     videos, labels = getattr(arguments, "predict.video") or [], arguments.labels or []
     output = arguments.output_dir
     overrides = [] if output is None else [f"output_dir={json.dumps(output, ensure_ascii=False)}"]
@@ -134,17 +142,19 @@ def teaching_overrides(arguments: argparse.Namespace) -> list[str]:
     return overrides
 
 
-def load(arguments: argparse.Namespace, overrides: Sequence[str]) -> Config:
+def load(arguments: argparse.Namespace, overrides: Sequence[str]) -> "Config":
     """The configuration of the file, or of the saved model; for `teach` that of the file with the model of the folder.
 
     Raises:
         ValueError: it cannot be used.
     """
+    from configs.loader import load_config
+
     is_taught = arguments.mode == "teach"
     path = arguments.config or TEACH_CONFIG if is_taught else arguments.config
     if arguments.model is None:
         return load_config(path, overrides)
-    from models.saved_model import read_saved_config  # needs torch, see `run`
+    from models.saved_model import read_saved_config
 
     if not is_taught:
         return read_saved_config(arguments.model, overrides)
@@ -168,9 +178,11 @@ def require_options_of_mode(parser: argparse.ArgumentParser, arguments: argparse
         parser.error("--config FILE is needed, or for predict --model FOLDER, and not both")
 
 
-def run(mode: str, config: Config) -> None:
-    """Starts one mode. torch is imported here and not above: `config` and `--help` stay fast."""
+def run(mode: str, config: "Config") -> None:
+    """Starts one mode."""
     if mode == "config":
+        from configs.loader import dump_config
+
         sys.stdout.write(dump_config(config))
     elif mode == "train":
         from train import fit
@@ -210,6 +222,8 @@ def answer(command: Command) -> int:
     require_options_of_mode(parser, arguments)
     command.less_memory = LESS_MEMORY.get(arguments.mode, command.less_memory)
     command.after_interruption = GO_ON if arguments.mode == "train" else ""
+    from configs.loader import ConfigError
+
     forms = teaching_overrides(arguments) if arguments.mode == "teach" else prediction_overrides(arguments)
     try:
         config = load(arguments, [*arguments.overrides, *forms])

@@ -4,38 +4,21 @@
 is left is a fault of the program, which is said, and written to a log file with all that is needed to mend it.
 """
 
-import importlib.metadata
 import os
-import platform
 import select
 import shlex
 import sys
-import tempfile
-import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.machine_limits import LESS_MEMORY, describe_limit
-from engine.revision import ROOT, git_revision
-from media.files import write_text
-from structures.user_cache import user_cache_folder
 from structures.wording import one_line
 
 EXIT_BAD_INPUT = 2
 EXIT_FAULT = 70  # EX_SOFTWARE in sysexits.h
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 EXIT_NOBODY_READS = 141  # 128 + SIGPIPE
-
-PACKAGES = (
-    "torch", "torchvision", "numpy", "pydantic", "ruamel.yaml", "pillow", "av", "transformers", "tokenizers",
-    "safetensors", "timm", "scipy", "h5py", "pycocotools", "gradio",
-)  # fmt: skip
-"""Whose versions a log names."""
-
-VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "LANG", "LC_ALL")
-"""Of the environment, beside those that begin with SOC_, that a log names."""
 
 MOST_LINES = 60
 MOST_CHARACTERS = 1000
@@ -102,7 +85,10 @@ def run_command(
         if message is None and isinstance(error, ValueError):
             message = str(error) or type(error).__name__
         if message is None:
-            return report_fault(error, command)
+            from engine.fault_report import report_fault  # here, because a command without a fault starts faster so
+
+            say(report_fault(error, command=command.line, output_folder=command.output_folder))
+            return EXIT_FAULT
         say(f"{prefix}: {readable(message)}")
         return EXIT_BAD_INPUT
 
@@ -161,99 +147,3 @@ def readable(message: str) -> str:
     lines = [one_line(line, MOST_CHARACTERS) for line in message.splitlines()]
     rest = [f"... and {len(lines) - MOST_LINES} more lines"] if len(lines) > MOST_LINES else []
     return "\n".join(lines[:MOST_LINES] + rest)
-
-
-# ---- a fault of the program ----
-
-
-def report_fault(error: BaseException, command: Command) -> int:
-    """Says that the program is at fault, and writes the log; returns the exit code."""
-    text = fault_log(error, command)
-    place = write_log(text, command.output_folder)
-    lines = [
-        f"this is a fault of the program: {one_line(summary(error), 300)}",
-        f"command: {one_line(command.line, MOST_CHARACTERS)}",
-    ]
-    if place is None:
-        lines += ["no folder could be written, so here is what the log would hold:", text.rstrip()]
-    else:
-        lines.append(f"please report it with the file {place}, which holds the traceback and the versions")
-    say("\n".join(lines))
-    return EXIT_FAULT
-
-
-def summary(error: BaseException) -> str:
-    """Kind, text, and the last line of this code on the way: `KeyError: 'x' (models/soc.py, line 231)`."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if is_own(Path(frame.filename)) and frame.filename != __file__]
-    text = " ".join(str(error).split())
-    named = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"{named} ({Path(own[-1].filename).relative_to(ROOT)}, line {own[-1].lineno})" if own else named
-
-
-def is_own(path: Path) -> bool:
-    """Whether a file is of this code, and not of a library in an environment below its folder."""
-    return path.is_relative_to(ROOT) and "site-packages" not in path.relative_to(ROOT).parts
-
-
-def fault_log(error: BaseException, command: Command) -> str:
-    """What is needed to find the fault: the command, where it ran, versions, and the traceback."""
-    facts = {
-        "command": command.line,
-        "folder": working_folder(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "code": git_revision(),
-        "system": platform.platform(),
-        "Python": sys.version.replace("\n", " "),
-        "packages": ", ".join(installed()),
-        "environment": ", ".join(f"{name}={value}" for name, value in environment()) or "nothing of interest",
-    }
-    head = "A fault of the program. The names of folders below may be private: look before it is passed on."
-    lines = [head, "", *(f"{name}: {value}" for name, value in facts.items()), ""]
-    text = "\n".join(lines) + "\n" + "".join(traceback.format_exception(error))
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # arguments may hold bytes that are no text
-
-
-def working_folder() -> str:
-    """Where the command runs."""
-    try:
-        return str(Path.cwd())
-    except OSError as error:  # deleted meanwhile
-        return f"unknown: {error}"
-
-
-def installed() -> Iterator[str]:
-    """Names and versions of the packages that results depend on."""
-    for name in PACKAGES:
-        try:
-            yield f"{name} {importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
-
-
-def environment() -> Iterator[tuple[str, str]]:
-    """Variables that change what the program does."""
-    for name, value in sorted(os.environ.items()):
-        if name.startswith("SOC_") or name in VARIABLES:
-            yield name, value
-
-
-def write_log(text: str, output_folder: Path | None) -> Path | None:
-    """Writes the log, whole or not at all, to the first folder that takes it; None where none does.
-
-    Args:
-        text: of the log.
-        output_folder: comes first, if it is there: a folder that was not made yet is not made for a log.
-    """
-    name = f"fault_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}.log"
-    candidates: list[Callable[[], Path]] = [lambda: user_cache_folder() / "faults", lambda: Path(tempfile.gettempdir())]
-    if output_folder is not None and output_folder.is_dir():
-        candidates.insert(0, lambda: output_folder)
-    for candidate in candidates:
-        try:
-            path = candidate() / name
-            write_text(path, text)
-        except (OSError, RuntimeError):  # it cannot be written, or there is no home folder
-            continue
-        return path.absolute()
-    return None

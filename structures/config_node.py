@@ -13,12 +13,12 @@ LARGEST_INTEGER = 2**63 - 1
 
 
 class ConfigNode(BaseModel):
-    """Frozen, no unknown keys, no infinite number; docstrings below the fields are their descriptions.
+    """Frozen, no unknown keys, no infinite number. The docstring below a field says what it means.
 
     `~` in a path is the home folder.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*")
     @classmethod

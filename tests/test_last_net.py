@@ -77,7 +77,7 @@ def test_where_no_folder_can_be_written_the_log_is_shown(
     def full(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("engine.last_net.write_text", full)
+    monkeypatch.setattr("engine.fault_report.write_text", full)
     assert end_with(KeyError("x")) == EXIT_FAULT
     shown = capsys.readouterr().err
     assert "no folder could be written" in shown
