@@ -20,7 +20,7 @@ from torchvision.transforms import functional
 
 from datasets.readers import PngMasks
 from datasets.records import Expression, VideoRecord
-from loading.transforms import resized_size
+from loading.frames import resized_size
 from media.video_seek import VideoFileFrames
 from structures.clips import IMAGENET
 

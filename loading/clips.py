@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from datasets.readers import mask_size
 from datasets.records import Expression, VideoRecord
+from loading.frames import as_clip
 from loading.pseudo_clips import PseudoClips
 from loading.sampling import (
     SampleKey,
@@ -253,15 +253,6 @@ def _trained_on(videos: Sequence[VideoRecord], *, absent: Literal["train", "leav
     if absent == "train":
         return videos
     return [replace(v, expressions=tuple(e for e in v.expressions if not e.is_absent)) for v in videos]
-
-
-def as_clip(frames: UInt8[np.ndarray, "time height width 3"]) -> UInt8[Tensor, "time 3 height width"]:
-    """The frames of a reader as a tensor.
-
-    The channels of a pixel stay side by side: torchvision resizes bytes in this order of memory four times as fast as
-    in the usual one.
-    """
-    return torch.from_numpy(frames).permute(0, 3, 1, 2)  # (time, 3, height, width)
 
 
 def read_clip(

@@ -8,8 +8,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from datasets.readers import FrameReader, SeparateFrames, require_one_size
-from loading.clips import as_clip
-from loading.transforms import resize_frames
+from loading.frames import as_clip, resize_frames
 
 Frames = UInt8[Tensor, "time 3 height width"]
 

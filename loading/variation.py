@@ -14,8 +14,9 @@ from torchvision.transforms.v2 import functional
 
 from datasets.absent_words import is_function_word, says_no_more
 from datasets.records import Expression, VideoRecord
+from loading.frames import resized_size
 from loading.sampling import random_index, sample_without_replacement
-from loading.transforms import AnnotatedClip, resize_to, resized_size
+from loading.transforms import AnnotatedClip, resize_to
 from structures.boxes import mask_extents_xyxy
 
 KEPT_SHARE = 0.5

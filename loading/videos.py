@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from datasets.readers import ObjectMapReader, mask_size
 from datasets.records import Expression, VideoRecord
-from loading.clips import as_clip
+from loading.frames import as_clip
 
 MOST_MAPS_KEPT = 2
 """Windows of object maps that a video keeps: two may be scored at the same time."""

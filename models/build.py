@@ -1,21 +1,19 @@
 """From configuration to modules; the only place of `models` that reads a configuration."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor
 
 from configs.model_schema import ModelConfig, VisualEncoderConfig
 from configs.schema import Config, LossConfig
 from media.folders import listing
 from models.checkpoint_names import NOT_WEIGHTS, is_published_soc, soc_from_published
-from models.criterion import Criterion, LossWeights
 from models.encoder_files import ENCODERS, encoders_folder, hub_weights
-from models.matcher import Matcher
 from models.ops.ms_deform_attn.backends import set_backend
-from models.resnet import ResNet50
 from models.soc import SOC
 from models.text_encoder import TextEncoder, load_text_encoder
 from models.timm_encoder import TimmEncoder
@@ -31,6 +29,10 @@ from models.weight_kinds import (
     weight_kind,
 )
 from structures.checkpoint_file import load_strictly, read_min_score, read_state_dict
+from structures.skipped_init import SkippedRandomFill
+
+if TYPE_CHECKING:
+    from models.criterion import Criterion
 
 logger = logging.getLogger(__name__)
 
@@ -55,16 +57,43 @@ def build_model(
         data_root: replaces `{data.root}` in the path of the text encoder.
         text_encoder: one that was built elsewhere; None builds it from the configuration.
         for_inference: the class head of the weights is taken wherever it fits: `keep_class_head: false` of a recipe is
-            about the start of its training.
+            about the start of its training. Weights that those of `config.weights` replace are not drawn at random
+            before, and those of the text encoder are not read from its own folder.
 
     Raises:
         ValueError: if a file or folder is missing or does not fit.
     """
     set_backend(config.ms_deform_attn)
-    if text_encoder is None:
-        text_encoder = build_text_encoder(config, data_root=data_root)
-    model = SOC(
-        build_visual_encoder(config.visual_encoder, weights_follow=config.weights is not None),
+    weights = config.weights
+
+    def new_model(*, for_inference: bool = False) -> SOC:
+        sentences = text_encoder or build_text_encoder(config, data_root=data_root, for_inference=for_inference)
+        frames = build_visual_encoder(config.visual_encoder, weights_follow=weights is not None)
+        return _assemble(frames, sentences, config)
+
+    if weights is None:
+        return new_model()
+    if not for_inference:
+        model = new_model()
+        load_weights(model, weights, class_head="load" if config.keep_class_head else "new")
+        return model
+    random_state = torch.get_rng_state()
+
+    def initial_state() -> Mapping[str, Tensor]:
+        torch.set_rng_state(random_state)
+        return new_model().state_dict()
+
+    with SkippedRandomFill():
+        model = new_model(for_inference=True)
+    class_head: Literal["load", "load_if_it_fits"] = "load" if config.keep_class_head else "load_if_it_fits"
+    load_weights(model, weights, class_head=class_head, initial_state=initial_state)
+    return model
+
+
+def _assemble(visual_encoder: VisualEncoder, text_encoder: TextEncoder, config: ModelConfig) -> SOC:
+    """SOC around its encoders, with new weights."""
+    return SOC(
+        visual_encoder,
         text_encoder,
         dim=config.dim,
         num_heads=config.num_heads,
@@ -81,10 +110,6 @@ def build_model(
         mask_offset_scale=config.mask_head.offset_scale,
         with_trajectory=config.trajectory,
     )
-    if config.weights is not None:
-        without: Literal["load_if_it_fits", "new"] = "load_if_it_fits" if for_inference else "new"
-        load_weights(model, config.weights, class_head="load" if config.keep_class_head else without)
-    return model
 
 
 def build_model_for_inference(config: Config) -> SOC:
@@ -113,8 +138,13 @@ def resolve_min_score(config: Config) -> float:
     return stored
 
 
-def build_text_encoder(config: ModelConfig, *, data_root: Path | None) -> TextEncoder:
+def build_text_encoder(config: ModelConfig, *, data_root: Path | None, for_inference: bool = False) -> TextEncoder:
     """The text encoder that the configuration names.
+
+    Args:
+        config: the section `model`.
+        data_root: replaces `{data.root}` in its path.
+        for_inference: as for `load_text_encoder`.
 
     Raises:
         ValueError: if its path needs `data.root` and there is none, or cannot be loaded.
@@ -132,6 +162,7 @@ def build_text_encoder(config: ModelConfig, *, data_root: Path | None) -> TextEn
         eval_mode_when_frozen=config.text_encoder.eval_mode_when_frozen,
         random_init=config.text_encoder.random_init,
         weights_follow=config.weights is not None,  # a checkpoint holds those of the text encoder, too
+        for_inference=for_inference,
         pooling=config.text_encoder.pooling,
     )
 
@@ -152,6 +183,8 @@ def build_visual_encoder(config: VisualEncoderConfig, *, weights_follow: bool = 
         encoder = timm = TimmEncoder(config.name.removeprefix("timm/"), drop_path_rate=config.drop_path_rate)
         hub = timm.weights_on_hub
     elif config.name == "resnet50":
+        from models.resnet import ResNet50  # here, because torchvision takes a second to import
+
         encoder = ResNet50()
     else:
         custom = VideoSwinSize(config.embed_dim, config.depths, config.num_heads, config.window_size)
@@ -235,8 +268,11 @@ def in_encoders_folder(path: str, *, setting: str) -> str:
     return filled
 
 
-def build_criterion(config: LossConfig) -> Criterion:
+def build_criterion(config: LossConfig) -> "Criterion":
     """Matcher and losses with the configured weights."""
+    from models.criterion import Criterion, LossWeights  # here, because they import SciPy, and training alone needs it
+    from models.matcher import Matcher
+
     matcher = Matcher(
         cost_class=config.class_cost,
         cost_dice=config.dice_cost,
@@ -255,7 +291,13 @@ def build_criterion(config: LossConfig) -> Criterion:
     return Criterion(matcher, weights)
 
 
-def load_weights(model: SOC, path: Path, *, class_head: Literal["load", "new", "load_if_it_fits"] = "load") -> None:
+def load_weights(
+    model: SOC,
+    path: Path,
+    *,
+    class_head: Literal["load", "new", "load_if_it_fits"] = "load",
+    initial_state: Callable[[], Mapping[str, Tensor]] | None = None,
+) -> None:
     """Load a checkpoint of ours, or one with the published names, strictly.
 
     Args:
@@ -263,10 +305,12 @@ def load_weights(model: SOC, path: Path, *, class_head: Literal["load", "new", "
         path: the file; see `structures.checkpoint_file` for the forms that are read.
         class_head: "new" leaves the classification head of the model as it is, as the published finetuning does,
             whether that of the file fits or not; "load_if_it_fits" does so where it does not fit.
+        initial_state: gives the weights by which parts start that the file does not hold; None: those of the model.
 
     Raises:
         ValueError: if the file is missing, unreadable or of another architecture.
     """
+    initial_state = initial_state or model.state_dict
     state = read_weights(path)
     if not state.keys() & model.state_dict().keys():
         raise ValueError(f"checkpoint {path} holds nothing of this model, but {describe(state)}")
@@ -276,6 +320,7 @@ def load_weights(model: SOC, path: Path, *, class_head: Literal["load", "new", "
     fits = _size(head) == _size(own_head)
     starts_anew = class_head == "new" or (class_head == "load_if_it_fits" and not fits)
     if starts_anew:
+        own_head = _class_head(initial_state())
         state = {**{name: tensor for name, tensor in state.items() if name not in head}, **own_head}
         logger.info(
             "the class head of %s is left out (%s): it starts anew, as model.keep_class_head=false says", path, sizes
@@ -291,8 +336,10 @@ def load_weights(model: SOC, path: Path, *, class_head: Literal["load", "new", "
         )
     # What counts batches is not read: models keep their own, by which nothing is computed.
     state = {**{name: own for name, own in model.state_dict().items() if NOT_WEIGHTS.fullmatch(name)}, **state}
-    state, added = _with_new_trajectory(model.state_dict(), state)
+    added = _missing_trajectory(model.state_dict(), state)
     if added:
+        initial = initial_state()
+        state |= {name: initial[name] for name in added}
         logger.info(
             "%s holds no trajectory: its %d tensors start anew, with no effect until they are trained", path, len(added)
         )
@@ -303,14 +350,11 @@ def load_weights(model: SOC, path: Path, *, class_head: Literal["load", "new", "
     logger.info("loaded %d tensors from %s", len(state) - len(added) - (len(own_head) if starts_anew else 0), path)
 
 
-def _with_new_trajectory(
-    own: Mapping[str, Tensor], state: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The state with the trajectory of the model where the file has nothing of it, and the names that were added."""
-    names = tuple(name for name in own if name.startswith(TRAJECTORY))
+def _missing_trajectory(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Names of the trajectory of the model where the file has nothing of it; a part is damage, which is reported."""
     if any(name.startswith(TRAJECTORY) for name in state):
-        names = ()  # a part of it is damage, which strict loading reports
-    return {**state, **{name: own[name] for name in names}}, names
+        return ()
+    return tuple(name for name in own if name.startswith(TRAJECTORY))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

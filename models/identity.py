@@ -10,7 +10,6 @@ mean score over all frames so far. What is kept are the shared frames, and a bou
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
@@ -194,4 +193,6 @@ def match_queries(
     overlap = intersection / union.clamp(min=1)
     similarity = (embeddings @ other_embeddings.T + 1) / 2
     affinity = (overlap + SIMILARITY_WEIGHT * similarity).cpu().numpy()
+    from scipy.optimize import linear_sum_assignment  # here, because the first window is answered without it
+
     return torch.from_numpy(linear_sum_assignment(affinity, maximize=True)[1]).to(masks.device)

@@ -5,21 +5,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import (
-    AutoModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Siglip2TextModel,
-    SiglipTextModel,
-)
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from models.bert import Bert, is_covered
 from models.outputs import Tokens
 from models.text_files import (
     MIN_TOKENS,
@@ -35,6 +29,9 @@ from models.text_files import (
 from models.weight_kinds import TEXT, weight_kind
 from structures.checkpoint_file import require_numbers
 
+if TYPE_CHECKING:  # at run time, transformers takes two seconds to import a model
+    from transformers import PreTrainedModel
+
 logger = logging.getLogger(__name__)
 
 Pooling = Literal["pooler", "mean"]
@@ -42,12 +39,9 @@ Pooling = Literal["pooler", "mean"]
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 """An id of the hub: a name, or two with a slash between."""
 
-READS_PADDING: Mapping[str, type[PreTrainedModel]] = {
-    "siglip_text_model": SiglipTextModel,
-    "siglip2_text_model": Siglip2TextModel,
-}
-"""Encoders that were trained on sentences padded to one length, without a mask, and whose pooler reads the last token.
-AutoModel does not list them."""
+READS_PADDING: Mapping[str, str] = {"siglip_text_model": "SiglipTextModel", "siglip2_text_model": "Siglip2TextModel"}
+"""Encoders that were trained on sentences padded to one length, without a mask, and whose pooler reads the last token;
+their classes in transformers, which AutoModel does not list."""
 
 POOLS_ITSELF = (*READS_PADDING, "clip_text_model")
 """Encoders that have no module `pooler` and yet a feature of the sentence, which was trained against images."""
@@ -69,7 +63,7 @@ class TextEncoder(nn.Module):
 
     def __init__(  # each is a setting
         self,
-        encoder: PreTrainedModel,
+        encoder: "PreTrainedModel | Bert",
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         frozen: bool = False,
@@ -173,7 +167,7 @@ class TextEncoder(nn.Module):
         return words, (words * is_word).sum(dim=1) / is_word.sum(dim=1).clamp(min=1)
 
 
-def _remove_pooler(encoder: PreTrainedModel) -> None:
+def _remove_pooler(encoder: "PreTrainedModel | Bert") -> None:
     """Removes what mean pooling does not use: a parameter without a gradient stops training on several GPUs."""
     if getattr(encoder, "pooler", None) is not None:
         encoder.register_module("pooler", None)
@@ -202,6 +196,7 @@ def load_text_encoder(  # each is a setting
     eval_mode_when_frozen: bool = False,
     random_init: bool = False,
     weights_follow: bool = False,
+    for_inference: bool = False,
     pooling: Pooling = "pooler",
 ) -> TextEncoder:
     """Encoder and tokenizer from a Hugging Face folder or hub id.
@@ -214,6 +209,8 @@ def load_text_encoder(  # each is a setting
         eval_mode_when_frozen: no dropout in a frozen encoder.
         random_init: ignore weights in the folder.
         weights_follow: a checkpoint will bring the weights, so a random frozen encoder is no mistake.
+        for_inference: with `weights_follow`, those of the folder are not read, and RoBERTa and BERT are built without
+            the models of transformers, which gives the same numbers and starts faster.
         pooling: the feature of the sentence.
 
     Raises:
@@ -230,14 +227,18 @@ def load_text_encoder(  # each is a setting
         config, tokenizer = load_encoder_config(path), load_tokenizer(path)
         require_words(tokenizer, config, path)
         weights = find_weights(folder) if is_local else None
-        has_weights = (weights is not None or not is_local) and not random_init
+        only_shape = weights_follow and for_inference
+        has_weights = (weights is not None or not is_local) and not (random_init or only_shape)
         if frozen and not (has_weights or random_init or weights_follow):
             raise ValueError(
                 f"model.text_encoder.path={path} holds no weights{other_weights(folder)}, so the encoder starts at "
                 "random; set model.text_encoder.frozen=false to train it"
             )
+        encoder: PreTrainedModel | Bert
         if has_weights:
             encoder, without_pooler = _load_weights(path, weights, config)
+        elif only_shape and is_covered(config):
+            encoder, without_pooler = Bert(config), False
         else:
             encoder, without_pooler = _random_encoder(config, path), False
     except OSError as error:
@@ -271,16 +272,24 @@ def load_text_encoder(  # each is a setting
     return built
 
 
-def _random_encoder(config: PreTrainedConfig, path: str) -> PreTrainedModel:
+def _model_class(config: PreTrainedConfig) -> Any:
+    """The class of transformers that builds and loads the encoder."""
+    import transformers  # here and not its classes above, because each of them takes seconds to import
+
+    return getattr(transformers, READS_PADDING.get(config.model_type, "AutoModel"))
+
+
+def _random_encoder(config: PreTrainedConfig, path: str) -> "PreTrainedModel":
     """The encoder as it starts training from scratch.
 
     Raises:
         ValueError: if its configuration makes none.
     """
     try:
+        model_class = _model_class(config)
         if config.model_type in READS_PADDING:
-            return READS_PADDING[config.model_type](config)
-        return AutoModel.from_config(config, trust_remote_code=False)
+            return model_class(config)
+        return model_class.from_config(config, trust_remote_code=False)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError) as error:
         raise ValueError(
             f"model.text_encoder.path={path}: config.json makes no encoder of type {config.model_type}: "
@@ -288,7 +297,7 @@ def _random_encoder(config: PreTrainedConfig, path: str) -> PreTrainedModel:
         ) from error
 
 
-def _load_weights(path: str, weights: Path | None, config: PreTrainedConfig) -> tuple[PreTrainedModel, bool]:
+def _load_weights(path: str, weights: Path | None, config: PreTrainedConfig) -> tuple["PreTrainedModel", bool]:
     """The encoder with the weights of a folder or of the hub, in single precision, and whether its pooler lacks them.
 
     Args:
@@ -299,12 +308,12 @@ def _load_weights(path: str, weights: Path | None, config: PreTrainedConfig) -> 
     Raises:
         ValueError: if weights of more than the pooler are missing or unfit.
     """
-    model_class: Any = READS_PADDING.get(config.model_type, AutoModel)
+    model_class = _model_class(config)
     state = None
     if weights is not None:
         state = read_folder_weights(weights)
         require_numbers(state, source=str(weights))
-        if model_class is AutoModel:
+        if config.model_type not in READS_PADDING:
             with torch.device("meta"):
                 model_class = type(_random_encoder(config, path))
     with _quiet_transformers():

@@ -15,9 +15,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from configs.schema import Config
-from loading.clips import as_clip
+from loading.frames import as_clip, resize_frames
 from loading.text import clean_sentence
-from loading.transforms import resize_frames
 from media.video import Frame
 from models.answers import Answer, Answers
 from models.build import resolve_min_score

@@ -266,7 +266,9 @@ def test_a_tensor_that_is_no_weight_is_refused_by_name(tmp_path: Path, kind: str
 
 LOADED: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = UNUSABLE | {
     "NaN": (lambda t: torch.where(torch.eye(3).bool(), float("nan"), t), "holds NaN"),
+    "one of each": (lambda t: torch.cat([t[:2], torch.tensor([[float("inf"), float("nan"), 1]])]), "holds NaN"),
     "infinite": (lambda t: t / 0, "holds infinite numbers"),
+    "one infinite": (lambda t: t.index_fill(0, torch.tensor(1), -torch.inf), "holds infinite numbers"),
     "integer": (lambda t: t.int(), "holds int32"),
     "bool": (lambda t: t.bool(), "holds bool"),
     "shape": (lambda t: t[:2], r"is \(2, 3\), expected \(3, 3\)"),

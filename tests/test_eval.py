@@ -14,8 +14,8 @@ from PIL import Image
 import evaluation.whole_videos
 from configs.schema import EvalConfig
 from eval import evaluate
+from loading.frames import resize_frames
 from loading.loaders import build_eval_dataset
-from loading.transforms import resize_frames
 from media.mask_png import read_index_png, write_index_png
 from metrics.region_boundary import region_and_boundary
 from models.build import build_model_for_inference

@@ -8,9 +8,8 @@ from pycocotools.coco import COCO
 
 from eval import evaluate
 from evaluation.ranked_report import RankedReport, RankedScore, score_masks
-from loading.clips import as_clip
+from loading.frames import as_clip, resize_frames
 from loading.sampling import centred_window
-from loading.transforms import resize_frames
 from models.build import build_model_for_inference
 from models.postprocess import all_queries
 from structures.clips import PaddedClips

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from eval import evaluate
 from evaluation.ranked_report import RankedReport, RankedScore, score_boxes, score_masks
+from loading.frames import resize_frames
 from loading.loaders import build_eval_dataset
-from loading.transforms import resize_frames
 from models.build import build_model_for_inference
 from structures.clips import one_clip
 from tests.official_coco import official_statistics

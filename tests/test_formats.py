@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from loading.clips import ClipDataset, as_clip
+from loading.clips import ClipDataset
+from loading.frames import as_clip
 from loading.videos import EvalDataset
 from structures.boxes import cxcywh_to_xyxy
 from tests.data_settings import data_config, read

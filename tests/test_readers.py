@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from datasets.readers import ImageFrames, KeptFrames, PngMaskFolders, PngMasks
-from loading.clips import as_clip
+from loading.frames import as_clip
 from media.images import image_size, read_rgb
 from media.mask_png import write_binary_png, write_index_png
 

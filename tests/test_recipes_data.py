@@ -13,7 +13,7 @@ from configs.loader import load_config
 from datasets.table import DATASETS
 from engine.logging import METRICS_FILE
 from loading import loaders
-from loading.transforms import resize_frames
+from loading.frames import resize_frames
 from tests.conftest import REPOSITORY
 from tests.tiny_labels import write_frames, write_pngs
 from tests.tiny_run import read_metrics

@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 
 from datasets.readers import ImageFrames, KeptFrames
-from loading.clips import as_clip
+from loading.frames import as_clip, resize_frames
 from loading.resized import read_resized, start_reading
-from loading.transforms import resize_frames
 
 SIDES = {"short_side": 12, "long_side": 40}
 POSITIONS = (2, 0, 1, 2)

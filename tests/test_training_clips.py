@@ -8,10 +8,10 @@ import torch
 import datasets.ref_youtube_vos as format_module
 from datasets.ref_youtube_vos import CATEGORIES
 from loading.clips import ClipDataset
+from loading.frames import resize_frames
 from loading.loaders import build_train_loader, training_videos
 from loading.pseudo_clips import PseudoClips
 from loading.sampling import SampleKey
-from loading.transforms import resize_frames
 from tests.tiny_clips import change_expressions, make_clips, make_config, where
 from tests.tiny_ref_youtube_vos import (
     HEIGHT,

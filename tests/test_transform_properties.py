@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from datasets.records import Expression, VideoRecord
-from loading.clips import ClipDataset, as_clip, make_targets, read_clip
+from loading.clips import ClipDataset, make_targets, read_clip
+from loading.frames import as_clip, resize_frames, resized_size
 from loading.sampling import SampleKey, centred_window, consecutive_windows, random_window
-from loading.transforms import flip_left_right, random_flip_left_right, resize, resize_frames, resized_size
+from loading.transforms import flip_left_right, random_flip_left_right, resize
 from structures.boxes import cxcywh_to_xyxy, mask_extents_xyxy
 
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # the type checker does

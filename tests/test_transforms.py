@@ -2,15 +2,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
 
-from loading.transforms import (
-    annotate_clip,
-    flip_left_right,
-    random_flip_left_right,
-    resize,
-    resize_frames,
-    resized_size,
-)
+from loading.frames import bytes_resized, resize_frames, resized_size
+from loading.transforms import annotate_clip, flip_left_right, random_flip_left_right, resize
 
 
 def make_clip(height=20, width=32, time=2):
@@ -69,6 +65,27 @@ def test_resizing_frames_agrees_with_pillow():
     expected = torch.from_numpy(np.array(pillow)).permute(2, 0, 1)[None]
     # one of 255 levels: the two round differently
     torch.testing.assert_close(resized, expected, atol=1, rtol=0)
+
+
+@pytest.mark.parametrize("time", [1, 3])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("size", [(17, 29), (31, 70), (60, 80), (1, 5)])
+def test_resizing_frames_is_that_of_torchvision(time: int, channels_last: bool, size: tuple[int, int]):
+    frames = torch.as_tensor(make_clip(height=40, width=53, time=time).frames)
+    if channels_last:
+        frames = frames.contiguous(memory_format=torch.channels_last)
+    expected = functional.resize(frames, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)
+    assert torch.equal(bytes_resized(frames, size), expected)
+
+
+def test_where_bytes_are_slow_floats_are_resized_as_torchvision_does(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    frames = torch.as_tensor(make_clip(height=40, width=53).frames)
+    resized = bytes_resized(frames, (17, 29))
+    assert torch.equal(resized, functional.resize(frames, [17, 29], antialias=True))
+    monkeypatch.undo()
+    assert not torch.equal(resized, bytes_resized(frames, (17, 29))), "the two ways can be told apart"
 
 
 def test_frames_of_the_right_size_are_not_touched():

@@ -12,9 +12,9 @@ from configs.schema import DataConfig
 from datasets.definition import DatasetSettings, SplitContents
 from datasets.generated import j_of_guessing
 from datasets.records import VideoRecord
+from loading.frames import resize_frames
 from loading.loaders import evaluated_videos, mixed, split_request, training_clips
 from loading.sampling import SampleKey
-from loading.transforms import resize_frames
 from loading.videos import EvalVideo
 
 
