@@ -168,7 +168,7 @@ def main() -> int:
             "main.py config": ["main.py", "config", "--config", "configs/shapes.yaml"],
         }
         for model in write_models(folder, only_small=options.short):
-            output = ["--output", str(folder / "out"), "overwrite=true", "device=cpu", "num_threads=2"]
+            output = ["--output", str(folder / "out"), "overwrite=true", "device=cpu", "num_threads=1"]
             asked = ["--model", str(model), "--video", str(video), "--sentence", "the red circle"]
             commands[f"main.py predict, {model.name}"] = ["-c", RUN_WITH_MARKS, "predict", *asked, *output]
         starts = measure(commands, checkouts, 3 if options.short else options.rounds)
