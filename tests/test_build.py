@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from configs.model_schema import ModelConfig, TextEncoderConfig, VisualEncoderConfig
 from configs.schema import LossConfig
@@ -110,6 +111,7 @@ def test_the_weights_in_the_folder_are_loaded(tmp_path: Path, form: str):
     write_text_encoder(folder, ["a square"], vocab_size=300)
     saved = load_text_encoder(str(folder), frozen=False).roberta
     if form == "model.safetensors":
+        assert isinstance(saved, PreTrainedModel)
         saved.save_pretrained(folder)
     else:
         torch.save(saved.state_dict(), folder / form)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from typing import Literal
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_padded_words_do_not_change_the_result(model: SOC):
 
 @torch.no_grad()
 @pytest.mark.parametrize("layer", ["first", "last"])
-def test_masks_that_are_drawn_when_asked_for_are_those_of_all(model: SOC, layer: str):
+def test_masks_that_are_drawn_when_asked_for_are_those_of_all(model: SOC, layer: Literal["first", "last"]):
     model.output_layer = layer
     clips, tokens = tiny_clips(2), tiny_tokens(5, 4)
     everything = model(clips, tokens).final

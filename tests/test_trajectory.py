@@ -10,7 +10,7 @@ from torch import Tensor
 from models.build import load_weights
 from models.identity import LONGEST_HISTORY, QueryChoice
 from models.inference import segment_clip, windows
-from models.outputs import LayerOutput, TextFeatures
+from models.outputs import LayerOutput, TextFeatures, UndrawnOutput
 from models.soc import SOC
 from models.trajectory import Trajectory, TrajectoryEncoder
 from structures.clips import PaddedClips
@@ -275,7 +275,7 @@ def test_what_happened_before_a_window_changes_its_answer_only_with_trajectories
     text = model.encode_text(tiny_tokens(5))
     frames = torch.randint(0, 255, (9, 3, 40, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
-    def last_window(*, overlap: int) -> LayerOutput:
+    def last_window(*, overlap: int) -> UndrawnOutput:
         choice = QueryChoice(overlap=overlap)
         found = []
         for start, stop in ((0, 6), (4, 9)):
