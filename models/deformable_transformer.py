@@ -12,6 +12,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from models.dropout import Dropout
 from models.layers import MLP, AttentionLayer, FeedForwardLayer, is_split, xavier_matrices
 from models.ops.ms_deform_attn.module import MSDeformAttn
 from structures.transfer import send
@@ -56,7 +57,7 @@ class EncoderLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.self_attention = MSDeformAttn(dim, num_levels=num_levels, num_heads=num_heads, num_points=num_points)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(dim)
         self.feed_forward = FeedForwardLayer(dim, ffn_dim, dropout=dropout)
 
@@ -97,7 +98,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.self_attention = AttentionLayer(dim, num_heads, dropout=dropout)
         self.cross_attention = MSDeformAttn(dim, num_levels=num_levels, num_heads=num_heads, num_points=num_points)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(dim)
         self.feed_forward = FeedForwardLayer(dim, ffn_dim, dropout=dropout)
 

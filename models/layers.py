@@ -8,6 +8,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from models.dropout import Dropout
+
 TOKENS_AT_ONCE = 1024
 """Whose hidden values, eight times as wide as the token in a feed-forward layer, stay in the cache of a CPU."""
 
@@ -95,7 +97,7 @@ class AttentionLayer(nn.Module):
         super().__init__()
         self.attend = Attention(dim, num_heads, dropout=dropout)
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,
@@ -118,14 +120,14 @@ class FeedForwardLayer(nn.Module):
         self.linear1 = nn.Linear(dim, hidden_dim)
         self.linear2 = nn.Linear(hidden_dim, dim)
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
         """Token by token."""
         return token_by_token(self._of_tokens, x)
 
     def _of_tokens(self, x: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
-        hidden = self.dropout(F.relu(self.linear1(x), inplace=True))
+        hidden = self.dropout.of_relu(self.linear1(x))
         return self.norm(x + self.dropout(self.linear2(hidden)))
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from models.bert import Bert, is_covered
+from models.dropout import Dropout
 from models.outputs import Tokens
 from models.text_files import (
     MIN_TOKENS,
@@ -182,7 +183,7 @@ class TextProjection(nn.Module):
         super().__init__()
         self.linear = nn.Linear(text_dim, dim)
         self.norm = nn.LayerNorm(dim, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, text: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape dim"]:
         """Project, normalise, drop."""
