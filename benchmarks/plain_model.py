@@ -2,7 +2,8 @@
 
 Same weights, same results, other ways: window attention with explicit products and a mask for every window, deformable
 attention by `grid_sample`, mask features repeated for every query and convolved in groups, masks of all decoder layers
-also in evaluation, the words attending to the maps of every level, losses layer by layer. It is not the published code,
+also in evaluation, the words attending to the maps of every level, losses layer by
+layer, dropout of PyTorch's. It is not the published code,
 whose own speed was compared by hand; see docs/performance.md.
 """
 
@@ -15,6 +16,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from models.criterion import Criterion, Losses, Totals
+from models.dropout import Dropout
 from models.dynamic_mask_head import DynamicMaskHead, coordinates_px
 from models.layers import FeedForwardLayer
 from models.ops.ms_deform_attn.module import MSDeformAttn
@@ -120,6 +122,14 @@ class PlainFeedForwardLayer(FeedForwardLayer):
         return self.norm(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x))))))
 
 
+class PlainDropout(Dropout):
+    """A Bernoulli number for every value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See `Dropout.forward`."""
+        return F.dropout(x, self.probability, self.training)
+
+
 class PlainMSDeformAttn(MSDeformAttn):
     """Samples with `grid_sample`, level by level."""
 
@@ -181,6 +191,7 @@ PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     WindowAttention: PlainWindowAttention,
     FeedForward: PlainFeedForward,
     FeedForwardLayer: PlainFeedForwardLayer,
+    Dropout: PlainDropout,
     MSDeformAttn: PlainMSDeformAttn,
     DynamicMaskHead: PlainMaskHead,
 }

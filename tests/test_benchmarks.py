@@ -2,7 +2,7 @@
 
 import re
 
-from benchmarks import bench_eval, bench_files
+from benchmarks import bench_eval, bench_files, bench_model, bench_train
 
 
 def test_frames_in_and_masks_out_are_those_of_the_published_way(tmp_path, capsys):
@@ -19,3 +19,17 @@ def test_an_evaluation_from_files_to_files_gives_the_masks_of_the_plain_way(tmp_
     text = capsys.readouterr().out
     assert re.search(r"12 masks; \d+ of 110592 pixels differ", text)
     assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == [text]
+
+
+def test_the_forward_pass_in_processes_of_its_own_agrees_with_the_plain_model(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    assert bench_model.main(["--tiny", "--turns", "1", "--repeats", "1", "--output", str(page)]) == 0
+    text = page.read_text()
+    assert text == capsys.readouterr().out.rstrip("\n") + "\n"
+    assert "| deformable encoder |" in text
+
+
+def test_a_training_step_is_measured_both_ways(capsys):
+    assert bench_train.main(["--tiny", "--turns", "1", "--repeats", "1"]) == 0
+    page = capsys.readouterr().out
+    assert all(f"| {way} |" in page for way in ("plain", "ours", "ours, bf16"))
