@@ -22,6 +22,7 @@ from media.video import Frame
 from models.build import build_model_for_inference
 from prediction.inputs import ObjectToFind, VideoToSegment, find_objects, find_videos
 from prediction.output_folder import SUMMARY, claim, finish
+from prediction.pipeline import MOST_BYTES, read_ahead, write_behind
 from prediction.sources import FrameRange, open_source
 from prediction.stream import ObjectPrediction, PredictionSettings, VideoPredictor
 from prediction.writers import outputs_of, write_outputs
@@ -56,15 +57,14 @@ class ObjectRecord:
     boxes_xyxy_px: list[list[float]] = field(default_factory=list)
     areas_px: list[int] = field(default_factory=list)
 
-    def add(self, prediction: ObjectPrediction, areas: Sequence[int]) -> None:
-        """Appends the answer in one window, and the pixels of its masks."""
+    def add(self, prediction: ObjectPrediction) -> None:
+        """Appends the answer in one window; the pixels of its masks are known when they are written."""
         self.found |= prediction.is_found
         self.found_in_windows.append(prediction.is_found)
         self.window_scores.append(round(prediction.window_score, 5))
         self.queries.append(prediction.query)
         self.scores += [round(score, 5) for score in prediction.frame_scores.tolist()]
         self.boxes_xyxy_px += [[round(side, 2) for side in box] for box in prediction.boxes_xyxy_px.tolist()]
-        self.areas_px += areas
 
 
 def predict(config: Config) -> None:
@@ -148,15 +148,20 @@ def predict_video(
             )
         )
         bar = stack.enter_context(progress_bar(total=None, title=video.name, world=World(), unit="frame"))
-        for window in predictor.stream(frames, [each.sentence for each in objects]):
-            for record, prediction, areas in zip(records, window.objects, writer.add(window), strict=True):
-                record.add(prediction, areas)
-            height, width = window.frames[0].pixels.shape[:2]
+        behind = stack.enter_context(write_behind(writer, device=predictor.device, most_bytes=MOST_BYTES))
+        ahead = stack.enter_context(read_ahead(frames, most_bytes=MOST_BYTES))
+        for window in predictor.stream(ahead, [each.sentence for each in objects]):
+            for record, prediction in zip(records, window.objects, strict=True):
+                record.add(prediction)
+            behind.add(window)
+            height, width = window.frames[0].size
             names += [frame.name for frame in window.frames]
             indices += [frame.index for frame in window.frames]
             seconds += [round(seconds_of(frame, source.fps), 6) for frame in window.frames]
             bar.update(len(window.frames))
             del window  # its frames are not kept while those of the next one are read
+    for record, areas in zip(records, zip(*behind.areas, strict=True), strict=True):
+        record.areas_px += areas
     summary = {
         "video": str(video.path),
         "height": height,

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -167,16 +168,65 @@ class ShownPixels:
     def of(self, decoded: "av.VideoFrame") -> UInt8[np.ndarray, "_ _ 3"]:
         """The pixels of a frame, as RGB."""
         pixels = decoded.to_ndarray(format="rgb24", width=self._width, height=self._height)
-        if decoded.rotation not in self._matrices:
-            self._matrices[decoded.rotation] = display_matrix(decoded)
-        matrix = self._matrices[decoded.rotation]
+        matrix = self._matrix(decoded)
         if matrix is None:
             return pixels
-        (across_x, across_y), (down_x, down_y) = matrix
-        if abs(across_y) + abs(down_x) > abs(across_x) + abs(down_y):
+        (across_x, _), (_, down_y) = matrix
+        if _is_on_its_side(matrix):
             # rows become columns, and what turned the one around turns the other
-            pixels, across_x, down_y = pixels.transpose(1, 0, 2), down_x, across_y
+            (_, down_y), (across_x, _) = matrix
+            pixels = pixels.transpose(1, 0, 2)
         return np.ascontiguousarray(pixels[:: -1 if down_y < 0 else 1, :: -1 if across_x < 0 else 1])
+
+    def _matrix(self, decoded: "av.VideoFrame") -> DisplayMatrix | None:
+        if decoded.rotation not in self._matrices:
+            self._matrices[decoded.rotation] = display_matrix(decoded)
+        return self._matrices[decoded.rotation]
+
+    def kept(self, decoded: "av.VideoFrame") -> "KeptPixels":
+        """The frame as FFmpeg has decoded it, which mostly takes half of the memory of its RGB pixels."""
+        return KeptPixels(self, decoded)
+
+    def size_of(self, decoded: "av.VideoFrame") -> tuple[int, int]:
+        """(height, width) of what `of` gives."""
+        matrix = self._matrix(decoded)
+        return (
+            (self._width, self._height)
+            if matrix is not None and _is_on_its_side(matrix)
+            else (self._height, self._width)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPixels:
+    """Pixels of a frame that are made when they are asked for.
+
+    Attributes:
+        shown: what makes them.
+        decoded: what they are made from.
+    """
+
+    shown: ShownPixels
+    decoded: "av.VideoFrame"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.shown.size_of(self.decoded)
+
+    @property
+    def nbytes(self) -> int:
+        """That are kept."""
+        return sum(plane.buffer_size for plane in self.decoded.planes)
+
+    def make(self) -> UInt8[np.ndarray, "height width 3"]:
+        """RGB."""
+        return self.shown.of(self.decoded)
+
+
+def _is_on_its_side(matrix: DisplayMatrix) -> bool:
+    (across_x, across_y), (down_x, down_y) = matrix
+    return abs(across_y) + abs(down_x) > abs(across_x) + abs(down_y)
 
 
 def display_matrix(decoded: "av.VideoFrame") -> DisplayMatrix | None:

@@ -65,7 +65,7 @@ class Cutouts(Output):
         """Writes one file per object."""
         for index, (each, mask) in enumerate(zip(self.video.objects, result.masks, strict=True)):
             pixels = np.zeros((*self.video.size, 4), dtype=np.uint8)
-            pixels[mask, :3] = result.frame.pixels[mask]
+            pixels[mask, :3] = result.pixels[mask]
             pixels[mask, 3] = 255
             path = self.video.path("cutouts", each.folder(index), f"{result.frame.name}.png")
             with atomic_path(path, durable=False) as temporary:
@@ -134,7 +134,7 @@ class ContactSheet(Output):
             temporary.write_bytes(content.getvalue())
 
     def _tile(self, result: FrameResult) -> Tile:
-        pixels = result.frame.pixels
+        pixels = result.pixels
         if pixels.shape[:2] != self._tile_size:
             pixels = cv2.resize(pixels, self._tile_size[::-1], interpolation=cv2.INTER_AREA)
         size = self._overlay.size

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import cv2
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 from pycocotools import mask as mask_utils
 
 from media.colours import ObjectColours
@@ -88,13 +88,18 @@ class FrameResult:
         )
 
     @cached_property
+    def pixels(self) -> UInt8[np.ndarray, "height width 3"]:
+        """Of the frame."""
+        return self.frame.pixels
+
+    @cached_property
     def masks(self) -> Masks:
         """Of each object, at the size of the frame."""
         return self.draw()
 
     def masks_at(self, size: tuple[int, int]) -> Masks:
         """Of each object, at any (height, width), with smooth edges."""
-        if size == self.frame.pixels.shape[:2]:
+        if size == self.frame.size:
             return self.masks
         if self.draw_at is not None:
             return self.draw_at(size)

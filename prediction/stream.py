@@ -225,10 +225,9 @@ class VideoPredictor:
         answers: list[Answer] = []
         for layer in segment_clip(self.model, resized, texts, device=self.device, choice=answering.choice):
             answers += [each.frames(num_old) for each in answering.of(layer, first_sentence=len(answers))]
-        height, width = window[0].pixels.shape[:2]
         threshold = logit(self.settings.threshold)
         objects = [
-            object_prediction(answer, sentence, size=(height, width), logit_threshold=threshold)
+            object_prediction(answer, sentence, size=window[0].size, logit_threshold=threshold)
             for answer, sentence in zip(answers, sentences, strict=True)
         ]
         return WindowPrediction(tuple(window[num_old:]), tuple(objects))

@@ -46,7 +46,7 @@ class OverlayVideo(Output):
     def add(self, result: FrameResult) -> None:
         """Takes the next frame."""
         masks = result.masks_at(self._overlay.size)
-        self._writer.add(self._overlay.render(result.frame.pixels, masks, result.found, result.scores))
+        self._writer.add(self._overlay.render(result.pixels, masks, result.found, result.scores))
 
 
 class CutoutVideos(Output):
@@ -72,7 +72,7 @@ class CutoutVideos(Output):
     def add(self, result: FrameResult) -> None:
         """Takes the next frame."""
         for writer, mask in zip(self._writers, result.masks, strict=True):
-            writer.add(cut_out(result.frame.pixels, mask))
+            writer.add(cut_out(result.pixels, mask))
 
 
 class CutoutWebm(CutoutVideos):

@@ -102,7 +102,7 @@ class OutputWriter:
         if self._outputs is None:
             self._outputs = self._open(result.frame)
         if None in self.colours.chosen:
-            self.colours.look([result.frame.pixels], [[mask] for mask in result.masks])
+            self.colours.look([result.pixels], [[mask] for mask in result.masks])
         for output in self._outputs:
             output.add(result)
         return [int(np.count_nonzero(mask)) for mask in result.masks]
@@ -116,8 +116,7 @@ class OutputWriter:
         sound = None
         if self._source is not None and OverlayVideo in self._formats:
             sound = sound_of(self._source, first_frame=first.index, step=self._step, fps=self._fps)
-        height, width = first.pixels.shape[:2]
-        video = OutputVideo(self._folder, self._video, (height, width), self._objects, self._fps, sound, self.colours)
+        video = OutputVideo(self._folder, self._video, first.size, self._objects, self._fps, sound, self.colours)
         remove_files(self._folder, [pattern for output in FORMATS.values() for pattern in output.patterns])
         return [output(video, self._stack) for output in self._formats]
 

@@ -55,7 +55,7 @@ class Result:
     @classmethod
     def of_window(cls, window: WindowPrediction, sentences: Sequence[str], *, fps: float) -> "Result":
         """The answers in one window, with its frames."""
-        height, width = window.frames[0].pixels.shape[:2]
+        height, width = window.frames[0].size
         return cls(
             size=(height, width),
             fps=fps,

@@ -12,6 +12,7 @@ from media.images import image_size, read_rgb, read_shown, shown_size
 from media.limits import MEGAPIXELS_VARIABLE
 from media.mask_png import read_index_png
 from media.video import open_video
+from media.video_stream import KeptPixels
 from tests.video_files import moving_pictures, write_video
 
 # four colours, so that every turn and mirroring is another picture
@@ -189,7 +190,7 @@ command of FFmpeg writes for such files."""
 
 
 @pytest.mark.parametrize("case", MATRICES)
-def test_a_video_is_turned_and_mirrored_as_its_matrix_says(tmp_path, case):
+def test_a_video_is_turned_and_mirrored_as_its_matrix_says(tmp_path, case, monkeypatch):
     path = write_video(tmp_path / "clip.mp4", moving_pictures(4), options={"crf": "10"})
     stored = np.stack([frame.pixels for frame in open_video(path).frames()])
     content = bytearray(path.read_bytes())
@@ -199,6 +200,14 @@ def test_a_video_is_turned_and_mirrored_as_its_matrix_says(tmp_path, case):
     content[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
     np.testing.assert_array_equal([frame.pixels for frame in open_video(path).frames()], shown(stored))
+    # large frames are kept as they are decoded, and give the same pixels whenever they are asked
+    monkeypatch.setattr("media.video.LARGE_PIXELS", 0)
+    kept = list(open_video(path).frames())
+    assert {type(frame.content) for frame in kept} == {KeptPixels}
+    assert {frame.size for frame in kept} == {shown(stored).shape[1:3]}
+    assert all(frame.num_bytes < frame.pixels.nbytes for frame in kept)
+    for _ in range(2):
+        np.testing.assert_array_equal([frame.pixels for frame in reversed(kept)], shown(stored)[::-1])
 
 
 GREEN = (32, 192, 64)
