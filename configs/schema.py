@@ -358,6 +358,10 @@ class TrainConfig(ConfigNode):
 class EvalConfig(ConfigNode):
     """Benchmark evaluation."""
 
+    amp: Literal["off", "bf16"] = "off"
+    """Mixed precision, also of validation and prediction. With `bf16` a percent of the pixels may change sides; boxes,
+    scores and the resizing of masks stay in float32."""
+
     write_masks: bool = True
     """Write the PNG files of a submission."""
 
@@ -409,6 +413,10 @@ class Config(ConfigNode):
 
     num_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads of PyTorch; 0: its own choice."""
+
+    tf32: bool = False
+    """Matrix products of NVIDIA's GPUs in TF32: 10 bits of each factor, sums in float32. Off, as in PyTorch, where
+    convolutions are computed so in any case."""
 
     @field_validator("output_dir")
     @classmethod

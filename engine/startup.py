@@ -1,5 +1,7 @@
 """What every command does first: ending with its launcher, logging, memory, threads, and the device of this process."""
 
+import logging
+
 import torch
 
 from configs.schema import Config
@@ -7,12 +9,14 @@ from engine.allocator import keep_freed_memory
 from engine.distributed import World, choose_device, end_with_launcher
 from engine.logging import setup_logging
 
+logger = logging.getLogger(__name__)
+
 
 def start_process(config: Config, world: World) -> torch.device:
-    """Sets up logging, what becomes of freed memory, and the number of threads; a rank of a launcher ends with it.
+    """Sets up logging, what becomes of freed memory, threads and TF32; a rank of a launcher ends with it.
 
     Args:
-        config: `device` and `num_threads` are read.
+        config: `device`, `num_threads` and `tf32` are read.
         world: the processes.
 
     Returns:
@@ -28,4 +32,9 @@ def start_process(config: Config, world: World) -> torch.device:
         keep_freed_memory()
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = config.tf32
+        logger.info("matrix products of the GPU in %s (tf32)", "TF32" if config.tf32 else "float32")
+    elif config.tf32:
+        logger.warning("tf32=true has no effect: the device is %s", device.type)
     return device

@@ -120,7 +120,14 @@ def build_model_for_inference(config: Config) -> SOC:
     """
     if config.model.weights is None:
         logger.warning("model.weights is not set: the model has random weights and its masks mean nothing")
-    return build_model(config.model, data_root=config.data.root, for_inference=True)
+    model = build_model(config.model, data_root=config.data.root, for_inference=True)
+    model.inference_dtype = inference_dtype(config)
+    return model
+
+
+def inference_dtype(config: Config) -> torch.dtype | None:
+    """What `eval.amp` says, for `SOC.inference_dtype`."""
+    return torch.bfloat16 if config.eval.amp == "bf16" else None
 
 
 def resolve_min_score(config: Config) -> float:

@@ -1,6 +1,8 @@
 """Running the model on clips with any number of sentences; `models.postprocess` makes masks of what it says."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from jaxtyping import UInt8
@@ -34,7 +36,8 @@ def encode_sentences(
 ) -> tuple[TextFeatures, ...]:
     """The sentences, encoded once, in groups of at most `group`."""
     groups = [sentences[start : start + group] for start in range(0, len(sentences), group)]
-    return tuple(model.encode_text(model.tokenize(part).to(device)) for part in groups)
+    with _precision(model, device):
+        return tuple(model.encode_text(model.tokenize(part).to(device)) for part in groups)
 
 
 def segment_clip(
@@ -62,15 +65,38 @@ def segment_clip(
     """
     done = 0
     only = None if annotated_frame is None else torch.tensor([annotated_frame], device=device)
-    video = model.encode_video(one_clip(frames).to(device).normalised(model.normalisation), annotated_frame=only)
+    with _precision(model, device):
+        video = model.encode_video(one_clip(frames).to(device).normalised(model.normalisation), annotated_frame=only)
     for text in texts:
         clip_of_sentence = torch.zeros(len(text.sentence), dtype=torch.long)
         video_of_sentence = video.for_sentences(clip_of_sentence)
-        objects = model.detect(video_of_sentence, text)
-        layer = model.choose(objects, video_of_sentence, text)
+        with _precision(model, device):
+            objects = model.detect(video_of_sentence, text)
+            layer = _in_single_precision(model.choose(objects, video_of_sentence, text))
         if choice is not None and model.sees_trajectories:
             longer = choice.continued(layer, objects.trajectory, first_sentence=done)
             if longer is not None:
-                layer = model.choose(objects, video_of_sentence, text, trajectory=longer)
+                with _precision(model, device):
+                    layer = _in_single_precision(model.choose(objects, video_of_sentence, text, trajectory=longer))
+        # Outside of the blocks above: what the caller does until it asks for the next is none of their business.
         yield layer
         done += len(text.sentence)
+
+
+def _precision(model: SOC, device: torch.device) -> AbstractContextManager[object]:
+    """Mixed precision where the model asks for it; else whatever the caller has set."""
+    return nullcontext() if model.inference_dtype is None else torch.autocast(device.type, model.inference_dtype)
+
+
+def _in_single_precision(layer: UndrawnOutput) -> UndrawnOutput:
+    """Scores and boxes, from which choices are made and which NumPy must know, in at least float32."""
+
+    def cast(x: Tensor) -> Tensor:
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+
+    return replace(
+        layer,
+        class_logits=cast(layer.class_logits),
+        boxes_cxcywh_norm=cast(layer.boxes_cxcywh_norm),
+        cluster=cast(layer.cluster),
+    )

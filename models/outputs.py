@@ -151,7 +151,8 @@ class UndrawnOutput:
     @torch.no_grad()
     def _draw(self, objects: Tensor, references_px: Tensor, features: Tensor) -> Tensor:
         with torch.autocast(objects.device.type, self.autocast, enabled=self.autocast is not None):
-            return self.mask_head(objects, references_px, features)
+            masks = self.mask_head(objects, references_px, features)
+        return masks.to(torch.promote_types(masks.dtype, torch.float32))
 
 
 Predictions = LayerOutput | UndrawnOutput

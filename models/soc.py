@@ -68,6 +68,9 @@ class SOC(nn.Module):
         mask_dim: channels of the mask features.
         mask_offset_scale: divisor of the offsets in the mask head.
         with_trajectory: the object cluster sees the boxes of each query over time; see `models.trajectory`.
+
+    Attributes:
+        inference_dtype: what `models.inference` computes in where that pays; None for the precision of the weights.
     """
 
     def __init__(  # noqa: PLR0913  # each is a knob of the configuration
@@ -91,6 +94,7 @@ class SOC(nn.Module):
         with_trajectory: bool = False,
     ) -> None:
         super().__init__()
+        self.inference_dtype: torch.dtype | None = None
         self.output_layer = output_layer
         self.visual_encoder, self.text_encoder = visual_encoder, text_encoder
         self.text_projection = TextProjection(text_encoder.dim, dim, dropout)

@@ -86,3 +86,18 @@ def test_single_frames_are_in_single_precision_whatever_the_model_runs_in(model,
     (detections,) = ranked_detections(layer, **sizes)
     for tensor in (candidates.scores, detections.scores, detections.boxes_xyxy_px):
         assert tensor.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_mixed_precision_gives_nearly_the_same_numbers_in_float32(model, frames):
+    found = []
+    for dtype in (None, torch.bfloat16):
+        model.inference_dtype = dtype
+        (layer,) = segment_clip(model, frames, encode_sentences(model, SENTENCES, group=3, device=CPU), device=CPU)
+        assert not torch.is_autocast_enabled("cpu")
+        found.append((layer.class_logits, layer.boxes_cxcywh_norm, layer.masks_of(torch.tensor([0, 1, 2]))))
+    for single, mixed in zip(*found, strict=True):
+        assert mixed.dtype == torch.float32
+        assert not torch.equal(single, mixed), "it was computed in another precision"
+        assert (single - mixed).norm() < 0.05 * single.norm()
+    assert len(predict(model, frames, group=2)) == len(SENTENCES)

@@ -47,7 +47,7 @@ def outputs_of(model):
     with torch.no_grad():
         texts = encode_sentences(model, SENTENCES[:2], group=2, device=torch.device("cpu"))
         (layer,) = segment_clip(model, frames, texts, device=torch.device("cpu"))
-    return layer.mask_logits, layer.class_logits, layer.boxes_cxcywh_norm
+    return torch.stack([layer.masks_in(i) for i in range(2)]), layer.class_logits, layer.boxes_cxcywh_norm
 
 
 def test_a_saved_model_says_what_it_said_before_to_the_bit(saved, no_network):
