@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -19,15 +19,16 @@ from datasets.held_out import HELD_OUT, read_held_out, require_known
 from datasets.problems import require_usable
 from datasets.records import VideoRecord
 from datasets.table import definition_of
-from loading.clips import ClipDataset
 from loading.collate import collate
 from loading.sampling import EpochSampler
 from loading.text import clean_sentence
-from loading.variation import Variation
 from loading.videos import EvalDataset
 from structures.parent_watch import end_with_parent
 from structures.samples import FailedBatch, SkippedSample, VideoBatch, VideoSample
 from structures.user_path import user_path
+
+if TYPE_CHECKING:
+    from loading.clips import ClipDataset
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def mixed(data: DataConfig, splits: Iterable[Sequence[VideoRecord]]) -> tuple[Vi
     return tuple(videos)
 
 
-def training_clips(data: DataConfig, videos: Sequence[VideoRecord], *, seed: int) -> ClipDataset:
+def training_clips(data: DataConfig, videos: Sequence[VideoRecord], *, seed: int) -> "ClipDataset":
     """The samples of training.
 
     Args:
@@ -154,6 +155,9 @@ def training_clips(data: DataConfig, videos: Sequence[VideoRecord], *, seed: int
     Raises:
         ValueError: no sentence is of the kinds that are asked for, or no object of one is ever visible.
     """
+    from loading.clips import ClipDataset  # here, because torchvision comes with them, and evaluation does without
+    from loading.variation import Variation
+
     return ClipDataset(
         _of_kinds(tuple(videos), data.kinds),
         num_frames=data.num_frames,

@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped, UInt8
-from scipy.optimize import linear_sum_assignment
 
 from metrics.bit_masks import BitMasks, count
 from structures.object_maps import VOID_INDEX
@@ -276,6 +275,8 @@ def assign_proposals(
     kept = max(num_predicted, region.shape[1])
     region, boundary = region[:kept], boundary[:kept]
     quality = (region.mean(axis=2) + boundary.mean(axis=2)) / 2
+    from scipy.optimize import linear_sum_assignment  # here, because one protocol alone needs it
+
     proposals, objects = linear_sum_assignment(-quality)
     return region[proposals, objects], boundary[proposals, objects]
 

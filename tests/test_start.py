@@ -75,3 +75,16 @@ def test_a_prediction_imports_nothing_that_only_training_or_other_encoders_need(
     assert (output / "prediction.json").is_file()
     assert "transformers" in modules, "its tokenizer is used"
     assert modules & SLOW_FOR_PREDICTION == set()
+
+
+def test_an_evaluation_imports_nothing_that_only_training_needs(saved_model: Path, tmp_path: Path, repository: Path):
+    places = {
+        "model.weights": saved_model / "model.safetensors",
+        "model.text_encoder.path": saved_model / "text_encoder",
+        "data.root": saved_model.with_name("model_run") / "data",
+        "output_dir": tmp_path / "out",
+    }
+    overrides = [f"{key}={place}" for key, place in places.items()]
+    modules = modules_after(repository, "eval", "--config", str(saved_model / "config.yaml"), *overrides)
+    assert (tmp_path / "out" / "results.json").is_file()
+    assert modules & (SLOW_FOR_PREDICTION - {"evaluation", "metrics"}) == set()
