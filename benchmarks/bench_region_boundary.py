@@ -2,8 +2,9 @@
 
 The plain loop does for every object (and, unsupervised, for every pair of objects) what the definition says: boundary
 maps of the whole image, each dilated by a disk with OpenCV. Masks are generated (ellipses that move through frames of
-854 x 480) and, with `--davis DIR --pred DIR`, also read. Reading is not timed. Both must agree, and ours must be at
-least 3 times as fast.
+854 x 480) and, with `--davis DIR --pred DIR`, also read. Reading is not timed. Both must agree. By the unsupervised
+protocol, which Ref-DAVIS17 is scored by, the published evaluation compares 20 proposals with every object, most of them
+empty; so does the plain loop, and ours must be at least 20 times as fast. Semi-supervised it must be 3 times as fast.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from jaxtyping import Bool, Float64, UInt8
 from scipy.optimize import linear_sum_assignment
 
 from metrics.region_boundary import (
+    MAX_PROPOSALS,
     TASKS,
     VOID_INDEX,
     SequenceMasks,
@@ -30,7 +32,7 @@ from metrics.region_boundary import (
 from structures.user_path import user_path
 from tools.score_davis import load_sequences, read_sequence_names
 
-GOAL = 3.0
+GOALS = {"semi-supervised": 3.0, "unsupervised": 20.0}
 NUM_FRAMES = 40
 Scores = tuple[Float64[np.ndarray, "object time"], Float64[np.ndarray, "object time"]]
 
@@ -81,17 +83,21 @@ def plain_semi_supervised(sequence: SequenceMasks) -> Scores:
 
 
 def plain_unsupervised(sequence: SequenceMasks) -> Scores:
-    """The unsupervised protocol, pair of objects by pair of objects and frame by frame."""
+    """The unsupervised protocol, pair of objects by pair of objects and frame by frame.
+
+    As the published evaluation does it, for as many proposals as are allowed, whether they have pixels or not.
+    """
     num_objects = _num_objects(sequence)
     num_predicted = max(int(sequence.prediction.max()), num_objects)
-    scores = np.empty((2, num_predicted, num_objects, len(sequence.annotation)))
-    for proposal in range(num_predicted):
+    scores = np.empty((2, MAX_PROPOSALS, num_objects, len(sequence.annotation)))
+    for proposal in range(MAX_PROPOSALS):
         for number in range(num_objects):
             for frame, (true, predicted) in enumerate(zip(sequence.annotation, sequence.prediction, strict=True)):
                 counts = true != VOID_INDEX
                 scores[:, proposal, number, frame] = plain_region_boundary(
                     true == number + 1, (predicted == proposal + 1) & counts
                 )
+    scores = scores[:, :num_predicted]
     proposals, objects = linear_sum_assignment(-scores.mean(axis=3).mean(axis=0))
     return scores[0][proposals, objects], scores[1][proposals, objects]
 
@@ -151,7 +157,7 @@ def main() -> int:
         "| masks | protocol | frames | plain loop, frames/s | ours, frames/s | ratio |",
         "|---|---|---|---|---|---|",
     ]
-    worst = float("inf")
+    worst = dict.fromkeys(TASKS, float("inf"))
     for title, sequences in sets.items():
         num_frames = sum(len(sequence.annotation) for sequence in sequences)
         for task in TASKS:
@@ -161,12 +167,15 @@ def main() -> int:
             for sequence in sequences:
                 np.testing.assert_allclose(ours(sequence), plain(sequence), rtol=0, atol=1e-12)
             fast, slow = _seconds(ours, sequences, options.repeats), _seconds(plain, sequences, options.repeats)
-            worst = min(worst, slow / fast)
+            worst[task] = min(worst[task], slow / fast)
             figures = f"{num_frames} | {num_frames / slow:.0f} | {num_frames / fast:.0f} | {slow / fast:.1f}"
             lines.append(f"| {title} | {task} | {figures} |")
             print(lines[-1], flush=True)
-    verdict = "reached" if worst >= GOAL else "missed"
-    summary = f"Smallest ratio {worst:.1f}; goal {GOAL:.0f}: {verdict}."
+    missed = [task for task in TASKS if worst[task] < GOALS[task]]
+    summary = "Smallest ratios: " + ", ".join(
+        f"{task} {worst[task]:.1f} (goal {GOALS[task]:g}, {'missed' if task in missed else 'reached'})"
+        for task in TASKS
+    )
     print(summary)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"region_boundary_{options.hardware}_{date.today().isoformat()}.md"
@@ -174,7 +183,7 @@ def main() -> int:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text("\n".join(["# J and F", "", versions, "", *lines, "", summary, ""]), encoding="utf-8")
     unfinished.replace(path)
-    return 0 if worst >= GOAL else 1
+    return int(bool(missed))
 
 
 if __name__ == "__main__":

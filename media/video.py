@@ -67,8 +67,9 @@ class Frame:
 
     @property
     def num_bytes(self) -> int:
-        """That it takes in memory."""
-        return self.content.nbytes
+        """That its pixels take as RGB."""
+        height, width = self.size
+        return 3 * height * width
 
 
 @runtime_checkable

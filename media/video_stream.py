@@ -214,11 +214,6 @@ class KeptPixels:
         """(height, width) in pixels."""
         return self.shown.size_of(self.decoded)
 
-    @property
-    def nbytes(self) -> int:
-        """That are kept."""
-        return sum(plane.buffer_size for plane in self.decoded.planes)
-
     def make(self) -> UInt8[np.ndarray, "height width 3"]:
         """RGB."""
         return self.shown.of(self.decoded)

@@ -205,7 +205,7 @@ def test_a_video_is_turned_and_mirrored_as_its_matrix_says(tmp_path, case, monke
     kept = list(open_video(path).frames())
     assert {type(frame.content) for frame in kept} == {KeptPixels}
     assert {frame.size for frame in kept} == {shown(stored).shape[1:3]}
-    assert all(frame.num_bytes < frame.pixels.nbytes for frame in kept)
+    assert all(frame.num_bytes == frame.pixels.nbytes for frame in kept)
     for _ in range(2):
         np.testing.assert_array_equal([frame.pixels for frame in reversed(kept)], shown(stored)[::-1])
 
