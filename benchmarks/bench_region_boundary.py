@@ -143,12 +143,13 @@ def main() -> int:
     parser.add_argument("--davis", type=user_path, help="folder like DAVIS; default: generated masks")
     parser.add_argument("--pred", type=user_path, help="folder with a folder of predicted masks per sequence")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--frames", type=int, default=NUM_FRAMES, help="of each generated sequence")
     parser.add_argument("--hardware", default=f"{platform.machine()}-cpu", help="part of the name of the result file")
     parser.add_argument("--out", type=user_path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     cv2.setNumThreads(1)  # ours runs in one thread
 
-    sets = {f"generated, {count} object(s)": [generated_sequence(count)] for count in (1, 3, 8)}
+    sets = {f"generated, {count} object(s)": [generated_sequence(count, options.frames)] for count in (1, 3, 8)}
     if options.davis:
         names = read_sequence_names(options.davis, "val", "2017")
         sets["DAVIS folder"] = list(load_sequences(options.davis, options.pred, names, "unsupervised"))
