@@ -50,7 +50,7 @@ from loading.loaders import build_train_loader, require_held_out, validation_dat
 from loading.sampling import EpochSampler
 from loading.skipping import SkipCount
 from media.files import claim_output, output_path, write_text
-from models.build import build_criterion, build_model, inference_dtype
+from models.build import build_criterion, build_model, set_execution
 from models.criterion import Criterion, count_totals
 from models.ops.ms_deform_attn.backends import choose
 from models.soc import SOC
@@ -210,7 +210,7 @@ def prepare_run(config: Config, world: World, device: torch.device) -> Run:
             tidy_up(config.output_dir, resumed.path)
     seed_everything(config.train.seed)  # all processes build the same model ...
     model = build_model(config.model, data_root=config.data.root)
-    model.inference_dtype = inference_dtype(config)
+    set_execution(model, config)
     if resumed is not None:
         restore_model(resumed, model)
     model = model.to(device)

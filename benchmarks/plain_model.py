@@ -25,7 +25,14 @@ from models.outputs import LayerOutput, SOCOutput, TextFeatures, VideoFeatures
 from models.soc import SOC, FrameObjects
 from models.trajectory import Trajectory
 from models.video_swin import FeedForward
-from models.window_attention import MASKED_LOGIT, Size3, WindowAttention, clip_window, relative_position_index
+from models.window_attention import (
+    MASKED_LOGIT,
+    Size3,
+    WindowAttention,
+    WindowLayout,
+    clip_window,
+    relative_position_index,
+)
 from structures.samples import ClipTarget
 
 
@@ -66,7 +73,7 @@ class PlainSOC(SOC):
 class PlainWindowAttention(WindowAttention):
     """Every window has a mask of its own, and products and softmax are one operator each."""
 
-    def forward(self, x: Tensor, shift: Size3) -> Tensor:
+    def forward(self, x: Tensor, shift: Size3, layout: WindowLayout | None = None) -> Tensor:
         """See `WindowAttention.forward`."""
         size: Size3 = (x.shape[1], x.shape[2], x.shape[3])
         window, shift = clip_window(self.window, shift, size)

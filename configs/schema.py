@@ -414,6 +414,10 @@ class Config(ConfigNode):
     num_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads of PyTorch; 0: its own choice."""
 
+    compile: bool = False
+    """Compile the blocks of visual encoder and transformer (`torch.compile`) in training, evaluation and prediction.
+    The first steps, and the first of a second size, take minutes; results differ by rounding. Not yet run on a GPU."""
+
     tf32: bool = False
     """Matrix products of NVIDIA's GPUs in TF32: 10 bits of each factor, sums in float32. Off, as in PyTorch, where
     convolutions are computed so in any case."""

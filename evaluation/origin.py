@@ -8,7 +8,7 @@ from engine.provenance import code_digest
 from evaluation.benchmarks import EvaluatedSet
 from models.soc import SOC
 
-RESULT_SECTIONS = ("model", "data", "eval", "device", "tf32")
+RESULT_SECTIONS = ("model", "data", "eval", "device", "tf32", "compile")
 """Sections of the configuration on which results depend."""
 
 WITHOUT_EFFECT = {

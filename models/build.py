@@ -121,13 +121,17 @@ def build_model_for_inference(config: Config) -> SOC:
     if config.model.weights is None:
         logger.warning("model.weights is not set: the model has random weights and its masks mean nothing")
     model = build_model(config.model, data_root=config.data.root, for_inference=True)
-    model.inference_dtype = inference_dtype(config)
+    set_execution(model, config)
     return model
 
 
-def inference_dtype(config: Config) -> torch.dtype | None:
-    """What `eval.amp` says, for `SOC.inference_dtype`."""
-    return torch.bfloat16 if config.eval.amp == "bf16" else None
+def set_execution(model: SOC, config: Config) -> None:
+    """How the model computes what it computes: `eval.amp` and `compile`."""
+    model.inference_dtype = torch.bfloat16 if config.eval.amp == "bf16" else None
+    if config.compile:
+        from models.compilation import compile_blocks  # imports the compiler, which most runs do without
+
+        compile_blocks(model)
 
 
 def resolve_min_score(config: Config) -> float:

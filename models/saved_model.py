@@ -174,7 +174,10 @@ def _without_places(config: Config) -> Config:
     for data in (values["data"], *(stage["data"] for stage in values["stages"])):
         data |= {"root": None, "cache": None}
     defaults = Config()
-    values |= {name: getattr(defaults, name) for name in ("output_dir", "overwrite", "device", "num_threads", "tf32")}
+    values |= {
+        name: getattr(defaults, name)
+        for name in ("output_dir", "overwrite", "device", "num_threads", "tf32", "compile")
+    }
     return Config.model_validate(values)
 
 

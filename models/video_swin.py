@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.checkpoint_names import kinetics_to_video_swin
 from models.layers import token_by_token
 from models.visual_encoder import VisualEncoder
-from models.window_attention import Size3, WindowAttention
+from models.window_attention import Size3, WindowAttention, WindowLayout
 from structures.checkpoint_file import load_strictly
 
 PATCH = 4
@@ -79,16 +79,20 @@ class VideoSwinBlock(nn.Module):
         self.mlp = FeedForward(dim)
 
     def forward(
-        self, x: Float[Tensor, "batch time height width dim"], keep: Float[Tensor, "2 batch"] | None = None
+        self,
+        x: Float[Tensor, "batch time height width dim"],
+        keep: Float[Tensor, "2 batch"] | None = None,
+        layout: WindowLayout | None = None,
     ) -> Float[Tensor, "batch time height width dim"]:
         """Same shape out as in.
 
         Args:
             x: the tokens.
             keep: what attention and feed-forward of each clip are multiplied with; None: 1.
+            layout: of the windows, made here if it is not given; a compiled block does not look into how it is made.
         """
         attention, feed_forward = (None, None) if keep is None else keep.unbind()
-        x = _add(x, self.attn(self.norm1(x), self.shift), attention)
+        x = _add(x, self.attn(self.norm1(x), self.shift, layout), attention)
         if feed_forward is None:
             return token_by_token(lambda tokens: tokens + self.mlp(self.norm2(tokens)), x)
         return _add(x, self.mlp(self.norm2(x)), feed_forward)
@@ -153,7 +157,7 @@ class VideoSwin(VisualEncoder):
             if stage > 0:
                 x = self.downsamples[stage - 1](x)
             for block in blocks:  # type: ignore[attr-defined]  # ModuleList of ModuleList
-                x = block(x, next(keep))
+                x = block(x, next(keep), block.attn.layout(x, block.shift))
             maps.append(rearrange(x, "b t h w c -> b t c h w"))
         return tuple(maps)
 

@@ -45,7 +45,7 @@ def relative_position_index(window: Size3, num_tokens: int, device: torch.device
 
 @lru_cache(maxsize=64)
 def shift_mask(
-    window: Size3, shift: Size3, is_last: tuple[bool, bool, bool], device: torch.device, dtype: torch.dtype
+    window: Size3, shift: Size3, is_last: tuple[bool, bool, bool], device: torch.device
 ) -> Float[Tensor, "token token"] | None:
     """Mask of the windows that are last along the axes in `is_last`; None where nothing is masked.
 
@@ -62,7 +62,7 @@ def shift_mask(
     assert isinstance(region, Tensor)
     region = region.flatten()
     is_apart = region[:, None] != region[None, :]
-    return (is_apart.to(dtype) * MASKED_LOGIT).to(device)
+    return (is_apart.float() * MASKED_LOGIT).to(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,15 @@ class WindowLayout:
             all padding.
         places: of each token.
         padding: the places that hold no token.
-        groups: for every distinct mask, how many windows have it, and along which axes these are the last.
+        window: frames, rows and columns of a window.
+        groups: for every distinct mask, how many windows have it, and the mask; None where nothing is masked.
     """
 
     tokens: Int[Tensor, " place"]
     places: Int[Tensor, " token"]
     padding: Int[Tensor, " pad"]
-    groups: tuple[tuple[int, tuple[bool, bool, bool]], ...]
+    window: Size3
+    groups: tuple[tuple[int, Float[Tensor, "place_in place_in"] | None], ...]
 
     @property
     def has_padding(self) -> bool:
@@ -115,12 +117,12 @@ def window_layout(size: Size3, window: Size3, shift: Size3, batch: int, device: 
         part = numbers[d0:d1, h0:h1, w0:w1].flatten(0, 3)
         if len(part):
             parts.append(part)
-            groups.append((len(part), (last_d, last_h, last_w)))
+            groups.append((len(part), shift_mask(window, shift, (last_d, last_h, last_w), device)))
     tokens = torch.cat(parts).flatten()
     places = torch.empty(count + 1, dtype=torch.long)
     places[tokens] = torch.arange(len(tokens))
     padding = (tokens == count).nonzero()[:, 0]
-    return WindowLayout(tokens.to(device), places[:count].to(device), padding.to(device), tuple(groups))
+    return WindowLayout(tokens.to(device), places[:count].to(device), padding.to(device), window, tuple(groups))
 
 
 class _Picked(torch.autograd.Function):
@@ -130,32 +132,32 @@ class _Picked(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layout: WindowLayout) -> Tensor:
-        ctx.layout = layout
-        return x.index_select(0, layout.tokens)
+    def forward(ctx: Any, x: Tensor, tokens: Tensor, places: Tensor, padding: Tensor) -> Tensor:
+        ctx.save_for_backward(places, padding)
+        return x.index_select(0, tokens)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        layout = ctx.layout
-        picked = grad.index_select(0, layout.places)
-        if layout.has_padding:
-            picked = torch.cat([picked, grad.index_select(0, layout.padding).sum(dim=0, keepdim=True)])
-        return picked, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        places, padding = ctx.saved_tensors
+        picked = grad.index_select(0, places)
+        if len(padding):
+            picked = torch.cat([picked, grad.index_select(0, padding).sum(dim=0, keepdim=True)])
+        return picked, None, None, None
 
 
 class _Placed(torch.autograd.Function):
     """What is in the places of a layout in the order of the tokens: the way back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layout: WindowLayout) -> Tensor:
-        ctx.layout = layout
-        return x.index_select(0, layout.places)
+    def forward(ctx: Any, x: Tensor, tokens: Tensor, places: Tensor, padding: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens, padding)
+        return x.index_select(0, places)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        layout = ctx.layout
-        padded = F.pad(grad, (0, 0, 0, 1)) if layout.has_padding else grad
-        return padded.index_select(0, layout.tokens), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        tokens, padding = ctx.saved_tensors
+        padded = F.pad(grad, (0, 0, 0, 1)) if len(padding) else grad
+        return padded.index_select(0, tokens), None, None, None
 
 
 class WindowAttention(nn.Module):
@@ -194,22 +196,28 @@ class WindowAttention(nn.Module):
         self._cached_bias = (key, bias) if may_cache else None
         return bias
 
+    def layout(self, x: Float[Tensor, "batch time height width dim"], shift: Size3) -> WindowLayout:
+        """Of the windows of `x`; kept per size."""
+        size: Size3 = (x.shape[1], x.shape[2], x.shape[3])
+        window, shift = clip_window(self.window, shift, size)
+        return window_layout(size, window, shift, x.shape[0], x.device)
+
     def forward(
-        self, x: Float[Tensor, "batch time height width dim"], shift: Size3
+        self, x: Float[Tensor, "batch time height width dim"], shift: Size3, layout: WindowLayout | None = None
     ) -> Float[Tensor, "batch time height width dim"]:
         """Attend inside windows after a cyclic shift; shape and order of the tokens are unchanged.
 
         Maps are padded at the end to whole windows with zeros that take part in the attention as any token does:
         so does the published model. All of them are one token here, and their output is not computed.
         """
-        size: Size3 = (x.shape[1], x.shape[2], x.shape[3])
-        window, shift = clip_window(self.window, shift, size)
-        layout = window_layout(size, window, shift, x.shape[0], x.device)
+        layout = layout or self.layout(x, shift)
+        indices = layout.tokens, layout.places, layout.padding
+        window = layout.window
         tokens = x.flatten(0, 3)
         if layout.has_padding:
             tokens = F.pad(tokens, (0, 0, 0, 1))
         in_windows = rearrange(
-            _Picked.apply(self.qkv(tokens), layout),
+            _Picked.apply(self.qkv(tokens), *indices),
             "(window token) (three head c) -> three window head token c",
             token=window[0] * window[1] * window[2],
             three=3,
@@ -219,11 +227,10 @@ class WindowAttention(nn.Module):
         attended = []
         # One call per distinct mask: most windows have none.
         parts = in_windows.split([count for count, _ in layout.groups], dim=1)
-        for (query, key, value), (_, is_last) in zip(parts, layout.groups, strict=True):
-            mask = shift_mask(window, shift, is_last, x.device, bias.dtype)
+        for (query, key, value), (_, mask) in zip(parts, layout.groups, strict=True):
             of_group = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=bias if mask is None else bias + mask
+                query, key, value, attn_mask=bias if mask is None else bias + mask.to(bias.dtype)
             )
             attended.append(rearrange(of_group, "window head token c -> (window token) (head c)"))
         joined = attended[0] if len(attended) == 1 else torch.cat(attended)
-        return self.proj(_Placed.apply(joined, layout)).view(x.shape)
+        return self.proj(_Placed.apply(joined, *indices)).view(x.shape)
