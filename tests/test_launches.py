@@ -16,7 +16,7 @@ def names(counted, phase):
 
 def test_a_training_step_asks_for_less_than_half_the_published_launches_and_waits_for_two_numbers():
     counted = count_training_step(Clip(2, 232, 232, 1))
-    assert 2000 < counted.launches.total() < 2850 < PUBLISHED / 2
+    assert 2000 < counted.launches.total() < 3000 < PUBLISHED / 2
     waits = {place: number for place, number in counted.waits.items() if place not in ON_HOST}
     # Whether RoBERTa's mask masks anything, and the costs of matching for all layers.
     assert waits == {"models/text_encoder.py:forward": 1, "models/matcher.py:match_layers": 1}
