@@ -241,7 +241,7 @@ class SOC(nn.Module):
         fused = [self.fusion(level, text) for level in video.levels]
         decoded = self.transformer(fused, video.positions, video.is_padding, list(self.box_heads))
         boxes = decoded.references[-1]
-        times = torch.arange(boxes.shape[1], device=boxes.device).expand(len(boxes), -1)
+        times = torch.arange(boxes.shape[1], device=boxes.device).expand(boxes.shape[0], -1)
         return FrameObjects(
             decoded=decoded,
             mask_features=self.spatial_decoder(decoded.memory, video.stride4),

@@ -184,9 +184,10 @@ class WindowAttention(nn.Module):
     def position_bias(self, num_tokens: int) -> Float[Tensor, "1 head token token"]:
         """Bias of every pair of tokens; kept between calls as long as the weights do not change."""
         table = self.relative_position_bias_table
-        # In-place updates (optimiser, load_state_dict) raise _version; moves to a device change data_ptr.
-        key = (num_tokens, table._version, table.data_ptr(), table.dtype, table.device)
         may_cache = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        # In-place updates (optimiser, load_state_dict) raise _version; moves to a device change data_ptr, which tensors
+        # of an export have none of.
+        key = (num_tokens, table._version, table.data_ptr(), table.dtype, table.device) if may_cache else ()
         if may_cache and self._cached_bias is not None and self._cached_bias[0] == key:
             return self._cached_bias[1]
         index = relative_position_index(self.window, num_tokens, table.device)
