@@ -292,7 +292,7 @@ def _parser() -> argparse.ArgumentParser:
         "--sentence", action="append", metavar="TEXT", help="about the video, to check with; may be repeated"
     )
     parser.add_argument(
-        "--int8", action="store_true", help="encoders in eight bits (OpenVINO: of sentences); needs --video"
+        "--int8", action="store_true", help="encoders (OpenVINO: of sentences) in eight bits; needs --video"
     )
     return parser
 
