@@ -72,14 +72,15 @@ def compare(
         outputs = exported.segment(exported.encode_video(window), text)
         frames = torch.from_numpy(window).movedim(-1, 1)
         (layer,) = segment_clip(model, frames, texts, device=cpu)
+        mask_logits = torch.stack([layer.masks_in(sample) for sample in range(len(sentences))])
         for name, one, other in (
             ("class_logits", layer.class_logits, outputs.class_logits),
             ("boxes", layer.boxes_cxcywh_norm, outputs.boxes_cxcywh_norm),
-            ("mask_logits", layer.mask_logits, outputs.mask_logits),
+            ("mask_logits", mask_logits, outputs.mask_logits),
             ("embeddings", layer.cluster, outputs.embeddings),
         ):
             largest.setdefault(name, []).append(_difference(one, other))
-        flipped = (layer.mask_logits.numpy() > 0) != (outputs.mask_logits > 0)
+        flipped = (mask_logits.numpy() > 0) != (outputs.mask_logits > 0)
         num_flipped, num_pixels = num_flipped + int(flipped.sum()), num_pixels + flipped.size
         choice = QueryChoice(overlap=0, follow=False)
         wanted = list(Answers(choice=choice, min_score=exported.about["min_score"]).of(layer))
