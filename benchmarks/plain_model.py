@@ -20,7 +20,6 @@ from models.dropout import Dropout
 from models.dynamic_mask_head import DynamicMaskHead, coordinates_px
 from models.layers import FeedForwardLayer
 from models.ops.ms_deform_attn.module import MSDeformAttn
-from models.ops.ms_deform_attn.reference import ms_deform_attn_reference
 from models.outputs import LayerOutput, SOCOutput, TextFeatures, VideoFeatures
 from models.soc import SOC, FrameObjects
 from models.trajectory import Trajectory
@@ -138,7 +137,7 @@ class PlainDropout(Dropout):
 
 
 class PlainMSDeformAttn(MSDeformAttn):
-    """Samples with `grid_sample`, level by level."""
+    """`grid_sample` for each level, then the samples of all levels times their weights."""
 
     def forward(
         self,
@@ -153,9 +152,24 @@ class PlainMSDeformAttn(MSDeformAttn):
         value = self.value_proj(memory)
         if memory_is_padding is not None:
             value = value.masked_fill(memory_is_padding[..., None], 0.0)
-        locations, weights = self.sampling_locations(query, reference, level_shapes)
+        layout = {"m": self.num_heads, "l": self.num_levels, "p": self.num_points}
+        offsets = rearrange(self.sampling_offsets(query), "b q (m l p xy) -> b q m l p xy", xy=2, **layout)
+        weights = rearrange(self.attention_weights(query), "b q (m lp) -> b q m lp", m=self.num_heads).softmax(dim=-1)
+        reference = rearrange(reference, "b q l ref -> b q 1 l 1 ref")
+        if reference.shape[-1] == 2:
+            sizes = torch.tensor([(width, height) for height, width in level_shapes], dtype=reference.dtype)
+            locations = reference + offsets / sizes[:, None]
+        else:
+            locations = reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5
         value = rearrange(value, "b s (m c) -> b s m c", m=self.num_heads)
-        return self.output_proj(ms_deform_attn_reference(value, level_shapes, locations, weights))
+        grids = rearrange(2 * locations - 1, "b q m l p xy -> l (b m) q p xy")
+        levels = value.split([height * width for height, width in level_shapes], dim=1)
+        samples = [
+            F.grid_sample(rearrange(level, "b (h w) m c -> (b m) c h w", h=height), grid, align_corners=False)
+            for level, (height, _), grid in zip(levels, level_shapes, grids, strict=True)
+        ]
+        weighted = torch.stack(samples, dim=-2).flatten(-2) * rearrange(weights, "b q m lp -> (b m) 1 q lp")
+        return self.output_proj(rearrange(weighted.sum(dim=-1), "(b m) c q -> b q (m c)", m=self.num_heads))
 
 
 class PlainMaskHead(DynamicMaskHead):

@@ -3,6 +3,7 @@
 Source: Video Swin Transformer (arXiv:2106.13230), section 3.2, with the conventions of its published weights.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -14,10 +15,15 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from models.layers import is_split
+
 Size3 = tuple[int, int, int]
 
 # Added to the logits of two tokens that the cyclic shift brought together; the published model uses this, not -inf.
 MASKED_LOGIT = -100.0
+
+VALUES_AT_ONCE = 2**26
+"""Of queries, keys and values: where a map has more, a CPU takes a part of its windows after the other."""
 
 
 def clip_window(window: Size3, shift: Size3, size: Size3) -> tuple[Size3, Size3]:
@@ -212,18 +218,13 @@ class WindowAttention(nn.Module):
         so does the published model. All of them are one token here, and their output is not computed.
         """
         layout = layout or self.layout(x, shift)
-        indices = layout.tokens, layout.places, layout.padding
-        window = layout.window
         tokens = x.flatten(0, 3)
         if layout.has_padding:
             tokens = F.pad(tokens, (0, 0, 0, 1))
-        in_windows = rearrange(
-            _Picked.apply(self.qkv(tokens), *indices),
-            "(window token) (three head c) -> three window head token c",
-            token=window[0] * window[1] * window[2],
-            three=3,
-            head=self.num_heads,
-        )
+        if is_split(x) and 3 * tokens.numel() > VALUES_AT_ONCE:
+            return self._attend_in_parts(tokens, layout)[: len(layout.places)].view(x.shape)
+        indices = layout.tokens, layout.places, layout.padding
+        in_windows = self._in_windows(_Picked.apply(self.qkv(tokens), *indices), layout)
         bias = self.position_bias(in_windows.shape[3]).to(in_windows.dtype)
         attended = []
         # One call per distinct mask: most windows have none.
@@ -235,3 +236,36 @@ class WindowAttention(nn.Module):
             attended.append(rearrange(of_group, "window head token c -> (window token) (head c)"))
         joined = attended[0] if len(attended) == 1 else torch.cat(attended)
         return self.proj(_Placed.apply(joined, *indices)).view(x.shape)
+
+    def _in_windows(
+        self, qkv: Float[Tensor, "place three_dim"], layout: WindowLayout
+    ) -> Float[Tensor, "3 window head token channel"]:
+        return rearrange(
+            qkv,
+            "(window token) (three head c) -> three window head token c",
+            token=math.prod(layout.window),
+            three=3,
+            head=self.num_heads,
+        )
+
+    def _attend_in_parts(self, tokens: Float[Tensor, "token dim"], layout: WindowLayout) -> Float[Tensor, "token dim"]:
+        """Some windows after the other, so that long clips need little more memory than their tokens.
+
+        Padding is projected with the windows that it is in. Its last row, behind the tokens, means nothing.
+        """
+        attended = torch.empty_like(tokens)
+        num_places = math.prod(layout.window)
+        windows = max(1, VALUES_AT_ONCE // (8 * 3 * num_places * tokens.shape[1]))
+        first = 0
+        for count, mask in layout.groups:
+            rows_of_group = layout.tokens[first * num_places : (first + count) * num_places]
+            first += count
+            for rows in rows_of_group.split(windows * num_places):
+                query, key, value = self._in_windows(self.qkv(tokens.index_select(0, rows)), layout)
+                bias = self.position_bias(num_places).to(query.dtype)
+                part = F.scaled_dot_product_attention(
+                    query, key, value, attn_mask=bias if mask is None else bias + mask.to(bias.dtype)
+                )
+                part = self.proj(rearrange(part, "window head token c -> (window token) (head c)"))
+                attended.index_copy_(0, rows, part.to(attended.dtype))
+        return attended

@@ -51,6 +51,25 @@ def test_windows_grouped_by_mask_attend_as_windows_one_by_one(size: tuple[int, i
     torch.testing.assert_close(layer(x, shift), attend_plainly(layer, x, shift), rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(4, 7, 8), (5, 6, 6), (1, 3, 9)])
+@pytest.mark.parametrize("shift", [(0, 0, 0), (1, 1, 1)])
+def test_some_windows_after_the_other_attend_as_all_at_once(
+    size: tuple[int, int, int], shift: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+):
+    torch.manual_seed(0)
+    layer = WindowAttention(8, 2, WINDOW)
+    torch.nn.init.normal_(layer.relative_position_bias_table)
+    torch.nn.init.normal_(layer.qkv.bias)
+    x = torch.randn(2, *size, 8)
+    sizes = []
+    layer.qkv.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    at_once = layer(x, shift)
+    monkeypatch.setattr("models.window_attention.VALUES_AT_ONCE", 8 * 3 * 18 * 8 * 2)  # two windows
+    torch.testing.assert_close(layer(x, shift), at_once, rtol=1e-5, atol=1e-6)
+    assert max(sizes[1:]) <= 2 * 18, "more than two windows at once"
+
+
 @pytest.mark.parametrize("size", [(4, 7, 8), (5, 6, 6), (4, 3, 3)])
 @pytest.mark.parametrize("shift", [(0, 0, 0), (1, 1, 1)])
 def test_gradients_are_those_of_windows_one_by_one(size: tuple[int, int, int], shift: tuple[int, int, int]):
