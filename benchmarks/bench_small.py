@@ -118,8 +118,7 @@ def _exported(folder: Path, threads: int) -> See:
 def _eager(folder: Path, threads: int) -> See:
     import torch
 
-    from loading.frames import as_clip
-    from loading.frames import resize_frames
+    from loading.frames import as_clip, resize_frames
     from models.inference import encode_sentences, segment_clip
     from models.postprocess import best_queries
     from models.saved_model import load_saved_model

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path.cwd()))
-
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers

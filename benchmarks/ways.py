@@ -118,7 +118,12 @@ def measure(
 def _run(asked: dict[str, Any], checkout: Path | None) -> Mapping[str, Any]:
     script = str(REPOSITORY / "benchmarks" / "one_way.py")
     process = subprocess.run(
-        [sys.executable, script, json.dumps(asked)], cwd=checkout, capture_output=True, text=True, check=False
+        [sys.executable, script, json.dumps(asked)],
+        cwd=checkout,
+        env=os.environ | {"PYTHONPATH": str(checkout)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if process.returncode:
         raise ValueError(f"{asked} in {checkout} ended with {process.returncode}:\n{process.stderr[-2000:]}")

