@@ -353,7 +353,7 @@ def test_an_encoder_of_windows_takes_exactly_their_frames(tmp_path):
         pytest.importorskip(package, reason=NEEDS)
     onnxruntime = pytest.importorskip("onnxruntime", reason=NEEDS)
     model = tiny_soc().eval().requires_grad_(False)
-    model.tokenize = lambda _: SimpleNamespace(  # type: ignore[method-assign]
+    model.tokenize = lambda _: SimpleNamespace(
         ids=torch.tensor([[0, 5, 2], [0, 2, 1]]), is_padding=torch.tensor([[False] * 3, [False, False, True]])
     )
     part = make_parts(model, size_px=SIZE, num_frames=3)["video"]
