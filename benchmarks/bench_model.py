@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.ways import BEFORE, HEADER, OURS, PLAIN, Task, heading, measure, part_rows, rows, write_page
+from benchmarks.ways import BEFORE, HEADER, OURS, PLAIN, Task, heading, measure, rows, write_page
 from structures.user_path import user_path
 
 CLIPS = (
@@ -58,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             agreement.append(f"| {task} | {way} | {relative:.1e} | {moved} | {flipped:.1e} |")
             if way == OURS:
                 is_close &= bool(relative <= MOST_RELATIVE and flipped <= MOST_FLIPPED and not moved)
-        of_parts = measured[OURS].first("parts")
-        parts += [f"\n## Where the time goes: {task}\n", *part_rows(of_parts, measured[OURS].seconds)]
+        parts += [f"\n## Where the time goes: {task}\n", *measured[OURS].part_rows()]
     lines += [*table, "\n## Masks against those of the plain way\n"]
     lines += [
         "| clip | way | relative difference | other queries | pixels flipped |",

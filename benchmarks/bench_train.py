@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.ways import BEFORE, HEADER, OURS, PLAIN, Task, heading, measure, part_rows, rows, write_page
+from benchmarks.ways import BEFORE, HEADER, OURS, PLAIN, Task, heading, measure, rows, write_page
 from structures.user_path import user_path
 
 CLIPS = (Task("train", 4, 224, 384, 1), Task("train", 8, 360, 640, 1))
@@ -36,9 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tasks = {PLAIN: task, **({BEFORE: task} if options.before else {}), OURS: task, BF16: replace(task, amp="bf16")}
         measured = measure(tasks, before=options.before, **counts)
         table += rows(str(task), measured)
-        of_parts = measured[OURS].first("parts")
         title = f"\n## Where the time of the forward pass goes: {task}\n"
-        parts += [title, *part_rows(of_parts, measured[OURS].seconds), "\n`all else` is the rest of the step."]
+        parts += [title, *measured[OURS].part_rows(), "\n`all else` is the rest of the step."]
     write_page([*lines, *table, *parts], options.output)
     return 0
 

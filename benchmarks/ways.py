@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -78,9 +78,18 @@ class Measured:
         """Of a large matrix product in the same processes, the fastest."""
         return max(run["product_gflops"] for run in self.runs)
 
-    def first(self, name: str) -> Any:
-        """What the first turn found besides."""
-        return self.runs[0][name]
+    @property
+    def flops(self) -> float | None:
+        """Of one run, where they were counted."""
+        return next((run["flops"] for run in self.runs if run["flops"]), None)
+
+    def part_rows(self) -> list[str]:
+        """A table of seconds by part of the model, means of the fastest process."""
+        run = min(self.runs, key=lambda run: mean(run["seconds"]))
+        total = mean(run["seconds"])
+        named = [*run["parts"].items(), ("all else", total - sum(run["parts"].values()))]
+        lines = [f"| {name} | {seconds:.3f} | {seconds / total:.0%} |" for name, seconds in named]
+        return ["| part | s | share |", "| --- | ---: | ---: |", *lines]
 
 
 def measure(
@@ -145,7 +154,7 @@ def heading(title: str, command: str, *, turns: int, repeats: int, threads: int)
 
 def rows(name: str, measured: Mapping[str, Measured]) -> Iterator[str]:
     """Lines of a table: way, seconds, ratios, GFLOP/s and its share of a large matrix product, MiB."""
-    flops = measured[PLAIN].first("flops") if PLAIN in measured else None
+    flops = measured[PLAIN].flops if PLAIN in measured else None
     for way, one in measured.items():
         ratio = f"{measured[PLAIN].seconds / one.seconds:.2f}" if PLAIN in measured else "-"
         speed = "-" if flops is None else f"{flops / one.seconds / 1e9:.0f}"
@@ -160,14 +169,6 @@ HEADER = (
     "| clip | way | s | CPU s | plain / this | GFLOP/s of the plain count | of a 2048^3 product | peak MiB |",
     "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
 )
-
-
-def part_rows(parts: Mapping[str, float], total: float) -> list[str]:
-    """A table of seconds by part of the model."""
-    rest = total - sum(parts.values())
-    named = [*parts.items(), ("all else", rest)]
-    lines = [f"| {name} | {seconds:.3f} | {seconds / total:.0%} |" for name, seconds in named]
-    return ["| part | s | share |", "| --- | ---: | ---: |", *lines]
 
 
 def write_page(lines: Sequence[str], output: Path | None) -> None:
