@@ -64,10 +64,10 @@ def met(process):
 
 
 def messages(process, *, within):
-    """Exit code, and the lines that are for the user; those of PyTorch's C++ begin with a bracket."""
+    """Exit code, and the lines that are no news: those of PyTorch's C++ begin with a bracket, news with a time."""
     _, errors = process.communicate(timeout=within)
     return process.returncode, [
-        line for line in errors.splitlines() if not re.match(r"\[[WE]\d+|Exception raised", line)
+        line for line in errors.splitlines() if not re.match(r"\[[WE]\d+|Exception raised|[\d:]+ I ", line)
     ]
 
 
