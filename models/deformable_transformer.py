@@ -5,7 +5,6 @@ Source: Deformable DETR (arXiv:2010.04159), with iterative box refinement and po
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from einops import rearrange, repeat
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from models.dropout import Dropout
 from models.layers import MLP, AttentionLayer, FeedForwardLayer, is_split, xavier_matrices
 from models.ops.ms_deform_attn.module import MSDeformAttn
+from structures.kept import kept
 from structures.transfer import send
 
 
@@ -260,12 +260,12 @@ def _valid_ratio(is_padding: Bool[Tensor, "batch time height width"], dtype: tor
     return torch.stack([is_valid[:, 0].mean(dim=-1), is_valid[:, :, 0].mean(dim=-1)], dim=-1)
 
 
-@lru_cache(maxsize=16)
+@kept(number=16)
 def _pixel_centres(
     level_shapes: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype
 ) -> tuple[Float[Tensor, "token 2"], Float[Tensor, "level 2"], Int[Tensor, " token"]]:
     """Of the pixels of all maps, row by row, the centres (x, y) in pixels; (width, height) of the maps; whose map."""
     centres = [torch.cartesian_prod(torch.arange(h), torch.arange(w)).flip(1) + 0.5 for h, w in level_shapes]
     sizes = torch.tensor([(width, height) for height, width in level_shapes])
-    level = torch.arange(len(sizes)).repeat_interleave(sizes.prod(dim=1))
+    level = torch.cat([torch.full((h * w,), number) for number, (h, w) in enumerate(level_shapes)])
     return send(torch.cat(centres).to(dtype), device), send(sizes.to(dtype), device), send(level, device)

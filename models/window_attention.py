@@ -5,10 +5,10 @@ Source: Video Swin Transformer (arXiv:2106.13230), section 3.2, with the convent
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from models.layers import is_split
+from structures.kept import kept
 
 Size3 = tuple[int, int, int]
 
@@ -33,7 +34,7 @@ def clip_window(window: Size3, shift: Size3, size: Size3) -> tuple[Size3, Size3]
     return (clipped[0], clipped[1], clipped[2]), (shifts[0], shifts[1], shifts[2])
 
 
-@lru_cache(maxsize=64)
+@kept(number=64)
 def relative_position_index(window: Size3, num_tokens: int, device: torch.device) -> Int[Tensor, "token token"]:
     """Row of the bias table for each pair of the first `num_tokens` tokens of a full window.
 
@@ -49,7 +50,7 @@ def relative_position_index(window: Size3, num_tokens: int, device: torch.device
     return rows[:num_tokens, :num_tokens].contiguous().to(device)
 
 
-@lru_cache(maxsize=64)
+@kept(number=64)
 def shift_mask(
     window: Size3, shift: Size3, is_last: tuple[bool, bool, bool], device: torch.device
 ) -> Float[Tensor, "token token"] | None:
@@ -96,7 +97,7 @@ class WindowLayout:
         return len(self.padding) > 0
 
 
-@lru_cache(maxsize=64)
+@kept(number=64)
 def window_layout(size: Size3, window: Size3, shift: Size3, batch: int, device: torch.device) -> WindowLayout:
     """Shift a batch of maps cyclically, pad their ends, and cut them into windows.
 
@@ -107,12 +108,12 @@ def window_layout(size: Size3, window: Size3, shift: Size3, batch: int, device: 
         batch: number of maps.
         device: of the indices.
     """
-    padded = [n + (-n) % w for n, w in zip(size, window, strict=True)]
-    grid = [n // w for n, w in zip(padded, window, strict=True)]
-    count = batch * size[0] * size[1] * size[2]
-    numbers = torch.arange(count).view(batch, *size)
-    margins = [side for n, p in zip(reversed(size), reversed(padded), strict=True) for side in (0, p - n)]
-    numbers = F.pad(numbers, margins, value=count).roll([-s for s in shift], dims=(1, 2, 3))
+    # In NumPy, whose numbers are there at once, also where PyTorch exports a model.
+    margins = [(0, (-n) % w) for n, w in zip(size, window, strict=True)]
+    grid = [(n + margin) // w for n, w, (_, margin) in zip(size, window, margins, strict=True)]
+    count = batch * math.prod(size)
+    numbers = np.pad(np.arange(count).reshape(batch, *size), [(0, 0), *margins], constant_values=count)
+    numbers = np.roll(numbers, [-s for s in shift], axis=(1, 2, 3))
     cut = {"wd": window[0], "wh": window[1], "ww": window[2]}
     numbers = rearrange(numbers, "b (d wd) (h wh) (w ww) -> d h w b (wd wh ww)", **cut)
     ranges = [
@@ -120,15 +121,20 @@ def window_layout(size: Size3, window: Size3, shift: Size3, batch: int, device: 
     ]
     parts, groups = [], []
     for (last_d, d0, d1), (last_h, h0, h1), (last_w, w0, w1) in product(*ranges):
-        part = numbers[d0:d1, h0:h1, w0:w1].flatten(0, 3)
+        part = numbers[d0:d1, h0:h1, w0:w1].reshape(-1, math.prod(window))
         if len(part):
             parts.append(part)
             groups.append((len(part), shift_mask(window, shift, (last_d, last_h, last_w), device)))
-    tokens = torch.cat(parts).flatten()
-    places = torch.empty(count + 1, dtype=torch.long)
-    places[tokens] = torch.arange(len(tokens))
-    padding = (tokens == count).nonzero()[:, 0]
-    return WindowLayout(tokens.to(device), places[:count].to(device), padding.to(device), window, tuple(groups))
+    tokens = np.concatenate(parts).ravel()
+    places = np.empty(count + 1, dtype=np.int64)
+    places[tokens] = np.arange(len(tokens))
+    return WindowLayout(
+        tokens=torch.from_numpy(tokens).to(device),
+        places=torch.from_numpy(places[:count]).to(device),
+        padding=torch.from_numpy(np.flatnonzero(tokens == count)).to(device),
+        window=window,
+        groups=tuple(groups),
+    )
 
 
 class _Picked(torch.autograd.Function):

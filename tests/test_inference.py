@@ -80,7 +80,7 @@ def test_single_frames_are_in_single_precision_whatever_the_model_runs_in(model,
     with torch.autocast("cpu", torch.bfloat16):
         texts = encode_sentences(model, SENTENCES, group=1, device=CPU)
         (layer, *_) = segment_clip(model, frames, texts, device=CPU, annotated_frame=1)
-    assert layer.class_logits.dtype == torch.bfloat16
+    assert layer.autocast == torch.bfloat16
     sizes = {"unpadded": [(32, 40)], "original": [(32, 40)]}
     (candidates,) = all_queries(layer, padded=(32, 40), **sizes)
     (detections,) = ranked_detections(layer, **sizes)
