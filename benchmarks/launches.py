@@ -179,7 +179,7 @@ def count_training_step(clip: Clip, *, as_on_gpu: bool = True, amp: str = "off")
         step = Bench(torch.device("cpu"), size="narrow").step(clip, amp=amp, folder=Path(folder))
         step()  # the first makes the state of the optimiser, and what is kept per size
         # Our own dropout is of the CPU alone.
-        with patch("models.dropout._is_cheap", return_value=False) if as_on_gpu else nullcontext():
+        with patch("models.dropout.Dropout._is_cheap", return_value=False) if as_on_gpu else nullcontext():
             return count(step, as_on_gpu=as_on_gpu)
 
 

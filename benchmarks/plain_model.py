@@ -133,7 +133,7 @@ class PlainDropout(Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """See `Dropout.forward`."""
-        return F.dropout(x, self.probability, self.training)
+        return F.dropout(x, self.p, self.training)
 
 
 class PlainMSDeformAttn(MSDeformAttn):

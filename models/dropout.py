@@ -13,30 +13,19 @@ LANES = 4
 LEVELS = 2**16
 
 
-class Dropout(nn.Module):
-    """In training sets values to zero and makes up for it in the others, as `nn.Dropout` does.
+class Dropout(nn.Dropout):
+    """In training sets values to zero and makes up for it in the others.
 
     On a CPU that of PyTorch draws one Bernoulli number per value, which took a twelfth of a training step, and keeps
     them as floats. Here four values share one random number of 64 bits, and the mask is kept as booleans. The share of
     zeros is rounded to a multiple of 1/65536; the mean is that of the input for this share.
-
-    Args:
-        probability: of a zero, from 0 to below 1.
     """
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        if not 0 <= probability < 1:
-            raise ValueError(f"probability of dropout is {probability}, expected 0 to below 1")
-        self.probability = probability
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Same shape out as in."""
-        if not self.training or self.probability == 0:
-            return x
-        if not _is_cheap(x):
-            return F.dropout(x, self.probability)
-        zeros = round(self.probability * LEVELS)
+        if not self._is_cheap(x):
+            return super().forward(x)
+        zeros = round(self.p * LEVELS)
         return (x * _draw(x.shape, zeros)).mul_(LEVELS / (LEVELS - zeros))
 
     def of_relu(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -44,13 +33,14 @@ class Dropout(nn.Module):
 
         In training on a CPU both are one step: what comes out says which gradients are zero, so nothing else is kept.
         """
-        if not self.training or self.probability == 0 or not _is_cheap(x):
-            return self(F.relu(x, inplace=True))
-        return _ReluDropout.apply(x, round(self.probability * LEVELS))
+        if not self._is_cheap(x):
+            return super().forward(F.relu(x, inplace=True))
+        return _ReluDropout.apply(x, round(self.p * LEVELS))
 
-    def extra_repr(self) -> str:
-        """What `print` shows."""
-        return f"probability={self.probability}"
+    def _is_cheap(self, x: Tensor) -> bool:
+        """Where ours is faster; elsewhere PyTorch has one kernel for it, or nothing is drawn."""
+        is_drawn = self.training and 0 < self.p < 0.999
+        return is_drawn and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class _ReluDropout(torch.autograd.Function):
@@ -66,11 +56,6 @@ class _ReluDropout(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (output,) = ctx.saved_tensors
         return torch.ops.aten.threshold_backward(grad, output, 0).mul_(ctx.scale), None
-
-
-def _is_cheap(x: Tensor) -> bool:
-    """Where dropout of our own is faster; elsewhere PyTorch has one kernel for it."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _draw(shape: torch.Size, zeros: int) -> Bool[Tensor, "*shape"]:

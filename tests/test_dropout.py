@@ -56,11 +56,14 @@ def test_a_seed_gives_the_same_zeros_and_the_next_call_others():
 
 def test_nothing_is_dropped_in_evaluation_or_without_a_probability():
     x = torch.randn(5)
-    assert Dropout(0.5).eval()(x) is x
-    assert Dropout(0.0)(x) is x
+    assert torch.equal(Dropout(0.5).eval()(x), x)
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert not Dropout(1.0)(x).any()
+    assert torch.equal(Dropout(0.5).eval().of_relu(x.clone()), x.clamp(min=0))
 
 
-@pytest.mark.parametrize("probability", [-0.1, 1.0])
-def test_other_probabilities_are_refused(probability: float):
-    with pytest.raises(ValueError, match=f"is {probability}, expected 0 to below 1"):
-        Dropout(probability)
+def test_whoever_looks_for_dropout_finds_it():
+    layer = Dropout(0.5)
+    assert isinstance(layer, torch.nn.Dropout)
+    layer.p = 0.0
+    assert torch.equal(layer(torch.ones(100)), torch.ones(100))
