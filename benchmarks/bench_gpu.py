@@ -286,9 +286,12 @@ def _places_that_wait(step: Callable[[], None]) -> Counter[str]:
     places: Counter[str] = Counter()
     root = str(REPOSITORY) + os.sep
 
+    def is_ours(path: str) -> bool:
+        return path.startswith(root) and "site-packages" not in path
+
     def count(*_: object, **__: object) -> None:
         frame: FrameType | None = sys._getframe(1)
-        while frame is not None and not frame.f_code.co_filename.startswith(root):
+        while frame is not None and not is_ours(frame.f_code.co_filename):
             frame = frame.f_back
         if frame is not None and frame.f_code.co_filename != __file__:
             places[f"{frame.f_code.co_filename.removeprefix(root)}:{frame.f_lineno}"] += 1

@@ -167,7 +167,7 @@ def _place() -> str:
     root = str(REPOSITORY) + "/"
     while frame is not None:
         path = frame.f_code.co_filename
-        if path.startswith(root) and path != __file__:
+        if path.startswith(root) and "site-packages" not in path and path != __file__:
             return f"{path.removeprefix(root)}:{frame.f_code.co_name}"
         frame = frame.f_back  # type: ignore[assignment]  # None at the end
     return "backward" if torch._C._current_autograd_node() is not None else "elsewhere"

@@ -90,6 +90,7 @@ def run_command(
             say(report_fault(error, command=command.line, output_folder=command.output_folder))
             return EXIT_FAULT
         say(f"{prefix}: {readable(message)}")
+        give_up_output()
         return EXIT_BAD_INPUT
 
 
@@ -111,6 +112,15 @@ def prepare_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def give_up_output() -> None:
+    """Throws away what cannot be written: Python would try once more when it ends, and change the exit code to 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def nobody_reads() -> bool:
