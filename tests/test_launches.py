@@ -6,17 +6,14 @@ import torch.nn.functional as F
 from benchmarks.bench_gpu import Clip
 from benchmarks.launches import ON_HOST, count, count_training_step
 
-# Of the published code's step without clipping and optimiser, counted in the same way.
-PUBLISHED = 6350
-
 
 def names(counted, phase):
     return {name: number for (of, name), number in counted.launches.items() if of == phase}
 
 
-def test_a_training_step_asks_for_less_than_half_the_published_launches_and_waits_for_two_numbers():
+def test_a_training_step_asks_for_less_than_3000_launches_and_waits_for_two_numbers():
     counted = count_training_step(Clip(2, 232, 232, 1))
-    assert 2000 < counted.launches.total() < 3000 < PUBLISHED / 2
+    assert 2000 < counted.launches.total() < 3000
     waits = {place: number for place, number in counted.waits.items() if place not in ON_HOST}
     # Whether RoBERTa's mask masks anything, and the costs of matching for all layers.
     assert waits == {"models/text_encoder.py:forward": 1, "models/matcher.py:match_layers": 1}
