@@ -70,19 +70,9 @@ class EncoderLayer(nn.Module):
         is_padding: Bool[Tensor, "frame token"],
     ) -> Float[Tensor, "frame token dim"]:
         """Same shape out as in."""
-        if not is_split(tokens):
-            return self._of_frames(tokens, positions, reference, level_shapes, is_padding)
-        frames = zip(*(x.split(1) for x in (tokens, positions, reference, is_padding)), strict=True)
-        return torch.cat([self._of_frames(x, where, centre, level_shapes, pad) for x, where, centre, pad in frames])
-
-    def _of_frames(
-        self,
-        tokens: Float[Tensor, "frame token dim"],
-        positions: Float[Tensor, "frame token dim"],
-        reference: Float[Tensor, "frame token level 2"],
-        level_shapes: Sequence[tuple[int, int]],
-        is_padding: Bool[Tensor, "frame token"],
-    ) -> Float[Tensor, "frame token dim"]:
+        if is_split(tokens) and len(tokens) > 1:
+            frames = zip(*(x.split(1) for x in (tokens, positions, reference, is_padding)), strict=True)
+            return torch.cat([self.forward(x, where, centre, level_shapes, pad) for x, where, centre, pad in frames])
         attended = self.self_attention(
             tokens + positions, reference, tokens, level_shapes, memory_is_padding=is_padding
         )
