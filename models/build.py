@@ -85,6 +85,7 @@ def build_model(
 
     with SkippedRandomFill():
         model = new_model(for_inference=True)
+    torch.set_rng_state(random_state)  # some weights were drawn all the same
     class_head: Literal["load", "load_if_it_fits"] = "load" if config.keep_class_head else "load_if_it_fits"
     load_weights(model, weights, class_head=class_head, initial_state=initial_state)
     return model

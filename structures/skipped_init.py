@@ -3,18 +3,22 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
-RANDOM_FILLS = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
-"""All that fills new weights at random in the end; PyTorch shows these three functions of `nn.init` to a mode whole."""
+RANDOM_FILLS = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
+"""What fills linear layers, convolutions and embeddings; PyTorch shows these functions to a mode whole.
+
+`Tensor.normal_` and `Tensor.uniform_` below them are not skipped: `nn.init.trunc_normal_` draws until all numbers lie
+within its limits, which would never end where nothing is drawn and the memory holds something else.
+"""
 
 
 class SkippedRandomFill(TorchFunctionMode):
-    """In this context random fills do nothing: tensors hold what lay in memory, and the random state stays as it is.
+    """In this context most random fills do nothing: tensors hold what lay in memory.
 
     Filling the 170 million weights of SOC with RoBERTa takes two seconds. All else is made as usual, such as tables
-    that modules compute and do not store. Models of transformers have functions of their own, and fill their weights.
+    that modules compute and do not store.
     """
 
     def __torch_function__(
