@@ -53,8 +53,10 @@ from media.files import claim_output, output_path, write_text
 from models.build import build_criterion, build_model, set_execution
 from models.criterion import Criterion, count_totals
 from models.ops.ms_deform_attn.backends import choose
+from models.recording import WORDS_MULTIPLE, RecordedSOC
 from models.soc import SOC
 from structures.samples import VideoBatch
+from structures.transfer import sent_ahead
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +115,11 @@ class Run:
     progress: Progress
     resumed: Checkpoint | None
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether training passes become CUDA graphs."""
+        return self.config.train.cuda_graphs and self.device.type == "cuda"
+
     def is_resumed_at(self, progress: Progress) -> bool:
         """Whether nothing has been trained since the checkpoint, and its stage has not been left."""
         same = (progress.stage, progress.step) == (self.progress.stage, self.progress.step)
@@ -139,7 +146,8 @@ def train_stages(run: Run, stop: StopSignals) -> None:
         criterion = build_criterion(stage.loss)
         model.train_only(stage.trainable, layers=stage.supervised_layers)
         # A wrapper per stage: it waits for the gradients of what is trained when it is made, and of nothing else.
-        parallel = DistributedDataParallel(model) if run.world.size > 1 else model
+        recorded = RecordedSOC(model) if run.is_recorded else model
+        parallel = DistributedDataParallel(recorded) if run.world.size > 1 else recorded
         state = build_state(run, stage, num_steps=num_steps, steps_per_epoch=steps_per_epoch, progress=progress)
         window = build_window(run, progress)
         keeper = Keeper(run, stop, state, window)
@@ -154,7 +162,8 @@ def train_stages(run: Run, stop: StopSignals) -> None:
         ):
             while progress.stage_step < num_steps:
                 window.restart_clock()
-                for batches in steps_of(loader, stage, progress, at_most=num_steps - progress.stage_step):
+                steps = steps_of(loader, stage, progress, at_most=num_steps - progress.stage_step)
+                for batches in sent_ahead(steps, lambda step: [batch.to(run.device) for batch in step], run.device):
                     model.train()
                     state.optimizer.zero_grad()
                     losses = add_gradients(run, parallel, criterion, batches)
@@ -325,29 +334,30 @@ def build_window(run: Run, progress: Progress) -> StepWindow:
 
 
 def add_gradients(
-    run: Run, parallel: SOC | DistributedDataParallel, criterion: Criterion, batches: Sequence[VideoBatch]
+    run: Run, parallel: SOC | RecordedSOC | DistributedDataParallel, criterion: Criterion, batches: Sequence[VideoBatch]
 ) -> dict[str, Tensor]:
     """Forward, loss and backward of the batches of one step; their gradients add up to those of one large batch.
 
     Args:
         run: the model and its device.
-        parallel: the model, or its wrapper where there are several processes.
+        parallel: the model, or its wrapper where passes are recorded or there are several processes.
         criterion: the losses.
-        batches: one after the other, so that memory is that of the largest.
+        batches: on the device; one after the other, so that memory is that of the largest.
 
     Returns:
         The losses of the step for the log, detached and still on the device.
     """
     device = run.device
+    is_mixed = run.config.train.amp == "bf16"
     totals = count_totals((target for batch in batches for target in batch.targets), device=device)
     sums: dict[str, Tensor] = {}
     for batch in batches:
         # Processes exchange their gradients with the last batch, when all have been added up; once a step is enough.
         silent = isinstance(parallel, DistributedDataParallel) and batch is not batches[-1]
         with cast(DistributedDataParallel, parallel).no_sync() if silent else nullcontext():
-            tokens = run.model.tokenize(batch.sentences).to(device)
-            batch = batch.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=run.config.train.amp == "bf16"):
+            tokens = run.model.tokenize(batch.sentences, multiple_of=WORDS_MULTIPLE if run.is_recorded else 1).to(device)
+            # What is recorded casts its weights itself, each time that it is played back.
+            with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed, cache_enabled=not run.is_recorded):
                 output = parallel(
                     batch.clips.normalised(run.model.normalisation),
                     tokens,

@@ -320,6 +320,11 @@ class TrainConfig(ConfigNode):
     amp: Literal["off", "bf16"] = "off"
     """Mixed precision; losses, norms and sampling locations stay in float32."""
 
+    cuda_graphs: bool = False
+    """On a GPU of NVIDIA, record the pass of each size of a batch as CUDA graphs when it comes for the second time, and
+    play it back from then on: for small batches, where launching kernels takes longer than computing. The sizes should
+    be few (`models.recording.MOST_RECORDINGS`); each recording takes some hundred MB and seconds."""
+
     log_every: PositiveInt = 20
     """Steps between two lines of metrics.jsonl."""
 

@@ -35,6 +35,8 @@ def start_process(config: Config, world: World) -> torch.device:
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         logger.info("matrix products of the GPU in %s (tf32)", "TF32" if config.tf32 else "float32")
-    elif config.tf32:
-        logger.warning("tf32=true has no effect: the device is %s", device.type)
+    else:
+        for name, is_set in (("tf32", config.tf32), ("train.cuda_graphs", config.train.cuda_graphs)):
+            if is_set:
+                logger.warning("%s=true has no effect: the device is %s", name, device.type)
     return device

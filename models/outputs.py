@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from structures.transfer import send
+from structures.transfer import constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class VideoFeatures:
         chosen = clip_of_sentence.tolist()
         if chosen == list(range(len(self.sizes_px))):
             return self
-        clip_of_sentence = send(clip_of_sentence, self.stride4.device)
+        clip_of_sentence = constant(tuple(chosen), dtype=torch.long, device=self.stride4.device)
         return replace(
             self,
             stride4=self.stride4[clip_of_sentence],

@@ -28,7 +28,7 @@ from models.trajectory import Trajectory
 from models.visual_encoder import VisualEncoder
 from structures.clips import Normalisation, PaddedClips
 from structures.parameters import ParameterGroup
-from structures.transfer import send
+from structures.transfer import constant
 
 # The score that every query starts with: focal loss is unstable when most of many negatives start near one half.
 PRIOR_PROBABILITY = 0.01
@@ -184,9 +184,9 @@ class SOC(nn.Module):
             video = video.for_sentences(clip_of_sentence)
         return self.segment(video, self.encode_text(tokens))
 
-    def tokenize(self, sentences: Sequence[str]) -> Tokens:
-        """Sentences to ids; raises ValueError for an empty or overlong one."""
-        return self.text_encoder.tokenize(sentences)
+    def tokenize(self, sentences: Sequence[str], *, multiple_of: int = 1) -> Tokens:
+        """Sentences to ids, see `TextEncoder.tokenize`; raises ValueError for an empty one."""
+        return self.text_encoder.tokenize(sentences, multiple_of=multiple_of)
 
     def encode_text(self, tokens: Tokens) -> TextFeatures:
         """All that does not depend on the video."""
@@ -406,8 +406,8 @@ def _in_pixels(
     references: Float[Tensor, "layer batch time query 4"], sizes_px: Sequence[tuple[int, int]]
 ) -> Float[Tensor, "layer batch time query 2"]:
     """(x, y) of the centre of each box in pixels of its unpadded frame, of (height, width) `sizes_px`."""
-    sizes = torch.tensor([(width, height) for height, width in sizes_px], dtype=references.dtype)
-    return references[..., :2] * send(sizes, references.device)[:, None, None]
+    sizes = tuple((width, height) for height, width in sizes_px)
+    return references[..., :2] * constant(sizes, dtype=references.dtype, device=references.device)[:, None, None]
 
 
 def _reference_before(decoded: TransformerOutput, layer: int) -> Float[Tensor, "batch time query ref"]:

@@ -108,10 +108,14 @@ class TextEncoder(nn.Module):
         super().train(mode and not self.stays_in_eval_mode)
         return self
 
-    def tokenize(self, sentences: Sequence[str]) -> Tokens:
+    def tokenize(self, sentences: Sequence[str], *, multiple_of: int = 1) -> Tokens:
         """Sentences to ids, padded to the longest; what exceeds the encoder's positions is cut off, with one warning.
 
         Encoders that read padding get all sentences padded to the length that they were trained with.
+
+        Args:
+            sentences: of a batch.
+            multiple_of: of so many tokens, where the encoder takes as many.
 
         Raises:
             ValueError: if a sentence is empty.
@@ -138,6 +142,8 @@ class TextEncoder(nn.Module):
         if is_cut or self.reads_padding:
             padding = "max_length" if self.reads_padding else True
             encoded = self.tokenizer(list(sentences), padding=padding, truncation=True, max_length=limit, **settings)
+        elif multiple_of > 1 and (limit is None or -(-length // multiple_of) * multiple_of <= limit):
+            encoded = self.tokenizer.pad(encoded, pad_to_multiple_of=multiple_of, verbose=False, return_tensors="pt")
         tokens = Tokens(ids=encoded["input_ids"], is_padding=encoded["attention_mask"] != 1)
         self._warn_of_unknown_words(sentences, tokens)
         return tokens

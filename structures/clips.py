@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
-from structures.transfer import send
+from structures.transfer import constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +104,10 @@ def normalise(
     """
     if frames.device.type == "cpu" and not torch.compiler.is_compiling():
         return _looked_up(frames, normalisation)
-    mean = send(torch.tensor(normalisation.mean), frames.device)[:, None, None]
-    deviation = send(torch.tensor(normalisation.std), frames.device)[:, None, None]
+    mean, deviation = (
+        constant(tuple(numbers), dtype=torch.float, device=frames.device)[:, None, None]
+        for numbers in (normalisation.mean, normalisation.std)
+    )
     return frames.float().div_(255).sub_(mean).div_(deviation)
 
 

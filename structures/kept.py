@@ -1,12 +1,16 @@
 """Tensors that depend on sizes alone, kept for the next call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, wraps
 from typing import TypeVar
 
 import torch
 
 Result = TypeVar("Result")
+
+_readers: list[list[object]] = []
+"""Whoever wants to know what is handed out, see `handed_out`."""
 
 
 def kept(*, number: int) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
@@ -23,8 +27,28 @@ def kept(*, number: int) -> Callable[[Callable[..., Result]], Callable[..., Resu
 
         @wraps(function)
         def call(*arguments: object) -> Result:
-            return function(*arguments) if torch.compiler.is_compiling() else remembered(*arguments)
+            if torch.compiler.is_compiling():
+                return function(*arguments)
+            result = remembered(*arguments)
+            for reader in _readers:
+                reader.append(result)
+            return result
 
         return call
 
     return decorate
+
+
+@contextmanager
+def handed_out() -> Iterator[list[object]]:
+    """Collects what functions with `kept` give in this context.
+
+    A recording of kernels holds addresses, not tensors: who records must own what it reads for as long as it is
+    played back, because here it makes room for that of other sizes.
+    """
+    results: list[object] = []
+    _readers.append(results)
+    try:
+        yield results
+    finally:
+        _readers.remove(results)

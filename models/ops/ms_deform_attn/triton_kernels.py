@@ -6,13 +6,14 @@ written, and a checker around them would stand in its way.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import no_type_check
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from structures.kept import kept
 
 # A program works on this many numbers at once: queries times channels.
 TILE = 1024
@@ -151,7 +152,7 @@ def backward(
     return grad_value.to(value.dtype), grad_locations, grad_weights
 
 
-@lru_cache(maxsize=64)
+@kept(number=64)
 def _table(shapes: tuple[int, ...], device: torch.device) -> Tensor:
     """Sides of the levels where the kernels can read them; kept, because the copy would stop the GPU."""
     return torch.tensor(shapes, dtype=torch.int32, device=device)

@@ -1,0 +1,147 @@
+"""The training pass of the model as CUDA graphs: a launch forward and a launch backward for each size.
+
+A step of SOC at a small batch is bound by some thousand launches, which the host makes one by one. A graph makes them
+at once, but only for tensors of the same sizes at the same addresses. So a pass is recorded when a size comes for the
+second time, and played back from then on. Matching, losses and optimiser stay outside: the host decides there.
+"""
+
+import logging
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from models.outputs import LayerOutput, SOCOutput, Tokens
+from models.soc import SOC
+from structures.clips import PaddedClips
+from structures.kept import handed_out
+
+logger = logging.getLogger(__name__)
+
+WORDS_MULTIPLE = 8
+"""Sentences are padded to a multiple of so many tokens, so that fewer sizes come."""
+
+MOST_RECORDINGS = 16
+"""Each keeps its inputs, outputs and gradients: of SOC-T some 300 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """What a recording is of; another one is another recording."""
+
+    frames: torch.Size
+    sizes_px: tuple[tuple[int, int], ...]
+    words: torch.Size
+    clip_of_sentence: tuple[int, ...] | None
+    has_annotated_frame: bool
+    autocast: torch.dtype | None
+
+
+class RecordedSOC(nn.Module):
+    """Calls the model; in training on a GPU it records the pass of each size, and plays it back.
+
+    Gradients are those of the model. What is trained, and whether the model is in training mode, must not change
+    between calls with gradients; make another one where it does.
+
+    Args:
+        model: on a GPU.
+        most: sizes that are recorded; others are computed as always.
+    """
+
+    def __init__(self, model: SOC, *, most: int = MOST_RECORDINGS) -> None:
+        super().__init__()
+        self.model, self._most = model, most
+        self._seen: set[_Size] = set()
+        self._passes: dict[_Size, _Pass] = {}
+        self._owned: list[object] = []
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def forward(
+        self,
+        clips: PaddedClips,
+        tokens: Tokens,
+        *,
+        clip_of_sentence: Int[Tensor, " sentence"] | None = None,
+        annotated_frame: Int[Tensor, " clip"] | None = None,
+    ) -> SOCOutput:
+        """As that of the model; the output is overwritten by the next call.
+
+        Raises:
+            ValueError: the pass cannot be recorded.
+        """
+        if not (self.model.training and torch.is_grad_enabled()):
+            return self.model(clips, tokens, clip_of_sentence=clip_of_sentence, annotated_frame=annotated_frame)
+        autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+        of_sentence = None if clip_of_sentence is None else tuple(clip_of_sentence.tolist())
+        size = _Size(
+            clips.frames.shape,
+            clips.sizes_px,
+            tokens.ids.shape,
+            of_sentence,
+            annotated_frame is not None,
+            autocast,
+        )
+        recorded = self._passes.get(size)
+        if recorded is None and (size not in self._seen or len(self._passes) == self._most):
+            self._seen.add(size)
+            return self.model(clips, tokens, clip_of_sentence=clip_of_sentence, annotated_frame=annotated_frame)
+        inputs = [clips.frames, clips.is_padding, tokens.ids, tokens.is_padding]
+        inputs += [] if annotated_frame is None else [annotated_frame]
+        if recorded is None:
+            recorded = self._passes[size] = self._record(_Pass(self.model, size), inputs)
+        for parameter in self.model.parameters():
+            # That of an earlier batch of this step, perhaps where the recording will write its own.
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.clone()
+        return _as_output(recorded(*inputs))
+
+    def _record(self, one: "_Pass", inputs: list[Tensor]) -> "_Pass":
+        number = len(self._passes) + 1
+        try:
+            with handed_out() as read:
+                torch.cuda.make_graphed_callables(one, tuple(inputs), allow_unused_input=True, pool=self._pool)
+        except RuntimeError as error:
+            raise ValueError(
+                f"train.cuda_graphs: the training pass cannot be recorded ({str(error).splitlines()[0]}); "
+                "set train.cuda_graphs=false"
+            ) from error
+        self._owned.append(read)
+        frames = " x ".join(str(size) for size in inputs[0].shape)
+        logger.info("recorded the pass of frames %s as CUDA graphs (%d of at most %d)", frames, number, self._most)
+        return one
+
+
+class _Pass(nn.Module):
+    """The model as a function of tensors, as recording wants it; numbers of Python are those of one size."""
+
+    def __init__(self, model: SOC, size: _Size) -> None:
+        super().__init__()
+        self.model, self._size = model, size
+
+    def forward(
+        self,
+        frames: Float[Tensor, "clip time 3 height width"],
+        is_padding: Bool[Tensor, "clip time height width"],
+        ids: Int[Tensor, "sentence word"],
+        is_padded_word: Bool[Tensor, "sentence word"],
+        annotated_frame: Int[Tensor, " clip"] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """All tensors of the output, layer by layer, the feature of the sentence last."""
+        of_sentence = self._size.clip_of_sentence
+        output: SOCOutput = self.model(
+            PaddedClips(frames, is_padding, self._size.sizes_px),
+            Tokens(ids, is_padded_word),
+            clip_of_sentence=None if of_sentence is None else torch.tensor(of_sentence),
+            annotated_frame=annotated_frame,
+        )
+        assert output.sentence is not None  # in training
+        parts = [getattr(layer, field.name) for layer in output.layers for field in fields(layer)]
+        return *parts, output.sentence
+
+
+def _as_output(tensors: tuple[Tensor, ...]) -> SOCOutput:
+    *parts, sentence = tensors
+    length = len(fields(LayerOutput))
+    layers = tuple(LayerOutput(*parts[start : start + length]) for start in range(0, len(parts), length))
+    return SOCOutput(layers, sentence)
