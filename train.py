@@ -355,7 +355,9 @@ def add_gradients(
         # Processes exchange their gradients with the last batch, when all have been added up; once a step is enough.
         silent = isinstance(parallel, DistributedDataParallel) and batch is not batches[-1]
         with cast(DistributedDataParallel, parallel).no_sync() if silent else nullcontext():
-            tokens = run.model.tokenize(batch.sentences, multiple_of=WORDS_MULTIPLE if run.is_recorded else 1).to(device)
+            tokens = run.model.tokenize(batch.sentences, multiple_of=WORDS_MULTIPLE if run.is_recorded else 1).to(
+                device
+            )
             # What is recorded casts its weights itself, each time that it is played back.
             with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed, cache_enabled=not run.is_recorded):
                 output = parallel(

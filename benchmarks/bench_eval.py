@@ -40,7 +40,8 @@ import evaluation.whole_videos
 import loading.resized
 import models.postprocess
 from benchmarks.bench_files import write_frames
-from benchmarks.bench_gpu import WORDS, Bench
+from benchmarks.bench_gpu import Bench
+from benchmarks.one_way import WORDS
 from benchmarks.plain_model import make_plain
 from configs.loader import load_config
 from configs.schema import Config

@@ -1,11 +1,12 @@
 """The whole model on a GPU: `python -m benchmarks.bench_gpu [--output FILE]`; `scripts/gpu_check.sh` calls it.
 
 SOC-T at full size with random weights and a random RoBERTa-base, in float32, TF32 and bfloat16 (autocast): evaluation
-of a clip, and the training step of train.py (forward, matching, losses, backward, clipping, AdamW). For each the median
-time by events of the device, the peak of its memory, and, for the training step, what the host asked of the device in
-one step: launches of kernels, and calls that wait for it. The masks are compared with those of the CPU in float32, and
-TF32 and bfloat16 with float32. The last table says which lines of the project wait. `--device cpu --tiny` only shows
-that this program works.
+of a clip, and the training step of train.py (forward, matching, losses, backward, clipping, AdamW), as it is, played
+back from CUDA graphs (`train.cuda_graphs`), and with `--compiled` with compiled blocks (`compile`), too. For each the
+median time by events of the device, the peak of its memory, the share of the time in which a kernel runs, and what the
+host asked of the device: launches of kernels and graphs, and calls that wait for it. The masks are compared with those
+of the CPU in float32, and TF32, bfloat16 and other ways with float32. The last table says which lines of the project
+wait. `--device cpu --tiny` only shows that this program works.
 """
 
 import argparse
@@ -27,11 +28,12 @@ from types import FrameType
 from typing import Literal
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
-from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
+from transformers import RobertaConfig, RobertaModel
 
+from benchmarks.one_way import RATES, new_tokenizer, random_frames, random_sample, sentences_of
 from configs.loader import load_config
 from configs.schema import Config
 from engine.checkpoint import Progress
@@ -40,13 +42,16 @@ from engine.logging import MetricsLog
 from engine.optim import build_optimizer, clip_gradients
 from loading.collate import collate
 from models.build import build_criterion, build_model
+from models.compilation import compile_blocks
 from models.inference import encode_sentences, segment_clip
-from models.outputs import Predictions
+from models.outputs import UndrawnOutput
 from models.postprocess import best_queries
+from models.recording import RecordedSOC
 from models.soc import SOC
 from models.text_encoder import TextEncoder
 from models.text_files import ROBERTA_BASE
-from structures.samples import ClipTarget, SentenceMeta, VideoBatch, VideoSample
+from structures.samples import VideoBatch
+from structures.transfer import sent_ahead
 from structures.user_path import user_path
 from train import Run, add_gradients
 
@@ -64,9 +69,7 @@ NARROW = (
     "model.visual_encoder.depths=[1,1,1,1]",
     "model.visual_encoder.num_heads=[1,1,1,1]",
 )
-SENTENCE = "the small dog that runs to the right of a red car behind the big tree"
-WORDS = tuple(dict.fromkeys(SENTENCE.split(" ")))
-LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
+LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 
 
@@ -87,6 +90,14 @@ class Clip:
 EVALUATION = (Clip(8, 360, 640, 1), Clip(8, 360, 640, 8), Clip(36, 360, 640, 1))
 TRAINING = (Clip(8, 360, 640, 1), Clip(8, 360, 640, 4))
 TINY = (Clip(2, 32, 64, 2),)
+COSTS = (
+    "| clip | precision, way | ms | peak MiB | a kernel runs | launches | waits |",
+    "|---|---|---|---|---|---|---|",
+)
+AGREEMENT = (
+    "| masks of | against | relative difference | other queries chosen | pixels flipped, all queries | chosen ones |",
+    "|---|---|---|---|---|---|",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_gpu", description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a small model and clip")
+    parser.add_argument("--compiled", action="store_true", help="measure compiled blocks, too: minutes more")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--output", type=user_path, help="the page; default: benchmarks/results/gpu_NAME_DATE.md")
     options = parser.parse_args(arguments)
@@ -101,20 +113,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device(options.device)
     title = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     bench = Bench(device, size="tiny" if options.tiny else "full", repeats=options.repeats)
-    page = [
-        f"# SOC-T on {title}, {date.today()}",
-        "",
-        f"`python -m benchmarks.bench_gpu`, PyTorch {torch.__version__}, CUDA {torch.version.cuda}; random weights.",
-        "",
-        *bench.agreement(),
-        *bench.evaluation(TINY if options.tiny else EVALUATION),
-        *bench.training(TINY if options.tiny else TRAINING),
+    clip = TINY[0] if options.tiny else EVALUATION[0]
+    parts: list[Callable[[], list[str]]] = [
+        bench.agreement,
+        lambda: bench.evaluation(TINY if options.tiny else EVALUATION),
+        lambda: bench.training(TINY if options.tiny else TRAINING),
+        *([lambda: bench.compiled(clip)] if options.compiled else []),
     ]
-    text = "\n".join(page) + "\n"
-    print(text)
+    versions = f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}"
+    head = f"# SOC-T on {title}, {date.today()}\n\n`python -m benchmarks.bench_gpu`, {versions}; random weights.\n"
+    print(head)
+    page = [head]
+    for part in parts:
+        text = "\n".join(part())
+        print(text, flush=True)  # now: the next one may take minutes
+        page.append(text)
     name = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
     path = options.output or REPOSITORY / "benchmarks" / "results" / f"gpu_{name}_{date.today()}.md"
-    path.write_text(text, encoding="utf-8")
+    path.write_text("\n".join(page) + "\n", encoding="utf-8")
     return 0
 
 
@@ -129,7 +145,7 @@ class Bench:
         shape |= {"num_hidden_layers": 1} if size == "tiny" else {}
         roberta = ROBERTA_BASE if size == "full" else RobertaConfig(**{**ROBERTA_BASE.to_dict(), **shape})
         frozen = self.config.model.text_encoder.frozen
-        text_encoder = TextEncoder(RobertaModel(roberta), _tokenizer(), frozen=frozen)
+        text_encoder = TextEncoder(RobertaModel(roberta), new_tokenizer(), frozen=frozen)
         self.model: SOC = build_model(self.config.model, text_encoder=text_encoder).eval()
         self.device, self.repeats = device, repeats
 
@@ -142,92 +158,149 @@ class Bench:
         for name in PRECISIONS:
             with _precision(name, self.device):
                 outputs[name] = self._segment(clip, self.device)
-        lines = [
-            "| masks of | against | relative difference | other queries | pixels flipped |",
-            "|---|---|---|---|---|",
-        ]
-        pairs = [("float32", "CPU, float32"), *((name, "float32") for name in PRECISIONS[1:])]
-        for name, other in pairs:
-            ours, right = outputs[name].masks_in(0).float().cpu(), outputs[other].masks_in(0).float().cpu()
-            queries = [[item.query for item in best_queries(outputs[key])] for key in (name, other)]
-            flipped = ((ours > 0) != (right > 0)).float().mean()
-            moved = sum(a != b for a, b in zip(*queries, strict=True))
-            lines.append(
-                f"| {name} | {other} | {(ours - right).norm() / right.norm():.1e} | {moved} of {len(queries[0])} "
-                f"| {flipped:.1e} |"
-            )
-        return [f"## Agreement ({clip}, all queries)", "", *lines, ""]
+        self._float32 = outputs["float32"]
+        rows = [_agreement("float32", outputs["float32"], "CPU, float32", on_cpu)]
+        rows += [_agreement(name, outputs[name], "float32", outputs["float32"]) for name in PRECISIONS[1:]]
+        return [f"## Agreement ({clip})", "", *AGREEMENT, *rows, ""]
 
     def evaluation(self, clips: Sequence[Clip]) -> list[str]:
         """Time and memory of a clip, sentences encoded beforehand."""
-        lines = ["| clip | precision | ms | peak MiB | launches | waits |", "|---|---|---|---|---|---|"]
-        for clip in clips:
-            for name in PRECISIONS:
-                with _precision(name, self.device), torch.no_grad():
-                    frames, texts = self._inputs(clip, self.device)
+        rows = [self._evaluation_row(clip, name) for clip in clips for name in PRECISIONS]
+        return ["## Evaluation of a clip", "", *COSTS, *rows, ""]
 
-                    def call(frames: Tensor = frames, texts: Sequence = texts) -> None:
-                        list(segment_clip(self.model, frames, texts, device=self.device))
+    def _evaluation_row(self, clip: Clip, name: str, way: str = "") -> str:
+        with _precision(name, self.device), torch.no_grad():
+            frames, texts = self._inputs(clip, self.device)
 
-                    lines.append(f"| {clip} | {name} | {self._cost(call)} |")
-        return ["## Evaluation of a clip", "", *lines, ""]
+            def call() -> None:
+                for layer in segment_clip(self.model, frames, texts, device=self.device):
+                    best_queries(layer)
+
+            return f"| {clip} | {name}{way} | {self._cost(call)} |"
 
     def training(self, clips: Sequence[Clip]) -> list[str]:
         """Time and memory of a step, and which lines wait for the device."""
-        lines = ["| clip | precision | ms | peak MiB | launches | waits |", "|---|---|---|---|---|---|"]
+        rows: list[str] = []
         places: Counter[str] = Counter()
+        is_gpu = self.device.type == "cuda"
         for clip in clips:
             for name in PRECISIONS:
-                with _precision(name, self.device, autocast=False), tempfile.TemporaryDirectory() as folder:
-                    step = self.step(clip, amp="bf16" if name == "bfloat16" else "off", folder=Path(folder))
-                    lines.append(f"| {clip} | {name} | {self._cost(step)} |")
-                    if self.device.type == "cuda" and not places:
-                        places = _places_that_wait(step)
+                rows += [
+                    self._training_row(clip, name, cuda_graphs=graphs)
+                    for graphs in ([False, True] if is_gpu else [False])
+                ]
+        if is_gpu:
+            with tempfile.TemporaryDirectory() as folder:
+                places = _places_that_wait(self.step(clips[0], amp="off", folder=Path(folder)))
         waits = [f"| {count} | {place} |" for place, count in places.most_common()]
-        return ["## Training step", "", *lines, "", "| waits | line |", "|---|---|", *waits, ""]
+        return [
+            "## Training step",
+            "",
+            *COSTS,
+            *rows,
+            "",
+            "| waits | line |",
+            "|---|---|",
+            *waits,
+            "",
+            *self._ahead(clips[0]),
+        ]
+
+    def _training_row(self, clip: Clip, name: str, way: str = "", *, cuda_graphs: bool = False) -> str:
+        with _precision(name, self.device, autocast=False), tempfile.TemporaryDirectory() as folder:
+            amp = "bf16" if name == "bfloat16" else "off"
+            step = self.step(clip, amp=amp, folder=Path(folder), cuda_graphs=cuda_graphs)
+            return f"| {clip} | {name}{way}{', CUDA graphs' if cuda_graphs else ''} | {self._cost(step)} |"
+
+    def _ahead(self, clip: Clip) -> list[str]:
+        """Steps whose batches come from pinned memory, copied between the steps and beside them."""
+        rows = []
+        for graphs in (False, True) if self.device.type == "cuda" else (False,):
+            with tempfile.TemporaryDirectory() as folder:
+                step = self.step(clip, amp="bf16", folder=Path(folder), cuda_graphs=graphs)
+                batch = self._batch(clip)
+                times: dict[str, list[float]] = {"between": [], "beside": []}
+                for _ in range(4):
+                    for way, seen in times.items():
+                        batches = [batch] * self.repeats
+
+                        def send(one: VideoBatch) -> VideoBatch:
+                            return one.to(self.device)
+
+                        sent = sent_ahead(batches, send, self.device) if way == "beside" else map(send, batches)
+                        started = time.perf_counter()
+                        for each in sent:
+                            step(each)
+                        self._finish()
+                        seen.append(1000 * (time.perf_counter() - started) / self.repeats)
+                ms = {way: f"{min(seen[1:]):.1f}" for way, seen in times.items()}
+                rows.append(f"| bfloat16{', CUDA graphs' if graphs else ''} | {ms['between']} | {ms['beside']} |")
+        head = ["| steps in a row, ms each | batches copied between them | beside the step before |", "|---|---|---|"]
+        return [*head, *rows, ""]
+
+    def compiled(self, clip: Clip) -> list[str]:
+        """The same with compiled blocks; the model stays so."""
+        compile_blocks(self.model)
+        self.model.eval()
+        started = time.perf_counter()
+        with _precision("float32", self.device):
+            output = self._segment(Clip(8, 360, 640, 2) if self.device.type == "cuda" else TINY[0], self.device)
+        lines = [f"First call: {time.perf_counter() - started:.0f} s.", "", *AGREEMENT]
+        lines += [_agreement("float32, compiled", output, "float32", self._float32), "", *COSTS]
+        lines += [self._evaluation_row(clip, name, ", compiled") for name in ("float32", "bfloat16")]
+        graphs = (False, True) if self.device.type == "cuda" else (False,)
+        lines += [self._training_row(clip, "bfloat16", ", compiled", cuda_graphs=each) for each in graphs]
+        return ["## Compiled blocks", "", *lines, ""]
 
     def _inputs(self, clip: Clip, device: torch.device) -> tuple[Tensor, tuple]:
-        generator = torch.Generator().manual_seed(1)
-        frames = torch.randint(256, (clip.frames, 3, clip.height, clip.width), generator=generator, dtype=torch.uint8)
-        sentences = [" ".join(WORDS[(i + j) % len(WORDS)] for j in range(8)) for i in range(clip.sentences)]
-        return frames.to(device), encode_sentences(self.model, sentences, group=clip.sentences, device=device)
+        frames = random_frames(clip.frames, clip.height, clip.width)
+        texts = encode_sentences(self.model, sentences_of(clip.sentences), group=clip.sentences, device=device)
+        return frames.to(device), texts
+
+    def _batch(self, clip: Clip) -> VideoBatch:
+        batch = collate([random_sample(clip.frames, clip.height, clip.width, sentences=clip.sentences)])
+        return batch.pin_memory() if self.device.type == "cuda" else batch
+
+    def _finish(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
 
     @torch.no_grad()
-    def _segment(self, clip: Clip, device: torch.device) -> Predictions:
+    def _segment(self, clip: Clip, device: torch.device) -> UndrawnOutput:
         frames, texts = self._inputs(clip, device)
         (output,) = segment_clip(self.model, frames, texts, device=device)
         return output
 
-    def step(self, clip: Clip, *, amp: str, folder: Path) -> Callable[[], None]:
-        """The training step of train.py on a batch of one clip that is in memory."""
-        config = load_config(REPOSITORY / "configs" / "base.yaml", ["data.root=.", f"train.amp={amp}"])
+    def step(self, clip: Clip, *, amp: str, folder: Path, cuda_graphs: bool = False) -> Callable[..., None]:
+        """The training step of train.py on a batch of one clip that is in memory, or on one that is given."""
+        settings = [f"train.amp={amp}", f"train.cuda_graphs={str(cuda_graphs).lower()}"]
+        config = load_config(REPOSITORY / "configs" / "base.yaml", ["data.root=.", *settings])
         stage = config.training_stages()[0]
         world = World(rank=0, local_rank=0, size=1)
         metrics = MetricsLog(folder, world, keep_up_to_step=None)
         run = Run(config, world, self.device, self.model, (), metrics, Progress(), None)
         criterion = build_criterion(stage.loss)
-        rates = {"lr": 1e-4, "lr_visual_encoder": 1e-5, "lr_text_encoder": 5e-6}
-        optimizer = build_optimizer(self.model.parameter_groups(**rates), stage.optim)
-        batch = _batch(clip)
-        batch = batch.pin_memory() if self.device.type == "cuda" else batch
+        optimizer = build_optimizer(self.model.parameter_groups(**RATES), stage.optim)
+        called = RecordedSOC(self.model) if run.is_recorded else self.model
+        own = self._batch(clip)
 
-        def step() -> None:
+        def step(batch: VideoBatch | None = None) -> None:
             self.model.train()
             optimizer.zero_grad()
-            add_gradients(run, self.model, criterion, [batch])
+            add_gradients(run, called, criterion, [batch or own.to(self.device)])
             clip_gradients(self.model.parameters(), stage.optim.max_grad_norm)
             optimizer.step()
 
         return step
 
-    def _cost(self, call: Callable[[], None]) -> str:
-        """Cells of a table: ms, MiB, launches, waits."""
-        for _ in range(2):
+    def _cost(self, call: Callable[..., None]) -> str:
+        """Cells of a table: ms, MiB, share of the time with a kernel, launches, waits."""
+        for _ in range(3):  # the first makes what is kept, the second may be recorded
             call()
         if self.device.type != "cuda":
             started = time.perf_counter()
             call()
-            return f"{1000 * (time.perf_counter() - started):.0f} | - | - | -"
+            return f"{1000 * (time.perf_counter() - started):.0f} | - | - | - | -"
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         times = []
@@ -238,20 +311,34 @@ class Bench:
             end.record()
             end.synchronize()
             times.append(begin.elapsed_time(end))
-        peak = torch.cuda.max_memory_allocated() / 2**20
+        peak, median = torch.cuda.max_memory_allocated() / 2**20, statistics.median(times)
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
             call()
-        names = Counter(event.name for event in profiler.events())
+        events = profiler.events()
+        names = Counter(event.name for event in events)
         launches, waits = (sum(names[name] for name in group) for group in (LAUNCHES, WAITS))
+        # Kernels run one after the other here, so their times add up.
+        busy = sum(event.self_device_time_total for event in events if event.device_type == DeviceType.CUDA) / 1000
         # The profiler itself waits once, at the end.
-        return f"{statistics.median(times):.1f} | {peak:.0f} | {launches} | {max(waits - 1, 0)}"
+        return f"{median:.1f} | {peak:.0f} | {100 * busy / median:.0f} % | {launches} | {max(waits - 1, 0)}"
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {word: i for i, word in enumerate(("<s>", "<pad>", "</s>", "<unk>", *WORDS))}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>")
+def _agreement(name: str, output: UndrawnOutput, other_name: str, other: UndrawnOutput) -> str:
+    """A row of the table of how far all masks, and those of the chosen queries, are from others."""
+    ours, right = output.masks_in(0).float().cpu(), other.masks_in(0).float().cpu()
+    chosen, expected = best_queries(output), best_queries(other)
+    moved = sum(a.query != b.query for a, b in zip(chosen, expected, strict=True))
+    flipped = ((ours > 0) != (right > 0)).float().mean()
+    of_chosen = torch.stack(
+        [
+            ((a.mask_logits.cpu() > 0) != (b.mask_logits.cpu() > 0)).float().mean()
+            for a, b in zip(chosen, expected, strict=True)
+        ]
+    )
+    return (
+        f"| {name} | {other_name} | {(ours - right).norm() / right.norm():.1e} | {moved} of {len(chosen)} "
+        f"| {flipped:.1e} | {of_chosen.mean():.1e} |"
+    )
 
 
 @contextmanager
@@ -265,23 +352,7 @@ def _precision(name: str, device: torch.device, *, autocast: bool = True) -> Ite
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
 
 
-def _batch(clip: Clip) -> VideoBatch:
-    generator = torch.Generator().manual_seed(2)
-    frames = torch.randint(256, (clip.frames, 3, clip.height, clip.width), generator=generator, dtype=torch.uint8)
-    targets = []
-    for i in range(clip.sentences):
-        masks = torch.zeros(1, clip.frames, clip.height, clip.width, dtype=torch.bool)
-        masks[..., : clip.height // (2 + i), : clip.width // 2] = True
-        box = torch.tensor([0.25, 0.5 / (2 + i), 0.5, 1 / (2 + i)]).expand(1, clip.frames, 4).contiguous()
-        seen = torch.ones(1, clip.frames, dtype=torch.bool)
-        targets.append(ClipTarget(masks, box, seen, torch.zeros(1, dtype=torch.long)))
-    names = tuple(map(str, range(clip.frames)))
-    sentences = tuple(" ".join(WORDS[i : i + 8]) for i in range(clip.sentences))
-    meta = tuple(SentenceMeta("video", str(i), names) for i in range(clip.sentences))
-    return collate([VideoSample(frames, sentences, tuple(targets), meta)])
-
-
-def _places_that_wait(step: Callable[[], None]) -> Counter[str]:
+def _places_that_wait(step: Callable[..., None]) -> Counter[str]:
     """How often each line of the project makes the host wait in one step."""
     places: Counter[str] = Counter()
     root = str(REPOSITORY) + os.sep

@@ -94,14 +94,15 @@ def build(*, tiny: bool) -> SOC:
     config = load_config(repository / "configs" / "base.yaml", ["data.root=.", *(TINY if tiny else ())])
     small: Any = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     roberta = RobertaConfig(**{**ROBERTA_BASE.to_dict(), **small}) if tiny else ROBERTA_BASE
-    text_encoder = TextEncoder(RobertaModel(roberta), _tokenizer(), frozen=True)
+    text_encoder = TextEncoder(RobertaModel(roberta), new_tokenizer(), frozen=True)
     return build_model(config.model, text_encoder=text_encoder).eval()
 
 
 def evaluation(model: SOC, task: dict[str, Any], *, is_plain: bool) -> Callable[[], tuple[Tensor, list[int]]]:
     """A clip and its sentences; the plain way runs the visual encoder anew for each."""
     model.requires_grad_(False)  # the counter of operations asks every tensor that has one for its gradient
-    frames, sentences = _frames(task), _sentences(task["sentences"])
+    frames = random_frames(task["frames"], task["height"], task["width"])
+    sentences = sentences_of(task["sentences"])
     device = torch.device("cpu")
 
     @torch.no_grad()
@@ -135,7 +136,8 @@ def training_step(model: SOC, task: dict[str, Any], *, is_plain: bool) -> Callab
         from engine.optim import build_optimizer
 
         optimizer = build_optimizer(groups, stage.optim)
-    batch = collate([_sample(task)])
+    sample = random_sample(task["frames"], task["height"], task["width"], sentences=task["sentences"])
+    batch = collate([sample])
 
     def run() -> None:
         model.train()
@@ -208,20 +210,21 @@ def product_gflops() -> float:
     return 2 * 2048**3 / best / 1e9
 
 
-def _frames(task: dict[str, Any]) -> Tensor:
+def random_frames(frames: int, height: int, width: int) -> Tensor:
+    """A clip of noise, of shape (frames, 3, height, width), the same every time."""
     generator = torch.Generator().manual_seed(1)
-    shape = (task["frames"], 3, task["height"], task["width"])
-    return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+    return torch.randint(256, (frames, 3, height, width), generator=generator, dtype=torch.uint8)
 
 
-def _sentences(count: int) -> list[str]:
+def sentences_of(count: int) -> list[str]:
+    """Sentences of eight words that the tokenizer knows."""
     return [" ".join(WORDS[(i + j) % len(WORDS)] for j in range(8)) for i in range(count)]
 
 
-def _sample(task: dict[str, Any]) -> VideoSample:
-    frames, height, width = task["frames"], task["height"], task["width"]
+def random_sample(frames: int, height: int, width: int, *, sentences: int) -> VideoSample:
+    """A clip of noise with an object for each sentence."""
     targets = []
-    for i in range(task["sentences"]):
+    for i in range(sentences):
         masks = torch.zeros(1, frames, height, width, dtype=torch.bool)
         masks[..., : height // (2 + i), : width // 2] = True
         box = torch.tensor([0.25, 0.5 / (2 + i), 0.5, 1 / (2 + i)]).expand(1, frames, 4).contiguous()
@@ -229,11 +232,12 @@ def _sample(task: dict[str, Any]) -> VideoSample:
             ClipTarget(masks, box, torch.ones(1, frames, dtype=torch.bool), torch.zeros(1, dtype=torch.long))
         )
     names = tuple(map(str, range(frames)))
-    meta = tuple(SentenceMeta("video", str(i), names) for i in range(task["sentences"]))
-    return VideoSample(_frames(task), tuple(_sentences(task["sentences"])), tuple(targets), meta)
+    meta = tuple(SentenceMeta("video", str(i), names) for i in range(sentences))
+    return VideoSample(random_frames(frames, height, width), tuple(sentences_of(sentences)), tuple(targets), meta)
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def new_tokenizer() -> PreTrainedTokenizerFast:
+    """A token for each word of `WORDS`."""
     vocabulary = {word: i for i, word in enumerate(("<s>", "<pad>", "</s>", "<unk>", *WORDS))}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -41,7 +41,8 @@ def played_back(module, sample_inputs, *, allow_unused_input, pool):
 
         @staticmethod
         def backward(ctx, *gradients):
-            outputs, wanted = zip(*((x, grad) for x, grad in zip(graph, gradients, strict=True) if x.requires_grad))
+            wanted = [gradient for x, gradient in zip(graph, gradients, strict=True) if x.requires_grad]
+            outputs = [x for x in graph if x.requires_grad]
             found = torch.autograd.grad(outputs, trained, wanted, allow_unused=allow_unused_input)
             for parameter, gradient in zip(trained, found, strict=True):
                 if gradient is not None:
