@@ -6,11 +6,13 @@ second time, and played back from then on. Matching, losses and optimiser stay o
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from models.outputs import LayerOutput, SOCOutput, Tokens
 from models.soc import SOC
@@ -38,6 +40,9 @@ class _Size:
     autocast: torch.dtype | None
 
 
+_Recording = Callable[..., tuple[Tensor, ...]]
+
+
 class RecordedSOC(nn.Module):
     """Calls the model; in training on a GPU it records the pass of each size, and plays it back.
 
@@ -53,7 +58,7 @@ class RecordedSOC(nn.Module):
         super().__init__()
         self.model, self._most = model, most
         self._seen: set[_Size] = set()
-        self._passes: dict[_Size, _Pass] = {}
+        self._passes: dict[_Size, _Recording] = {}
         self._owned: list[object] = []
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -89,55 +94,70 @@ class RecordedSOC(nn.Module):
         inputs = [clips.frames, clips.is_padding, tokens.ids, tokens.is_padding]
         inputs += [] if annotated_frame is None else [annotated_frame]
         if recorded is None:
-            recorded = self._passes[size] = self._record(_Pass(self.model, size), inputs)
-        for parameter in self.model.parameters():
+            recorded = self._passes[size] = self._record(size, inputs)
+        parameters = list(self.model.parameters())
+        for parameter in parameters:
             # That of an earlier batch of this step, perhaps where the recording will write its own.
             if parameter.grad is not None:
                 parameter.grad = parameter.grad.clone()
-        return _as_output(recorded(*inputs))
+        return _as_output(recorded(*inputs, *parameters))
 
-    def _record(self, one: "_Pass", inputs: list[Tensor]) -> "_Pass":
-        number = len(self._passes) + 1
+    def _record(self, size: _Size, inputs: list[Tensor]) -> _Recording:
+        """A function of inputs and parameters, which lie where they lay when it was recorded."""
+        names = [name for name, _ in self.model.named_parameters()]
+
+        def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+            values = dict(zip(names, tensors[len(inputs) :], strict=True))
+            return _run(self.model, size, values, *tensors[: len(inputs)])
+
+        # Not the parameters themselves: what collects their gradients may belong to the stream of an earlier step, for
+        # which a stream that is being recorded cannot wait.
+        stand_ins = [each.detach().requires_grad_(each.requires_grad) for each in self.model.parameters()]
         try:
             with handed_out() as read:
-                torch.cuda.make_graphed_callables(one, tuple(inputs), allow_unused_input=True, pool=self._pool)
+                recorded: _Recording = torch.cuda.make_graphed_callables(  # type: ignore[assignment]
+                    run, (*inputs, *stand_ins), allow_unused_input=True, pool=self._pool
+                )
         except RuntimeError as error:
             raise ValueError(
                 f"train.cuda_graphs: the training pass cannot be recorded ({str(error).splitlines()[0]}); "
                 "set train.cuda_graphs=false"
             ) from error
         self._owned.append(read)
-        frames = " x ".join(str(size) for size in inputs[0].shape)
+        frames = " x ".join(str(side) for side in size.frames)
+        number = len(self._passes) + 1
         logger.info("recorded the pass of frames %s as CUDA graphs (%d of at most %d)", frames, number, self._most)
-        return one
+        return recorded
 
 
-class _Pass(nn.Module):
-    """The model as a function of tensors, as recording wants it; numbers of Python are those of one size."""
+def _run(
+    model: SOC,
+    size: _Size,
+    parameters: dict[str, Tensor],
+    frames: Float[Tensor, "clip time 3 height width"],
+    is_padding: Bool[Tensor, "clip time height width"],
+    ids: Int[Tensor, "sentence word"],
+    is_padded_word: Bool[Tensor, "sentence word"],
+    annotated_frame: Int[Tensor, " clip"] | None = None,
+) -> tuple[Tensor, ...]:
+    """The model as a function of tensors; numbers of Python are those of one size.
 
-    def __init__(self, model: SOC, size: _Size) -> None:
-        super().__init__()
-        self.model, self._size = model, size
-
-    def forward(
-        self,
-        frames: Float[Tensor, "clip time 3 height width"],
-        is_padding: Bool[Tensor, "clip time height width"],
-        ids: Int[Tensor, "sentence word"],
-        is_padded_word: Bool[Tensor, "sentence word"],
-        annotated_frame: Int[Tensor, " clip"] | None = None,
-    ) -> tuple[Tensor, ...]:
-        """All tensors of the output, layer by layer, the feature of the sentence last."""
-        of_sentence = self._size.clip_of_sentence
-        output: SOCOutput = self.model(
-            PaddedClips(frames, is_padding, self._size.sizes_px),
-            Tokens(ids, is_padded_word),
-            clip_of_sentence=None if of_sentence is None else torch.tensor(of_sentence),
-            annotated_frame=annotated_frame,
-        )
-        assert output.sentence is not None  # in training
-        parts = [getattr(layer, field.name) for layer in output.layers for field in fields(layer)]
-        return *parts, output.sentence
+    Returns:
+        All tensors of the output, layer by layer, the feature of the sentence last.
+    """
+    of_sentence = size.clip_of_sentence
+    output: SOCOutput = functional_call(
+        model,
+        parameters,
+        (PaddedClips(frames, is_padding, size.sizes_px), Tokens(ids, is_padded_word)),
+        {
+            "clip_of_sentence": None if of_sentence is None else torch.tensor(of_sentence),
+            "annotated_frame": annotated_frame,
+        },
+    )
+    assert output.sentence is not None  # in training
+    parts = [getattr(layer, field.name) for layer in output.layers for field in fields(layer)]
+    return *parts, output.sentence
 
 
 def _as_output(tensors: tuple[Tensor, ...]) -> SOCOutput:

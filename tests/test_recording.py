@@ -17,12 +17,10 @@ from tests.tiny_model import tiny_clips, tiny_soc, tiny_tokens
 DEVICES = [pytest.param("cpu"), pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
-def played_back(module, sample_inputs, *, allow_unused_input, pool):
-    """As `torch.cuda.make_graphed_callables`: from now on `module` fills the same tensors at every call."""
-    call, parameters = module.forward, tuple(module.parameters())
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    number = len(sample_inputs)
-    kept_outputs, kept_gradients, graph = [], {}, []
+def played_back(call, sample_inputs, *, allow_unused_input, pool):
+    """As `torch.cuda.make_graphed_callables`: what is returned fills the same tensors at every call."""
+    trained = [i for i, x in enumerate(sample_inputs) if x.requires_grad]
+    kept_outputs, kept_gradients, graph = [], {}, {}
 
     def fill(old, new):
         if old:
@@ -34,24 +32,26 @@ def played_back(module, sample_inputs, *, allow_unused_input, pool):
     class Played(torch.autograd.Function):
         @staticmethod
         def forward(ctx, *tensors):
+            leaves = [x.detach().requires_grad_(x.requires_grad) for x in tensors]
             with torch.enable_grad():
-                graph[:] = call(*tensors[:number])
-            fill(kept_outputs, graph)
+                graph["inputs"], graph["outputs"] = leaves, call(*leaves)
+            fill(kept_outputs, graph["outputs"])
             return tuple(tensor.detach() for tensor in kept_outputs)
 
         @staticmethod
         def backward(ctx, *gradients):
-            wanted = [gradient for x, gradient in zip(graph, gradients, strict=True) if x.requires_grad]
-            outputs = [x for x in graph if x.requires_grad]
-            found = torch.autograd.grad(outputs, trained, wanted, allow_unused=allow_unused_input)
-            for parameter, gradient in zip(trained, found, strict=True):
+            pairs = [pair for pair in zip(graph["outputs"], gradients, strict=True) if pair[0].requires_grad]
+            leaves = [graph["inputs"][i] for i in trained]
+            outputs, wanted = [x for x, _ in pairs], [gradient for _, gradient in pairs]
+            found = torch.autograd.grad(outputs, leaves, wanted, allow_unused=allow_unused_input)
+            for i, gradient in zip(trained, found, strict=True):
                 if gradient is not None:
-                    fill(kept_gradients.setdefault(parameter, []), [gradient])
-            of_parameters = (kept_gradients.get(parameter, [None])[0] for parameter in parameters)
-            return *[None] * number, *(None if each is None else each.detach() for each in of_parameters)
+                    fill(kept_gradients.setdefault(i, []), [gradient])
+            return (
+                *(kept_gradients[i][0].detach() if i in kept_gradients else None for i in range(len(sample_inputs))),
+            )
 
-    module.forward = lambda *inputs: Played.apply(*inputs, *parameters)
-    return module
+    return Played.apply
 
 
 @pytest.fixture(params=DEVICES)
