@@ -44,7 +44,6 @@ from loading.collate import collate
 from models.build import build_criterion, build_model
 from models.compilation import compile_blocks
 from models.inference import encode_sentences, segment_clip
-from models.outputs import UndrawnOutput
 from models.postprocess import best_queries
 from models.recording import RecordedSOC
 from models.soc import SOC
@@ -85,6 +84,21 @@ class Clip:
     def __str__(self) -> str:
         plural = "" if self.sentences == 1 else "s"
         return f"{self.frames} x {self.height} x {self.width}, {self.sentences} sentence{plural}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model says about a clip.
+
+    Attributes:
+        masks: logits of all queries for the first sentence.
+        chosen: logits of the chosen query for each sentence.
+        queries: which one that is.
+    """
+
+    masks: Tensor
+    chosen: Tensor
+    queries: tuple[int, ...]
 
 
 EVALUATION = (Clip(8, 360, 640, 1), Clip(8, 360, 640, 8), Clip(36, 360, 640, 1))
@@ -266,10 +280,15 @@ class Bench:
             torch.cuda.synchronize()
 
     @torch.no_grad()
-    def _segment(self, clip: Clip, device: torch.device) -> UndrawnOutput:
+    def _segment(self, clip: Clip, device: torch.device) -> Answer:
         frames, texts = self._inputs(clip, device)
         (output,) = segment_clip(self.model, frames, texts, device=device)
-        return output
+        best = best_queries(output)
+        return Answer(
+            masks=output.masks_in(0).float().cpu(),
+            chosen=torch.stack([one.mask_logits.float().cpu() for one in best]),
+            queries=tuple(one.query for one in best),
+        )
 
     def step(self, clip: Clip, *, amp: str, folder: Path, cuda_graphs: bool = False) -> Callable[..., None]:
         """The training step of train.py on a batch of one clip that is in memory, or on one that is given."""
@@ -323,21 +342,17 @@ class Bench:
         return f"{median:.1f} | {peak:.0f} | {100 * busy / median:.0f} % | {launches} | {max(waits - 1, 0)}"
 
 
-def _agreement(name: str, output: UndrawnOutput, other_name: str, other: UndrawnOutput) -> str:
+def _agreement(name: str, seen: Answer, other_name: str, other: Answer) -> str:
     """A row of the table of how far all masks, and those of the chosen queries, are from others."""
-    ours, right = output.masks_in(0).float().cpu(), other.masks_in(0).float().cpu()
-    chosen, expected = best_queries(output), best_queries(other)
-    moved = sum(a.query != b.query for a, b in zip(chosen, expected, strict=True))
-    flipped = ((ours > 0) != (right > 0)).float().mean()
-    of_chosen = torch.stack(
-        [
-            ((a.mask_logits.cpu() > 0) != (b.mask_logits.cpu() > 0)).float().mean()
-            for a, b in zip(chosen, expected, strict=True)
-        ]
-    )
+
+    def flipped(ours: Tensor, right: Tensor) -> Tensor:
+        return ((ours > 0) != (right > 0)).float().mean()
+
+    moved = sum(a != b for a, b in zip(seen.queries, other.queries, strict=True))
+    difference = (seen.masks - other.masks).norm() / other.masks.norm()
     return (
-        f"| {name} | {other_name} | {(ours - right).norm() / right.norm():.1e} | {moved} of {len(chosen)} "
-        f"| {flipped:.1e} | {of_chosen.mean():.1e} |"
+        f"| {name} | {other_name} | {difference:.1e} | {moved} of {len(seen.queries)} "
+        f"| {flipped(seen.masks, other.masks):.1e} | {flipped(seen.chosen, other.chosen):.1e} |"
     )
 
 
