@@ -421,7 +421,8 @@ class Config(ConfigNode):
 
     compile: bool = False
     """Compile the blocks of visual encoder and transformer (`torch.compile`) in training, evaluation and prediction.
-    The first steps, and the first of a second size, take minutes; results differ by rounding. Not yet run on a GPU."""
+    The first steps, and the first of a second size, take minutes; results differ by rounding. In evaluation on an H100
+    it gained nothing; see also `train.cuda_graphs`."""
 
     tf32: bool = False
     """Matrix products of NVIDIA's GPUs in TF32: 10 bits of each factor, sums in float32. Off, as in PyTorch, where

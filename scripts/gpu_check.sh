@@ -42,6 +42,6 @@ say "times"
 "$python" -m models.ops.ms_deform_attn.benchmarks.roofline "$@" || status=1
 
 say "the whole model"
-"$python" -m benchmarks.bench_gpu || status=1
+"$python" -m benchmarks.bench_gpu --compiled || status=1
 
 exit "$status"

@@ -369,12 +369,13 @@ def test_a_process_computes_with_the_configured_threads_on_the_configured_device
         torch.set_num_threads(before)
 
 
-def test_tf32_is_set_for_a_gpu_alone_and_said(monkeypatch, caplog):
+def test_tf32_and_graphs_are_for_a_gpu_alone_which_is_said(monkeypatch, caplog):
     before = torch.backends.cuda.matmul.allow_tf32
     try:
         with caplog.at_level(logging.INFO):
-            start_process(Config(device="cpu", tf32=True), World())
-        assert "tf32=true has no effect: the device is cpu" in caplog.text
+            start_process(Config(device="cpu", tf32=True, train={"cuda_graphs": True}), World())
+        for setting in ("tf32", "train.cuda_graphs"):
+            assert f"{setting}=true has no effect: the device is cpu" in caplog.text
         assert torch.backends.cuda.matmul.allow_tf32 == before
         monkeypatch.setattr("engine.startup.choose_device", lambda *_: torch.device("cuda"))
         for setting, said in ((True, "in TF32"), (False, "in float32")):

@@ -145,6 +145,17 @@ def test_a_sentence_means_the_same_beside_a_longer_one(family: str, pooling: str
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
+def test_sentences_of_a_multiple_of_tokens_mean_the_same(family: str, load: Callable[..., TextEncoder]):
+    encoder = load(family, pooling="mean")
+    plain, rounded = encoder.tokenize(SENTENCES), encoder.tokenize(SENTENCES, multiple_of=5)
+    assert rounded.ids.shape[1] == (POSITIONS if encoder.reads_padding else 10)
+    assert rounded.is_padding[:, plain.ids.shape[1] :].all()
+    torch.testing.assert_close(encoder(rounded)[1], encoder(plain)[1])
+    assert encoder.tokenize(SENTENCES, multiple_of=1000).ids.shape == plain.ids.shape, "more than the encoder takes"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_mean_is_over_the_words_and_not_over_padding(family: str, load: Callable[..., TextEncoder]):
     encoder = load(family, pooling="mean")
     tokens = encoder.tokenize(SENTENCES)
