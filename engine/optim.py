@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
@@ -89,16 +88,17 @@ def build_optimizer(groups: Sequence[ParameterGroup], config: OptimConfig) -> Op
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Float[Tensor, ""]:
     """Scales all gradients so that their global L2 norm is at most `max_norm`; returns the norm of before.
 
-    As PyTorch's own function, in a few operators on lists of tensors; the norm stays on the device, so nobody waits.
+    As `nn.utils.clip_grad_norm_`, which knows no 0. On a CPU and on CUDA PyTorch takes a few operators on lists of
+    tensors, elsewhere one for each tensor; the norm stays on the device, so nobody waits.
 
     Args:
         parameters: those without a gradient are left out.
         max_norm: 0 scales nothing.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
+    with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in with_gradient if parameter.grad is not None])
     if max_norm:
-        torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+        nn.utils.clip_grads_with_norm_(with_gradient, max_norm, norm)
     return norm
 
 
