@@ -191,22 +191,25 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        self._cached_bias: tuple[tuple[object, ...], Tensor] | None = None
+        self._kept_bias: tuple[int, Tensor, Tensor] | None = None
 
     def position_bias(self, num_tokens: int) -> Float[Tensor, "1 head token token"]:
-        """Bias of every pair of tokens; kept between calls as long as the weights do not change."""
-        table = self.relative_position_bias_table
-        may_cache = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        # In-place updates (optimiser, load_state_dict) raise _version; moves to a device change data_ptr, which tensors
-        # of an export have none of.
-        key = (num_tokens, table._version, table.data_ptr(), table.dtype, table.device) if may_cache else ()
-        if may_cache and self._cached_bias is not None and self._cached_bias[0] == key:
-            return self._cached_bias[1]
+        """Bias of every pair of tokens; on a CPU it is kept between calls without gradients, while its table stays.
+
+        The numbers of the table are compared: PyTorch's fused AdamW, and whoever writes to `.data`, changes weights
+        without raising the version of the tensor. A GPU, which would have to be waited for, makes the bias anew.
+        """
+        table, kept = self.relative_position_bias_table, self._kept_bias
+        is_kept = table.device.type == "cpu" and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        if is_kept and kept is not None:
+            of_tokens, of_table, bias = kept
+            if of_tokens == num_tokens and of_table.dtype == table.dtype and torch.equal(of_table, table):
+                return bias
         index = relative_position_index(self.window, num_tokens, table.device)
         # On a GPU the gradient of `table[index]` would sort the indices first.
         rows = table.index_select(0, index.flatten())
         bias = rearrange(rows, "(n m) head -> 1 head n m", n=num_tokens).contiguous()
-        self._cached_bias = (key, bias) if may_cache else None
+        self._kept_bias = (num_tokens, table.clone(), bias) if is_kept else None
         return bias
 
     def layout(self, x: Float[Tensor, "batch time height width dim"], shift: Size3) -> WindowLayout:

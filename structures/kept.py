@@ -23,7 +23,10 @@ def kept(*, number: int) -> Callable[[Callable[..., Result]], Callable[..., Resu
     """
 
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
-        remembered = lru_cache(maxsize=number)(function)
+        @lru_cache(maxsize=number)
+        def remembered(*arguments: object) -> Result:
+            with torch.inference_mode(False):  # or training, which may come later, could not use the tensors
+                return function(*arguments)
 
         @wraps(function)
         def call(*arguments: object) -> Result:

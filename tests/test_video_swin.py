@@ -70,6 +70,34 @@ def test_the_bias_is_kept_between_calls_and_follows_the_weights():
     assert layer.position_bias(18).requires_grad
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("change", ["fused AdamW", "data", "double"])
+def test_the_bias_follows_weights_whose_version_stays_as_it_was(change: str):
+    layer = WindowAttention(8, 2, WINDOW)
+    table = layer.relative_position_bias_table
+    first, version = layer.position_bias(18), table._version
+    if change == "fused AdamW":
+        table.grad = torch.ones_like(table)
+        torch.optim.AdamW([table], lr=1.0, weight_decay=0.0, fused=True).step()  # each number becomes smaller by lr
+    elif change == "data":
+        table.data.sub_(1.0)
+    else:
+        layer.double()
+        table.data.sub_(1.0)
+    assert table._version == version
+    torch.testing.assert_close(layer.position_bias(18), (first - 1).to(table.dtype), rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoder_built_and_used_in_inference_mode_is_used_elsewhere_too():
+    size = VideoSwinSize(8, (1, 2, 1, 1), (1, 1, 2, 2), (2, 3, 5))  # of no other test, so that nothing is kept yet
+    frames = torch.randn(1, 2, 3, 37, 45)
+    with torch.inference_mode():
+        assert VideoSwin(size)(frames)[0].isfinite().all()
+    encoder = VideoSwin(size).train()
+    torch.stack([level.sum() for level in encoder(frames)]).sum().backward()
+    assert encoder.stages[0][0].attn.relative_position_bias_table.grad is not None
+
+
 def test_the_bias_that_inference_kept_is_not_used_in_training():
     layer = WindowAttention(8, 2, WINDOW)
     with torch.no_grad():
