@@ -280,14 +280,7 @@ class SOC(nn.Module):
     def choose(
         self, objects: FrameObjects, video: VideoFeatures, text: TextFeatures, *, trajectory: Trajectory | None = None
     ) -> UndrawnOutput:
-        """What `predict` says in evaluation, but for masks, which are drawn when they are asked for.
-
-        Args:
-            objects: from `detect`, of the same video and sentences.
-            video: one entry per sentence.
-            text: the sentences.
-            trajectory: see `predict`.
-        """
+        """What `predict` says in evaluation, of the same arguments; masks are drawn when they are asked for."""
         decoded = objects.decoded
         output_layers, cluster_layers = self._evaluated_layers()
         cluster = self.object_cluster(decoded.objects[cluster_layers], text, trajectory or objects.trajectory)[0]
