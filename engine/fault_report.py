@@ -17,7 +17,7 @@ from pathlib import Path
 from engine.revision import ROOT, git_revision
 from media.files import write_text
 from structures.user_cache import user_cache_folder
-from structures.wording import one_line
+from structures.wording import MOST_CHARACTERS_OF_LINE, one_line
 
 PACKAGES = (
     "torch", "torchvision", "numpy", "pydantic", "ruamel.yaml", "pillow", "av", "transformers", "tokenizers",
@@ -27,9 +27,6 @@ PACKAGES = (
 
 VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "LANG", "LC_ALL")
 """Of the environment, beside those that begin with SOC_, that a log names."""
-
-MOST_CHARACTERS = 1000
-"""Of the command in the message."""
 
 LAST_NET = Path(__file__).with_name("last_net.py")
 """Every command goes through it, so it says nothing about where a fault is."""
@@ -47,7 +44,7 @@ def report_fault(error: BaseException, *, command: str, output_folder: Path | No
     place = write_log(text, output_folder)
     lines = [
         f"this is a fault of the program: {one_line(summary(error), 300)}",
-        f"command: {one_line(command, MOST_CHARACTERS)}",
+        f"command: {one_line(command, MOST_CHARACTERS_OF_LINE)}",
     ]
     if place is None:
         lines += ["no folder could be written, so here is what the log would hold:", text.rstrip()]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.machine_limits import LESS_MEMORY, describe_limit
-from structures.wording import one_line
+from structures.wording import MOST_CHARACTERS_OF_LINE, one_line
 
 EXIT_BAD_INPUT = 2
 EXIT_FAULT = 70  # EX_SOFTWARE in sysexits.h
@@ -21,8 +21,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 EXIT_NOBODY_READS = 141  # 128 + SIGPIPE
 
 MOST_LINES = 60
-MOST_CHARACTERS = 1000
-"""Of a line of a message: what is longer is the content of a file."""
+"""Of a message."""
 
 
 @dataclass
@@ -154,6 +153,6 @@ def say(text: str) -> None:
 
 def readable(message: str) -> str:
     """The message without control characters, and cut where it is the content of a file."""
-    lines = [one_line(line, MOST_CHARACTERS) for line in message.splitlines()]
+    lines = [one_line(line, MOST_CHARACTERS_OF_LINE) for line in message.splitlines()]
     rest = [f"... and {len(lines) - MOST_LINES} more lines"] if len(lines) > MOST_LINES else []
     return "\n".join(lines[:MOST_LINES] + rest)

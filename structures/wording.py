@@ -8,6 +8,9 @@ from typing import Any
 MOST_CHARACTERS = 120
 """Of a value in a message."""
 
+MOST_CHARACTERS_OF_LINE = 1000
+"""Of a line of a message: what is longer is the content of a file."""
+
 MOST_BITS = 128
 """Of an integer that is shown as it is; Python refuses to write out very large ones."""
 
