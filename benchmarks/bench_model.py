@@ -4,7 +4,6 @@ SOC-T at full size against its plain variant and, with `--before`, against anoth
 which part of the model takes how long. `--tiny` only shows that this program works.
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.ways import BEFORE, HEADER, OURS, PLAIN, Task, heading, measure, rows, write_page
-from structures.user_path import user_path
+from benchmarks.ways import BEFORE, HEADER, OURS, PLAIN, Task, heading, measure, parse_options, rows, write_page
 
 CLIPS = (
     Task("eval", 8, 360, 640, 1),
@@ -28,15 +26,9 @@ MOST_RELATIVE, MOST_FLIPPED = 1e-5, 1e-4
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the page; 1 where masks differ by more than they may."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_model", description=__doc__.split("\n")[0])
-    parser.add_argument("--before", type=user_path, metavar="CHECKOUT", help="another checkout to compare with")
-    parser.add_argument("--clips", type=int, nargs="*", default=range(len(CLIPS)), help="numbers of clips, from 0")
-    parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--tiny", action="store_true", help="a small model and clip")
-    parser.add_argument("--output", type=user_path, metavar="FILE", help="where the page is written, too")
-    options = parser.parse_args(arguments)
+    options = parse_options(
+        arguments, name="benchmarks.bench_model", description=__doc__.split("\n")[0], clips=range(len(CLIPS)), repeats=2
+    )
     counts = {"turns": options.turns, "repeats": options.repeats, "threads": options.threads}
     lines = heading("SOC-T, evaluation of a clip", "python -m benchmarks.bench_model", **counts)
     table, agreement, parts = list(HEADER), [], []

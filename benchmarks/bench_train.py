@@ -5,13 +5,11 @@ forward, matching, losses, backward, clipping and AdamW on a batch that is in me
 program works.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.ways import BEFORE, HEADER, OURS, PLAIN, Task, heading, measure, rows, write_page
-from structures.user_path import user_path
+from benchmarks.ways import BEFORE, HEADER, OURS, PLAIN, Task, heading, measure, parse_options, rows, write_page
 
 CLIPS = (Task("train", 4, 224, 384, 1), Task("train", 8, 360, 640, 1))
 TINY = (Task("train", 2, 64, 96, 2, tiny=True),)
@@ -20,15 +18,9 @@ BF16 = "ours, bf16"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_train", description=__doc__.split("\n")[0])
-    parser.add_argument("--before", type=user_path, metavar="CHECKOUT", help="another checkout to compare with")
-    parser.add_argument("--clips", type=int, nargs="*", default=[0], help="numbers of clips, from 0")
-    parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--tiny", action="store_true", help="a small model and clip")
-    parser.add_argument("--output", type=user_path, metavar="FILE", help="where the page is written, too")
-    options = parser.parse_args(arguments)
+    options = parse_options(
+        arguments, name="benchmarks.bench_train", description=__doc__.split("\n")[0], clips=[0], repeats=3
+    )
     counts = {"turns": options.turns, "repeats": options.repeats, "threads": options.threads}
     lines = heading("SOC-T, a training step", "python -m benchmarks.bench_train", **counts)
     table, parts = list(HEADER), []

@@ -1,5 +1,6 @@
 """Ways of running the model, each in processes of its own, in turns: shared by `bench_model` and `bench_train`."""
 
+import argparse
 import json
 import os
 import platform
@@ -13,6 +14,8 @@ from statistics import mean, median
 from typing import Any
 
 import torch
+
+from structures.user_path import user_path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -90,6 +93,29 @@ class Measured:
         named = [*run["parts"].items(), ("all else", total - sum(run["parts"].values()))]
         lines = [f"| {name} | {seconds:.3f} | {seconds / total:.0%} |" for name, seconds in named]
         return ["| part | s | share |", "| --- | ---: | ---: |", *lines]
+
+
+def parse_options(
+    arguments: Sequence[str] | None, *, name: str, description: str, clips: Sequence[int], repeats: int
+) -> argparse.Namespace:
+    """What both benchmarks are told on the command line.
+
+    Args:
+        arguments: None: those of this process.
+        name: of the module.
+        description: its first line.
+        clips: numbers of the clips that are measured where none are named.
+        repeats: in a process, where no number is given.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
+    parser.add_argument("--before", type=user_path, metavar="CHECKOUT", help="another checkout to compare with")
+    parser.add_argument("--clips", type=int, nargs="*", default=clips, help="numbers of clips, from 0")
+    parser.add_argument("--turns", type=int, default=2, help="processes of each way")
+    parser.add_argument("--repeats", type=int, default=repeats, help="in a process, after one that does not count")
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
+    parser.add_argument("--tiny", action="store_true", help="a small model and clip")
+    parser.add_argument("--output", type=user_path, metavar="FILE", help="where the page is written, too")
+    return parser.parse_args(arguments)
 
 
 def measure(
