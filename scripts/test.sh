@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
 # All checks: bash scripts/test.sh [arguments of pytest]
+#
+# The tests of a file run in one process, files in as many processes as there are processors, at most four, with a thread
+# each. Another number: -n 1; all in one process, as for --pdb: -n 0.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 install_requirements requirements-dev.txt
@@ -10,4 +13,5 @@ say "ruff"
 say "mypy"
 "$python" -m mypy .
 say "pytest"
-exec "$python" -m pytest "$@"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # more, and the processes would wait for each other
+exec "$python" -m pytest -n logical --maxprocesses 4 --dist loadfile "$@"
