@@ -3,6 +3,10 @@
 A program of its own, run by test_compilation.py: the checker of shapes that all tests are under cannot be compiled.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
@@ -41,12 +45,19 @@ def a_block_is_compiled_a_few_times_for_many_sizes(*, is_shifted: bool) -> None:
     assert counter.frame_count <= 4, counter.frame_count
 
 
+@contextmanager
+def compiled_with(counter: CompileCounter, **more: bool) -> Iterator[None]:
+    """What is compiled in this context is compiled so; `Module.compile` asks `torch.compile` in the end."""
+    made = torch.compile
+    with patch("torch.compile", lambda *args, **settings: made(*args, **settings | {"backend": counter} | more)):
+        yield
+
+
 def the_blocks_of_a_model_are_compiled_in_place_and_equal_the_plain_ones() -> None:
     model, plain = tiny_soc(), tiny_soc()
     counter = CompileCounter()
-    made = torch.compile
-    torch.compile = lambda *args, **settings: made(*args, **settings | {"backend": counter})
-    compile_blocks(model)
+    with compiled_with(counter, fullgraph=True):  # a break would be an error
+        compile_blocks(model)
     for height in (40, 56):
         outputs, expected = features(model, height=height), features(plain, height=height)
         torch.testing.assert_close(outputs, expected)
@@ -57,8 +68,24 @@ def the_blocks_of_a_model_are_compiled_in_place_and_equal_the_plain_ones() -> No
     assert set(model.state_dict()) == set(plain.state_dict())
 
 
+def a_model_that_meets_more_variants_than_are_kept_goes_on() -> None:
+    model, plain = tiny_soc(), tiny_soc()
+    counter = CompileCounter()
+    with (
+        patch("models.compilation.MOST_VARIANTS", 1),
+        torch._dynamo.config.patch(recompile_limit=1),
+        compiled_with(counter),
+    ):
+        compile_blocks(model)
+        for height in (40, 56):
+            torch.testing.assert_close(features(model, height=height), features(plain, height=height))
+    assert counter.frame_count == 3  # one of each kind of block
+
+
 if __name__ == "__main__":
     for is_shifted in (False, True):
         a_block_is_compiled_a_few_times_for_many_sizes(is_shifted=is_shifted)
         torch._dynamo.reset()
     the_blocks_of_a_model_are_compiled_in_place_and_equal_the_plain_ones()
+    torch._dynamo.reset()
+    a_model_that_meets_more_variants_than_are_kept_goes_on()
