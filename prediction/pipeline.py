@@ -95,11 +95,16 @@ def read_ahead(frames: Generator[Frame, None, None], *, most_bytes: int) -> Iter
         queue.complete(error)
 
     thread = Thread(target=read, name="read ahead")
-    thread.start()
     try:
+        thread.start()  # in here: Ctrl-C while it starts must end it, too, or Python would wait for it for ever
         yield queue.items()
     finally:
         queue.give_up()
+        _join(thread)
+
+
+def _join(thread: Thread) -> None:
+    if thread.ident is not None:  # it was started
         thread.join()
 
 
@@ -116,6 +121,9 @@ class WriterBehind:
         self._queue: BoundedQueue[tuple[FrameResult, torch.cuda.Event | None]] = BoundedQueue(most_bytes)
         self._error: BaseException | None = None
         self._thread = Thread(target=self._write, name="write behind")
+
+    def start(self) -> None:
+        """Before the first window."""
         self._thread.start()
 
     def add(self, window: WindowPrediction) -> None:
@@ -146,7 +154,7 @@ class WriterBehind:
     def stop(self) -> None:
         """Drops what is not written."""
         self._queue.give_up()
-        self._thread.join()
+        _join(self._thread)
 
     def _write(self) -> None:
         try:
@@ -174,6 +182,7 @@ def write_behind(writer: OutputWriter, *, device: torch.device, most_bytes: int)
     """
     behind = WriterBehind(writer, device=device, most_bytes=most_bytes)
     try:
+        behind.start()
         yield behind
         behind.finish()
     finally:

@@ -166,3 +166,25 @@ def test_after_an_error_of_the_model_what_waits_is_dropped():
         predict()
     assert len(writer.seen) < 50
     assert not any(thread.name == "write behind" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("what", ["read ahead", "write behind"])
+def test_ctrl_c_while_a_thread_starts_leaves_no_thread(monkeypatch, what):
+    start, started = threading.Thread.start, []
+
+    def interrupted(thread):
+        start(thread)
+        started.append(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    block = (
+        read_ahead(map_frames(50), most_bytes=130)
+        if what == "read ahead"
+        else write_behind(Collector(), device=CPU, most_bytes=130)
+    )
+    with pytest.raises(KeyboardInterrupt), block:
+        pass
+    (thread,) = started
+    thread.join(timeout=10)
+    assert not thread.is_alive()
