@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
@@ -32,16 +31,16 @@ from engine.checkpoint import (
     read_checkpoint,
     restore_model,
     restore_optimizer,
-    save_checkpoint,
     tidy_up,
 )
-from engine.distributed import World, gather, largest, process_group, read_world, wait_for_all
+from engine.distributed import World, gather, process_group, read_world, wait_for_all
+from engine.keeper import Keeper
 from engine.logging import METRICS_FILE, MetricsLog, StepWindow, describe
 from engine.optim import build_optimizer, build_schedule, clip_gradients, learning_rates
 from engine.progress import progress_bar
 from engine.resuming import require_same_run
 from engine.run_folder import claimed_folder
-from engine.seeding import random_state, restore_random_state, seed_everything
+from engine.seeding import restore_random_state, seed_everything
 from engine.startup import start_process
 from engine.stop import Stopped, StopSignals
 from eval import validate_model
@@ -59,9 +58,6 @@ from structures.samples import VideoBatch
 from structures.transfer import sent_ahead
 
 logger = logging.getLogger(__name__)
-
-SIGNAL_OFFSET = 1
-"""What processes agree on: 0 for nothing, 1 for a checkpoint, more for the signal whose number is that minus 1."""
 
 
 def fit(config: Config) -> None:
@@ -150,7 +146,7 @@ def train_stages(run: Run, stop: StopSignals) -> None:
         parallel = DistributedDataParallel(recorded) if run.world.size > 1 else recorded
         state = build_state(run, stage, num_steps=num_steps, steps_per_epoch=steps_per_epoch, progress=progress)
         window = build_window(run, progress)
-        keeper = Keeper(run, stop, state, window)
+        keeper = Keeper(config, run.world, stop, state, window)
         logger.info(
             "stage %s: %d steps, %d per epoch, %s", stage.name, num_steps, steps_per_epoch, step_size(run, stage)
         )
@@ -474,62 +470,3 @@ def validate(run: Run, stage: StageConfig, progress: Progress, *, checkpoint: Pa
         note_validation(run.config.output_dir, progress, is_best=is_best)
     logger.info("%s, epoch %d: %s", stage.name, passes(progress), describe(results.scores()))
     return progress
-
-
-class Keeper:
-    """Writes checkpoints when they are due, and ends the run when a signal asks for it.
-
-    Args:
-        run: its settings say when.
-        stop: the signals.
-        state: model, optimiser and schedule of the stage.
-        window: of the log.
-    """
-
-    def __init__(self, run: Run, stop: StopSignals, state: TrainingState, window: StepWindow) -> None:
-        self._run, self._stop, self._state, self._window = run, stop, state, window
-        self._saved_at = time.monotonic()
-
-    def save_if_due(self, progress: Progress, *, is_due: bool = False) -> Path | None:
-        """Called after every step, by all processes; they agree on what the first of them, or a signal, asks for.
-
-        Args:
-            progress: after the step.
-            is_due: save in any case.
-
-        Returns:
-            The checkpoint; None if none was written, and in other processes than the first.
-
-        Raises:
-            Stopped: a signal has come, to any of the processes; the checkpoint is written.
-        """
-        train = self._run.config.train
-        minutes = (time.monotonic() - self._saved_at) / 60
-        is_late = self._run.world.is_main and 0 < train.checkpoint_minutes <= minutes
-        is_due = is_due or (train.checkpoint_steps > 0 and progress.step % train.checkpoint_steps == 0)
-        asked = largest(SIGNAL_OFFSET + self._stop.signum if self._stop.signum else int(is_late), self._run.world)
-        path = self._save(progress) if is_due or asked else None
-        if asked > SIGNAL_OFFSET:
-            raise Stopped(asked - SIGNAL_OFFSET)
-        return path
-
-    def _save(self, progress: Progress) -> Path | None:
-        run = self._run
-        self._window.pause_clock()
-        self._window.check_finite()  # so that no checkpoint holds a model with a loss that is not finite
-        random_states, windows = zip(*gather((random_state(), self._window.state()), run.world), strict=True)
-        path = None
-        if run.world.is_main:
-            path = save_checkpoint(
-                run.config.output_dir,
-                self._state,
-                progress,
-                random_states=list(random_states),
-                windows=list(windows),
-                config=run.config,
-                keep=run.config.train.keep_checkpoints,
-            )
-        wait_for_all(run.world)
-        self._saved_at = time.monotonic()
-        self._window.restart_clock()
-        return path
