@@ -1,149 +1,191 @@
 """Masks as rows of bits: 64 pixels per word, so that counting and dilation are fast.
 
-A mask becomes an array [height, num_words] of unsigned 64-bit integers. Bit i of word j is pixel 64 j + i of the row.
-Rows are shifted sideways as one long string of bits; zero bits between them keep neighbours apart.
+Bit i of word j of a row is pixel 64 j + i. Rows and masks lie one behind the other as one long string of bits, which is
+shifted by some pixels or by whole rows; zero bits between rows and between masks keep neighbours apart.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt, prod
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt64
+from jaxtyping import Bool, Int64, Shaped, UInt64
 
 WORD_BITS = 64
 WORD = np.dtype("<u8")  # little-endian, so that bytes of `packbits` keep their order within a word
 
 
-GROUP_WORDS = 8192
-"""Masks are dilated in groups of up to this many words: fewer calls for small masks, fewer cache misses for large."""
+class MaskRows(NamedTuple):
+    """The rows of a mask from the first that has a pixel to the last; none of an empty mask.
+
+    Attributes:
+        top: index of the first one.
+        bits: one more pixel repeats the last one of the image, so that no outline arises at its right edge.
+    """
+
+    top: int
+    bits: UInt64[np.ndarray, "rows words"]
+
+
+class Packer:
+    """Packs masks of one size.
+
+    Args:
+        height: of the images.
+        width: of the images.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        self.width, self.num_words = width, width // WORD_BITS + 1  # room for at least one more column
+        self._bytes = bytearray(height * width)  # finds its first and its last byte of a value faster than NumPy does
+        self._mask = np.frombuffer(self._bytes, dtype=bool).reshape(height, width)
+        self._canvas = np.zeros((height, self.num_words * WORD_BITS), dtype=bool)
+
+    def pack(
+        self,
+        image: Shaped[np.ndarray, "height width"],
+        value: int,
+        ignored: Bool[np.ndarray, "height width"] | None = None,
+    ) -> MaskRows:
+        """The pixels that have a value and are not ignored."""
+        mask, width = self._mask, self.width
+        np.equal(image, value, out=mask)
+        if ignored is not None:
+            np.greater(mask, ignored, out=mask)
+        first, last = self._bytes.find(True), self._bytes.rfind(True)
+        if first < 0:
+            return MaskRows(0, np.empty((0, self.num_words), dtype=np.uint64))
+        top, bottom = first // width, last // width + 1
+        canvas = self._canvas[: bottom - top]
+        canvas[:, :width] = mask[top:bottom]
+        canvas[:, width] = mask[top:bottom, -1]
+        bits = np.packbits(canvas.reshape(-1), bitorder="little").view(WORD).astype(np.uint64, copy=False)
+        return MaskRows(top, bits.reshape(-1, self.num_words))
 
 
 @dataclass(frozen=True, slots=True)
 class BitMasks:
-    """Masks of equal size, with their outlines.
+    """Masks of equal size with their outlines, cropped to the part of the image where any of them has an outline.
 
     Attributes:
         pixels: the masks.
         outlines: pixels that differ from their right, lower or lower right neighbour.
-        near_outlines: pixels at most `radius` pixels away from the outline.
+        near_outlines: of the pixels in all outlines, those at most `radius` pixels away from the outline of the mask;
+            what other bits say means nothing.
         areas: number of pixels in each mask.
         outline_lengths: number of pixels in each outline.
     """
 
-    pixels: UInt64[np.ndarray, "*masks height words"]
-    outlines: UInt64[np.ndarray, "*masks height words"]
-    near_outlines: UInt64[np.ndarray, "*masks height words"]
+    pixels: UInt64[np.ndarray, "*masks words"]
+    outlines: UInt64[np.ndarray, "*masks words"]
+    near_outlines: UInt64[np.ndarray, "*masks words"]
     areas: Int64[np.ndarray, "*masks"]
     outline_lengths: Int64[np.ndarray, "*masks"]
 
     @classmethod
-    def from_masks(cls, masks: Bool[np.ndarray, "*masks height width"], radius: int) -> "BitMasks":
-        """Pack masks, find their outlines and dilate these by a disk.
+    def from_rows(
+        cls, masks: Sequence[MaskRows], shape: tuple[int, ...], *, height: int, width: int, radius: int
+    ) -> "BitMasks":
+        """Find the outlines of masks and dilate these by a disk.
 
         Args:
             masks: may overlap.
+            shape: in which they are arranged, such as (objects, frames).
+            height: of the images.
+            width: of the images.
             radius: of the disk, in pixels; at least 1.
         """
-        axes = masks.shape[:-2]
-        pixels, outlines = _pack(masks.reshape(prod(axes), *masks.shape[-2:]))
-        near_outlines = np.empty_like(outlines)
-        group = max(1, GROUP_WORDS // max(1, outlines[:1].size))
-        for first in range(0, len(outlines), group):
-            near_outlines[first : first + group] = dilate(outlines[first : first + group], radius)
-        shape = (*axes, *outlines.shape[-2:])
-        pixels, outlines = pixels.reshape(shape), outlines.reshape(shape)
-        return cls(pixels, outlines, near_outlines.reshape(shape), count(pixels), count(outlines))
+        found = [mask for mask in masks if len(mask.bits)]
+        # an outline begins one pixel above its mask and one to the left, which may be the last bit of another word
+        top = max(min((mask.top for mask in found), default=0) - 1, 0)
+        bottom = max((mask.top + len(mask.bits) for mask in found), default=0)
+        rows = np.zeros((len(masks), bottom - top, width // WORD_BITS + 1), dtype=np.uint64)
+        for own, mask in zip(rows, masks, strict=True):
+            own[mask.top - top :][: len(mask.bits)] = mask.bits
+        together = np.bitwise_or.reduce(np.bitwise_or.reduce(rows, axis=0), axis=0)
+        occupied = np.flatnonzero(together)
+        left, right = (int(occupied[0]), int(occupied[-1]) + 1) if len(occupied) else (0, 0)
+        if left and together[left] & np.uint64(1):
+            left -= 1
+
+        num_rows, num_words = bottom - top, right - left
+        room = -(-radius // WORD_BITS)
+        pixels = np.zeros((len(masks), num_rows + radius, num_words + room), dtype=np.uint64)  # see `dilate`
+        pixels[:, :num_rows, :num_words] = rows[:, :, left:right]
+        if 0 < bottom == height:
+            pixels[:, num_rows] = pixels[:, num_rows - 1]  # so that no outline arises at the lower edge of the image
+        inside = np.zeros(pixels.shape[1:], dtype=np.uint64)
+        inside[:num_rows, :num_words] = _first_bits(width - WORD_BITS * left, num_words)
+        outlines = _outlines(pixels)
+        outlines &= inside
+        pixels &= inside
+        near_outlines = dilate(outlines, radius)
+        flat = (*shape, prod(inside.shape))
+        return cls(
+            pixels.reshape(flat),
+            outlines.reshape(flat),
+            near_outlines.reshape(flat),
+            areas=count(pixels.reshape(flat)),
+            outline_lengths=count(outlines.reshape(flat)),
+        )
 
 
-def count(bits: UInt64[np.ndarray, "*masks height words"]) -> Int64[np.ndarray, "*masks"]:
+def count(bits: UInt64[np.ndarray, "*masks words"]) -> Int64[np.ndarray, "*masks"]:
     """Number of pixels in each mask."""
-    return np.bitwise_count(bits).sum(axis=(-2, -1), dtype=np.int64)
+    return np.bitwise_count(bits).sum(axis=-1, dtype=np.uint32).astype(np.int64)  # 64 bits would add more slowly
 
 
-def dilate(bits: UInt64[np.ndarray, "mask height words"], radius: int) -> UInt64[np.ndarray, "mask height words"]:
+def dilate(bits: UInt64[np.ndarray, "mask rows words"], radius: int) -> UInt64[np.ndarray, "mask rows words"]:
     """All pixels within a disk (x^2 + y^2 <= radius^2) round a pixel of the mask.
 
     The disk is a stack of horizontal bars, one for each vertical distance, and grows wider towards its centre: each bar
-    is made from the one before. Only the part of the image where masks have pixels is processed. Padding bits at the
-    end of a row may be set in the result.
+    is made from the one before.
 
     Args:
-        bits: masks, each dilated for itself.
+        bits: masks, each dilated for itself. The last `radius` rows of a mask and the last `radius` pixels of a row
+            must be empty, and mean nothing in the result: what is dilated beyond the neighbours gets there.
         radius: in pixels.
     """
-    num_masks, height, num_words = bits.shape
-    near = np.zeros_like(bits)
-    together = np.bitwise_or.reduce(bits, axis=0)
-    occupied = np.flatnonzero(together.any(axis=1))
-    if not len(occupied):
-        return near
-    top, bottom = int(occupied[0]), int(occupied[-1]) + 1
-    occupied = np.flatnonzero(together[top:bottom].any(axis=0))
-    left, right = int(occupied[0]), int(occupied[-1]) + 1
-
-    # work on a contiguous copy of that part: radius rows above and below, whole words on both sides
-    margin = -(-radius // WORD_BITS)
-    num_rows, row_words = bottom - top, right - left + 2 * margin
-    bar = np.zeros((num_masks, num_rows, row_words), dtype=WORD)
-    bar[:, :, margin : margin + right - left] = bits[:, top:bottom, left:right]
-    part = np.zeros((num_masks, num_rows + 2 * radius, row_words), dtype=WORD)
+    row, lead = bits.shape[2], -(-radius // WORD_BITS)  # bars may begin before the first pixel
+    size, margin = lead + bits.size, radius * row  # zeros on both sides, for the shifts
+    bars, wider = np.zeros((2, margin + size + margin), dtype=np.uint64)
+    bars[margin + lead : margin + size] = bits.reshape(-1)
+    near, shifted = np.zeros((2, size), dtype=np.uint64)
     reach = 0
     for distance in range(radius, -1, -1):
         wanted = isqrt(radius**2 - distance**2)
         while reach < wanted:
             step = min(wanted - reach, 2 * reach + 1, WORD_BITS - 1)  # a longer step would leave holes in the bar
-            bar, reach = _widen(bar, step), reach + step
-        for first in {radius - distance, radius + distance}:
-            part[:, first : first + num_rows] |= bar
+            before, here, after = (bars[margin + offset :][:size] for offset in (-1, 0, 1))
+            wide = wider[margin : margin + size]
+            np.left_shift(here, np.uint64(step), out=wide)
+            wide |= here
+            wide |= np.right_shift(here, np.uint64(step), out=shifted)
+            wide |= np.right_shift(before, np.uint64(WORD_BITS - step), out=shifted)
+            wide |= np.left_shift(after, np.uint64(WORD_BITS - step), out=shifted)
+            bars, wider, reach = wider, bars, reach + step
+        for offset in {-distance * row, distance * row}:
+            near |= bars[margin + offset :][:size]
+    return near[lead:].reshape(bits.shape)
 
-    first_row, last_row = max(top - radius, 0), min(bottom + radius, height)
-    first_word, last_word = max(left - margin, 0), min(right + margin, num_words)
-    rows = slice(first_row - top + radius, last_row - top + radius)
-    words = slice(first_word - left + margin, last_word - left + margin)
-    near[:, first_row:last_row, first_word:last_word] = part[:, rows, words]
-    return near
 
+def _outlines(pixels: UInt64[np.ndarray, "mask rows words"]) -> UInt64[np.ndarray, "mask rows words"]:
+    """Pixels that differ from their right, lower or lower right neighbour.
 
-def _widen(bits: UInt64[np.ndarray, "mask height words"], step: int) -> UInt64[np.ndarray, "mask height words"]:
-    """The mask united with itself shifted to the left and to the right by `step` < 64 pixels.
-
-    What leaves a row at one side enters the next: the caller pads rows with as many zeros as it will shift them.
+    Those of the last row and the last word may be wrong, as their neighbours are in other rows.
     """
-    flat = bits.ravel()
-    carry = np.uint64(WORD_BITS - step)
-    wide = flat << np.uint64(step)
-    wide |= flat
-    wide |= flat >> np.uint64(step)
-    wide[1:] |= flat[:-1] >> carry
-    wide[:-1] |= flat[1:] << carry
-    return wide.reshape(bits.shape)
+    here, row = pixels.reshape(-1), pixels.shape[2]
+    right = here >> np.uint64(1)
+    right[:-1] |= here[1:] << np.uint64(WORD_BITS - 1)
+    outlines = here ^ right
+    beside = outlines[row:].copy()  # whether the lower neighbour differs from the lower right one
+    outlines[:-row] |= here[:-row] ^ here[row:]
+    outlines[:-row] |= beside
+    return outlines.reshape(pixels.shape)
 
 
-def _pack(
-    masks: Bool[np.ndarray, "mask height width"],
-) -> tuple[UInt64[np.ndarray, "mask height words"], UInt64[np.ndarray, "mask height words"]]:
-    """Masks and their outlines as bits."""
-    num_masks, height, width = masks.shape
-    num_words = width // WORD_BITS + 1  # room for at least one more column
-    # one more row and column repeat the last ones: no outline arises at the lower and right edge of the image
-    canvas = np.zeros((num_masks, height + 1, num_words * WORD_BITS), dtype=bool)
-    canvas[:, :height, :width] = masks
-    canvas[:, :height, width] = masks[:, :, -1]
-    canvas[:, height] = canvas[:, height - 1]
-    flat = np.packbits(canvas.reshape(-1), bitorder="little").view(WORD).reshape(num_masks, (height + 1) * num_words)
-
-    one, carry = np.uint64(1), np.uint64(WORD_BITS - 1)
-    right = flat >> one
-    right[:, :-1] |= flat[:, 1:] << carry
-    here, below = flat[:, :-num_words], flat[:, num_words:]
-    outlines = here ^ right[:, :-num_words]
-    outlines |= here ^ below
-    outlines |= here ^ right[:, num_words:]
-
-    pixels = here.reshape(num_masks, height, num_words).astype(np.uint64)
-    outlines = outlines.reshape(num_masks, height, num_words).astype(np.uint64, copy=False)
-    word_of_copy, bit_of_copy = divmod(width, WORD_BITS)
-    inside = np.uint64((1 << bit_of_copy) - 1)
-    pixels[:, :, word_of_copy] &= inside
-    outlines[:, :, word_of_copy] &= inside
-    return pixels, outlines
+def _first_bits(num_bits: int, num_words: int) -> UInt64[np.ndarray, " word"]:
+    """Words of which the first bits are set, or all."""
+    words = [(1 << min(max(num_bits - WORD_BITS * word, 0), WORD_BITS)) - 1 for word in range(num_words)]
+    return np.array(words, dtype=np.uint64)

@@ -5,15 +5,16 @@ the measures; Pont-Tuset et al. (arXiv:1704.00675) and Caelles et al. (arXiv:190
 unsupervised protocol.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from math import ceil, hypot
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped, UInt8
 
-from metrics.bit_masks import BitMasks, count
+from metrics.bit_masks import BitMasks, MaskRows, Packer, count
 from structures.object_maps import VOID_INDEX
 
 Task = Literal["semi-supervised", "unsupervised"]
@@ -29,8 +30,8 @@ RECALL_THRESHOLD = 0.5
 
 NUM_DECAY_BINS = 4
 
-CHUNK_PIXELS = 2**18
-"""Frames are processed in chunks of up to this many pixels; only speed depends on it."""
+CHUNK_PIXELS = 2**22
+"""Masks are compared in chunks of up to this many pixels; only speed and memory depend on it."""
 
 
 class FrameStatistics(NamedTuple):
@@ -129,10 +130,12 @@ def region_and_boundary(
     """
     _require_equal_shapes(annotation=annotation, prediction=prediction, void=void)
     region, boundary = np.empty(len(annotation)), np.empty(len(annotation))
-    for frames in _chunks(annotation):
-        ignored = None if void is None else void[frames]
-        true, predicted = _bits(annotation[frames], ignored), _bits(prediction[frames], ignored)
-        region[frames], boundary[frames] = _compare(true, predicted)
+    packer = Packer(*annotation.shape[1:])
+    for frames in _chunks(annotation, num_masks=2):
+        images = (*annotation[frames], *prediction[frames])
+        ignored = repeat(None, len(images)) if void is None else (*void[frames], *void[frames])
+        masks = [packer.pack(image, True, hidden) for image, hidden in zip(images, ignored, strict=True)]
+        region[frames], boundary[frames] = _compare(_with_outlines(masks, annotation[frames]), 0, 1)
     return region, boundary
 
 
@@ -195,17 +198,21 @@ def score_semi_supervised(
             "the last and needs at least 3"
         )
     annotation, prediction = sequence.annotation[1:-1], sequence.prediction[1:-1]
-    num_predicted = int(prediction.max())
-    if num_predicted > num_objects:
-        raise ValueError(
-            f"{sequence.name}: the prediction holds object id {num_predicted}, but only {num_objects} objects are "
-            "annotated"
-        )
     region = np.empty((num_objects, len(annotation)))
     boundary = np.empty_like(region)
-    for frames in _chunks(annotation):
-        true, predicted = _object_bits(annotation[frames], num_objects), _object_bits(prediction[frames], num_objects)
-        region[:, frames], boundary[:, frames] = _compare(true, predicted)
+    numbers, packer = range(1, num_objects + 1), Packer(*annotation.shape[1:])
+    for frames in _chunks(annotation, num_masks=2):
+        num_predicted = int(prediction[frames].max())
+        if num_predicted > num_objects:
+            raise ValueError(
+                f"{sequence.name}: the prediction holds object id {num_predicted}, but only {num_objects} objects are "
+                "annotated"
+            )
+        # all objects of an image, then the next image, which is read from memory once
+        images = (*annotation[frames], *prediction[frames])
+        packed = [[packer.pack(image, number) for number in numbers] for image in images]
+        for index, masks in enumerate(zip(*packed, strict=True)):
+            region[index, frames], boundary[index, frames] = _compare(_with_outlines(masks, annotation[frames]), 0, 1)
     return region, boundary
 
 
@@ -238,13 +245,20 @@ def compare_all_pairs(
     _require_equal_shapes(name=sequence.name, annotation=sequence.annotation, prediction=sequence.prediction, void=None)
     region = np.empty((num_proposals, num_objects, len(sequence.annotation)))
     boundary = np.empty_like(region)
-    for frames in _chunks(sequence.annotation):
-        true_ids = sequence.annotation[frames]
-        true = _object_bits(true_ids, num_objects)
-        predicted = _object_bits(sequence.prediction[frames], num_proposals, true_ids == VOID_INDEX)
+    packer = Packer(*sequence.annotation.shape[1:])
+    for frames in _chunks(sequence.annotation, num_masks=num_objects + num_proposals):
+        annotation, prediction = sequence.annotation[frames], sequence.prediction[frames]
+        void = annotation == VOID_INDEX
+        true = [packer.pack(image, number) for number in range(1, num_objects + 1) for image in annotation]
+        predicted = [
+            packer.pack(image, number, ignored)
+            for number in range(1, num_proposals + 1)
+            for image, ignored in zip(prediction, void, strict=True)
+        ]
+        masks = _with_outlines(true + predicted, annotation)
         for proposal in range(num_proposals):
-            one = slice(proposal, proposal + 1)
-            region[proposal, :, frames], boundary[proposal, :, frames] = _compare(true, predicted, one)
+            pairs = _compare(masks, slice(num_objects), num_objects + proposal)
+            region[proposal, :, frames], boundary[proposal, :, frames] = pairs
     return region, boundary
 
 
@@ -293,40 +307,30 @@ def _num_objects(sequence: SequenceMasks) -> int:
     return count_objects(sequence.annotation[0])
 
 
-def _chunks(masks: Shaped[np.ndarray, "time height width"]) -> Iterator[slice]:
-    """Slices of consecutive frames to process together: many small frames, or one large one."""
-    num_frames = max(1, CHUNK_PIXELS // max(1, masks[:1].size))
-    return (slice(first, first + num_frames) for first in range(0, len(masks), num_frames))
+def _chunks(images: Shaped[np.ndarray, "time height width"], *, num_masks: int) -> Iterator[slice]:
+    """Slices of consecutive frames to process together, each with some masks: many small frames, or one large one."""
+    num_frames = max(1, CHUNK_PIXELS // max(1, images[:1].size * num_masks))
+    return (slice(first, first + num_frames) for first in range(0, len(images), num_frames))
 
 
-def _object_bits(
-    ids: UInt8[np.ndarray, "time height width"],
-    num_objects: int,
-    void: Bool[np.ndarray, "time height width"] | None = None,
-) -> BitMasks:
-    """Masks of objects 1, 2, ...; axes object, time."""
-    return _bits(ids == np.arange(1, num_objects + 1, dtype=np.uint8)[:, None, None, None], void)
-
-
-def _bits(
-    masks: Bool[np.ndarray, "*masks height width"], void: Bool[np.ndarray, "time height width"] | None
-) -> BitMasks:
-    """Masks without their void pixels, with outlines."""
-    height, width = masks.shape[-2:]
-    return BitMasks.from_masks(masks if void is None else masks & ~void, boundary_radius(height, width))
+def _with_outlines(masks: Sequence[MaskRows], images: Shaped[np.ndarray, "time height width"]) -> BitMasks:
+    """Masks of an object in all images, and then those of the next; axes object, time."""
+    num_frames, height, width = images.shape
+    shape = (len(masks) // num_frames, num_frames)
+    return BitMasks.from_rows(masks, shape, height=height, width=width, radius=boundary_radius(height, width))
 
 
 def _compare(
-    true: BitMasks, predicted: BitMasks, which: slice = slice(None)
+    masks: BitMasks, true: int | slice, predicted: int
 ) -> tuple[Float64[np.ndarray, "*masks"], Float64[np.ndarray, "*masks"]]:
-    """J and F between annotated masks and predicted ones (`which`: as many, or one for all)."""
-    intersection = count(true.pixels & predicted.pixels[which])
-    region = _jaccard(intersection, true.areas + predicted.areas[which] - intersection)
+    """J and F between one or more annotated objects and a predicted one."""
+    intersection = count(masks.pixels[true] & masks.pixels[predicted])
+    region = _jaccard(intersection, masks.areas[true] + masks.areas[predicted] - intersection)
     boundary = _f_measure(
-        count(true.outlines & predicted.near_outlines[which]),
-        count(predicted.outlines[which] & true.near_outlines),
-        true.outline_lengths,
-        predicted.outline_lengths[which],
+        count(masks.outlines[true] & masks.near_outlines[predicted]),
+        count(masks.outlines[predicted] & masks.near_outlines[true]),
+        masks.outline_lengths[true],
+        masks.outline_lengths[predicted],
     )
     return region, boundary
 

@@ -10,7 +10,8 @@ from benchmarks.bench_region_boundary import (
     plain_semi_supervised,
     plain_unsupervised,
 )
-from metrics.bit_masks import BitMasks, count, dilate
+from metrics import region_boundary
+from metrics.bit_masks import BitMasks, Packer, dilate
 from metrics.region_boundary import (
     SequenceMasks,
     frame_statistics,
@@ -35,15 +36,46 @@ def sequence_of(annotation, prediction):
     return SequenceMasks("made-up", np.asarray(annotation, dtype=np.uint8), np.asarray(prediction, dtype=np.uint8))
 
 
+def masks_of_all_kinds(rng, height, width):
+    """Blobs, noise, nothing, everything, single pixels in the corners and elsewhere, lines along the edges."""
+    masks = [random_blobs(rng, height, width, density) for density in (0.02, 0.3, 0.7)]
+    masks += [rng.random((height, width)) < density for density in (0.01, 0.5, 0.99)]
+    masks += [np.zeros((height, width), dtype=bool), np.ones((height, width), dtype=bool)]
+    inner = (int(rng.integers(height)), int(rng.integers(width)))
+    for position in ((0, 0), (0, -1), (-1, 0), (-1, -1), inner, 0, -1, np.s_[:, 0], np.s_[:, -1], np.s_[:, 63:64]):
+        mask = np.zeros((height, width), dtype=bool)
+        mask[position] = True
+        masks.append(mask)
+    return np.stack(masks)
+
+
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_scores_equal_the_definition_whatever_the_size(height, width):
+def test_scores_equal_the_definition_to_the_bit_whatever_the_size(height, width):
     rng = np.random.default_rng(height * 1000 + width)
-    annotation = np.stack([random_blobs(rng, height, width, density) for density in (0.02, 0.3, 0.7, 1.0, 0.0)])
-    prediction = np.stack([random_blobs(rng, height, width, density) for density in (0.02, 0.3, 0.7, 1.0, 0.0)])
-    region, boundary = region_and_boundary(annotation, prediction)
-    for frame in range(len(annotation)):
-        plain = plain_region_boundary(annotation[frame], prediction[frame])
-        assert (region[frame], boundary[frame]) == pytest.approx(plain, abs=1e-14)
+    masks = masks_of_all_kinds(rng, height, width)
+    pairs = [(i, j) for i in range(len(masks)) for j in range(len(masks))]
+    expected = [plain_region_boundary(masks[i], masks[j]) for i, j in pairs]
+    for order in (np.arange(len(pairs)), rng.permutation(len(pairs))):  # frames are cropped together
+        region, boundary = region_and_boundary(*masks[[pairs[index] for index in order]].swapaxes(0, 1))
+        assert list(zip(region, boundary, strict=True)) == [expected[index] for index in order]
+    for (i, j), scores in list(zip(pairs, expected, strict=True))[::7]:
+        assert region_and_boundary(masks[i][None], masks[j][None]) == scores
+
+
+@pytest.mark.parametrize("pixels", [1, 3 * 2 * 70 * 90])
+def test_scores_do_not_depend_on_how_many_frames_are_processed_together(pixels, monkeypatch):
+    rng = np.random.default_rng(8)
+    masks = masks_of_all_kinds(rng, 70, 90)
+    annotation, prediction = masks, masks[rng.permutation(len(masks))]
+    expected = region_and_boundary(annotation, prediction)
+    monkeypatch.setattr(region_boundary, "CHUNK_PIXELS", pixels)
+    np.testing.assert_array_equal(region_and_boundary(annotation, prediction), expected)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_images_without_pixels_agree(size):
+    empty = np.zeros((2, *size), dtype=bool)
+    np.testing.assert_array_equal(region_and_boundary(empty, empty), np.ones((2, 2)))
 
 
 @pytest.mark.parametrize("radius", [1, 3, 8, 63, 64, 71])
@@ -52,23 +84,26 @@ def test_dilation_reaches_all_pixels_within_the_radius_and_no_other(radius):
     points = [(0, 0), (3, 149), (45, 64), (89, 70)]
     for y, x in points:
         mask[y, x] = True
-    words = np.packbits(np.pad(mask, ((0, 0), (0, 42))), axis=1, bitorder="little").view("<u8")
+    room = ((0, radius), (0, 42 + 128))  # see `dilate`
+    words = np.packbits(np.pad(mask, room), axis=1, bitorder="little").view("<u8")
     y, x = np.mgrid[:90, :150]
     expected = np.any([(y - row) ** 2 + (x - column) ** 2 <= radius**2 for row, column in points], axis=0)
-    near = np.unpackbits(dilate(words[None], radius)[0].view(np.uint8), axis=1, bitorder="little")[:, :150]
+    near = np.unpackbits(dilate(words[None], radius)[0].view(np.uint8), axis=1, bitorder="little")[:90, :150]
     np.testing.assert_array_equal(near.astype(bool), expected)
 
 
 def test_masks_dilated_together_do_not_touch_each_other():
     rng = np.random.default_rng(5)
-    masks = np.stack([random_blobs(rng, 30, 70, 0.1) for _ in range(6)])
-    together = BitMasks.from_masks(masks, 4)
-    for index, mask in enumerate(masks):
-        alone = BitMasks.from_masks(mask[None], 4)
-        np.testing.assert_array_equal(together.outlines[index], alone.outlines[0])
-        inside = BitMasks.from_masks(np.ones((1, 30, 70), dtype=bool), 1).pixels[0]
-        np.testing.assert_array_equal(together.near_outlines[index] & inside, alone.near_outlines[0] & inside)
-        assert together.areas[index] == np.count_nonzero(mask) == count(alone.pixels)[0]
+    masks, packer, size = masks_of_all_kinds(rng, 30, 70), Packer(30, 70), {"height": 30, "width": 70, "radius": 4}
+    rows = [packer.pack(mask, True) for mask in masks]
+    together = BitMasks.from_rows(rows, (len(rows),), **size)
+    np.testing.assert_array_equal(together.areas, masks.sum(axis=(1, 2)))
+    for index, own in enumerate(rows):
+        for other in range(len(rows)):
+            pair = BitMasks.from_rows([own, rows[other]], (2,), **size)
+            assert together.outline_lengths[index] == pair.outline_lengths[0]
+            near = [bits.outlines[i] & bits.near_outlines[j] for bits, i, j in ((together, other, index), (pair, 1, 0))]
+            assert np.bitwise_count(near[0]).sum() == np.bitwise_count(near[1]).sum()
 
 
 def test_empty_masks_have_the_scores_of_the_definition():
