@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import isnan
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -335,7 +336,9 @@ def score_frames(
 
 def _centre(mask: Bool[np.ndarray, "height width"]) -> tuple[float, float] | None:
     """(x, y) of the centre of mass in pixels."""
-    rows, columns = np.count_nonzero(mask, axis=1), np.count_nonzero(mask, axis=0)
+    # OpenCV adds small integers along an axis many times as fast as NumPy
+    rows = cv2.reduce(mask.view(np.uint8), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0].astype(np.int64)
+    columns = cv2.reduce(mask.view(np.uint8), 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0].astype(np.int64)
     total = rows.sum()
     if not total:
         return None
