@@ -1,5 +1,7 @@
 """ResNet-50 on independent frames."""
 
+from typing import Any
+
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -33,12 +35,17 @@ class ResNet50(VisualEncoder):
     ) -> tuple[Float[Tensor, "batch time _ _ _"], ...]:
         """Maps of strides 4, 8, 16 and 32."""
         batch = frames.shape[0]
-        x = rearrange(frames, "b t c h w -> (b t) c h w")
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        images = rearrange(frames, "b t c h w -> (b t) c h w")
+        maps = self._maps(self, images, function="_stages")
+        return tuple(rearrange(level, "(b t) c h w -> b t c h w", b=batch) for level in maps)
+
+    def _stages(self, images: Any) -> tuple[Any, ...]:
+        """Maps of independent images; also called with what stands for them while the network is traced."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
-            maps.append(rearrange(x, "(b t) c h w -> b t c h w", b=batch))
+            maps.append(x)
         return tuple(maps)
 
     def load_pretrained(self, state: dict[str, Tensor]) -> None:

@@ -88,7 +88,7 @@ class TimmEncoder(VisualEncoder):
         batch, _, _, height, width = frames.shape
         images = rearrange(frames, "b t c h w -> (b t) c h w")
         images = F.pad(images, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
-        maps = self._pyramid_of_vit(images) if self.pyramid is not None else self.network(images)
+        maps = self._pyramid_of_vit(images) if self.pyramid is not None else self._maps(self.network, images)
         if self.is_channels_last:
             maps = [rearrange(level, "n h w c -> n c h w") for level in maps]
         sizes = [tuple(level.shape[-2:]) for level in maps]

@@ -1,10 +1,13 @@
 """What the model asks of a visual encoder."""
 
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from models.fused_network import FusedNetwork, may_be_fused
 from structures.clips import IMAGENET, Normalisation
 
 
@@ -19,6 +22,7 @@ class VisualEncoder(nn.Module):
     channels: tuple[int, ...]
     normalisation: Normalisation = IMAGENET
     _is_frozen = False
+    _fused: FusedNetwork | None = None
 
     @property
     def pretrained(self) -> nn.Module:
@@ -34,10 +38,33 @@ class VisualEncoder(nn.Module):
     def train(self, mode: bool = True) -> "VisualEncoder":
         """As usual, except that a frozen part stays in evaluation mode, so that its batch norms do not move."""
         super().train(mode)
+        self._fused = None
         if self._is_frozen:
             for module in self.pretrained.modules():
                 module.training = False
         return self
+
+    def _maps(
+        self, network: nn.Module, images: Float[Tensor, "image 3 height width"], *, function: str = "forward"
+    ) -> Sequence[Tensor]:
+        """What a function of the network makes of images; in prediction on a CPU by fused convolutions."""
+        if may_be_fused(network, images):
+            if self._fused is None or not self._fused.is_of(network):
+                self._fused = FusedNetwork(network, function=function)
+            if self._fused.graph is not None:
+                return self._fused(images)
+        maps: Sequence[Tensor] = getattr(network, function)(images)
+        return maps
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "VisualEncoder":
+        """As usual: moves the weights, or changes their type. Those of before are not kept."""
+        self._fused = None
+        super()._apply(fn, recurse)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of the encoder makes its own fused network when it is asked for maps."""
+        return {name: value for name, value in self.__dict__.items() if name != "_fused"}
 
     @abstractmethod
     def forward(

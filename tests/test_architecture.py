@@ -44,7 +44,7 @@ ALLOWED = {
 
 # Inside models: a module imports only from floors below its own.
 FLOORS = (
-    {"outputs", "ops", "losses", "bert", "checkpoint_names", "dropout", "encoder_files", "text_files"},
+    {"outputs", "ops", "losses", "bert", "checkpoint_names", "dropout", "encoder_files", "fused_network", "text_files"},
     {"weight_kinds"},
     {
         "text_files",
