@@ -2,7 +2,8 @@
 
 import re
 
-from benchmarks import bench_eval, bench_files, bench_model, bench_train
+from benchmarks import bench_eval, bench_files, bench_model, bench_small, bench_train
+from tests.tiny_saved_model import write_tiny_saved_model
 
 
 def test_frames_in_and_masks_out_are_those_of_the_published_way(tmp_path, capsys):
@@ -33,3 +34,15 @@ def test_a_training_step_is_measured_both_ways(capsys):
     assert bench_train.main(["--tiny", "--turns", "1", "--repeats", "1"]) == 0
     page = capsys.readouterr().out
     assert all(f"| {way} |" in page for way in ("plain", "ours", "ours, bf16"))
+
+
+def test_a_small_model_gives_the_same_masks_with_fused_convolutions_and_without(tmp_path, capsys):
+    model, page = tmp_path / "model", tmp_path / "page.md"
+    write_tiny_saved_model(model, model={"visual_encoder": {"name": "timm/test_efficientnet"}})
+    assert bench_small.main(["--model", str(model), "--tiny", "--threads", "1", "--output", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text == capsys.readouterr().out.rstrip("\n") + "\n"
+    assert str(tmp_path) not in text
+    differences = re.findall(r"^\| eager PyTorch.* ([\d.]+)% \|$", text, flags=re.MULTILINE)
+    assert len(differences) == 2
+    assert all(float(share) <= 0.01 for share in differences)
