@@ -254,13 +254,15 @@ def _eager(way: Way, threads: int) -> Model:
     import torch
 
     from engine.allocator import keep_freed_memory
+    from engine.products import use_onednn
     from loading.frames import as_clip, resize_frames
     from models import fused_network
     from models.inference import encode_sentences, segment_clip
     from models.postprocess import best_queries
     from models.saved_model import load_saved_model
 
-    keep_freed_memory()  # as every command does
+    keep_freed_memory()  # as every command does, and so the next
+    use_onednn()
     torch.set_num_threads(threads)
     if not way.fused:
         fused_network.can_fuse = lambda: False

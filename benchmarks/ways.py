@@ -139,7 +139,7 @@ def measure(
         for way, task in tasks.items():
             asked = asdict(task) | {
                 "way": way,
-                "keeps_memory": way not in (PLAIN, BEFORE),  # as every command of ours does
+                "as_commands": way not in (PLAIN, BEFORE),  # as every command of ours does
                 "repeats": repeats,
                 "threads": threads,
                 "counts": turn == 0 and way == PLAIN,

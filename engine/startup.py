@@ -1,4 +1,4 @@
-"""What every command does first: ending with its launcher, logging, memory, threads, and the device of this process."""
+"""What every command does first: ending with its launcher, logging, memory, products, threads, and its device."""
 
 import logging
 
@@ -8,12 +8,13 @@ from configs.schema import Config
 from engine.allocator import keep_freed_memory
 from engine.distributed import World, choose_device, end_with_launcher
 from engine.logging import setup_logging
+from engine.products import use_onednn
 
 logger = logging.getLogger(__name__)
 
 
 def start_process(config: Config, world: World) -> torch.device:
-    """Sets up logging, what becomes of freed memory, threads and TF32; a rank of a launcher ends with it.
+    """Sets up logging, freed memory, matrix products, threads and TF32; a rank of a launcher ends with it.
 
     Args:
         config: `device`, `num_threads` and `tf32` are read.
@@ -23,13 +24,14 @@ def start_process(config: Config, world: World) -> torch.device:
         The device of this process.
 
     Raises:
-        ValueError: the configured device is not there, or `SOC_KEEP_MEMORY` is neither 0 nor 1.
+        ValueError: the configured device is not there, or `SOC_KEEP_MEMORY` or `SOC_ONEDNN` is neither 0 nor 1.
     """
     end_with_launcher()
     setup_logging(world)
     device = choose_device(config.device, world)
     if device.type == "cpu":
         keep_freed_memory()
+        use_onednn()
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     if device.type == "cuda":

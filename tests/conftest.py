@@ -14,6 +14,9 @@ CHECKED_PACKAGES = [
 
 shape_checker = install_import_hook(CHECKED_PACKAGES, "beartype.beartype")
 
+# What a command has switched on stays on in its process: tests after it would round in another way than those before.
+os.environ["SOC_ONEDNN"] = "0"
+
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 REPOSITORY = Path(__file__).resolve().parent.parent
