@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -53,6 +54,8 @@ class VisualEncoder(nn.Module):
                 self._fused = FusedNetwork(network, function=function)
             if self._fused.graph is not None:
                 return self._fused(images)
+        elif torch.is_grad_enabled():
+            self._fused = None  # the next step of a fused optimiser changes weights, and nothing that tells it
         maps: Sequence[Tensor] = getattr(network, function)(images)
         return maps
 

@@ -68,8 +68,8 @@ def num_fused(encoder: VisualEncoder) -> int:
 @pytest.mark.parametrize("name", NAMES)
 def test_maps_are_those_of_the_plain_network(name: str):
     encoder, frames = make(name), torch.randn(1, 3, 3, 90, 150)
-    names = list(encoder.state_dict())
-    assert_near(fused(encoder, frames), plain(encoder, frames))
+    names, expected = list(encoder.state_dict()), plain(encoder, frames)
+    assert_near(fused(encoder, frames), expected)
     norms = sum(fused_network._is_norm(module) for module in encoder.modules())
     behind_convolutions = {"resnetv2_50": 32}.get(name, norms)  # others come first in their blocks
     assert num_fused(encoder) == behind_convolutions > 0
@@ -229,3 +229,20 @@ def test_activations_are_those_of_pytorch(activation: nn.Module):
     x = 5 * torch.randn(2, 4, 9, 12).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         assert_near([FusedConvolution(conv, norm, activation)(x)], [activation(norm(conv(x)))])
+
+
+def test_weights_that_a_fused_optimiser_has_changed_are_folded_anew():
+    encoder = make(SMALL)
+    frames = torch.rand(1, 1, 3, 64, 64)
+    with torch.no_grad():
+        before = encoder(frames)[-1]
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.1, fused=True)
+    encoder(frames)[-1].square().sum().backward()
+    versions = [parameter._version for parameter in encoder.parameters()]
+    optimizer.step()
+    assert versions == [parameter._version for parameter in encoder.parameters()], "or the test tests nothing"
+    with torch.no_grad():
+        after = encoder(frames)[-1]
+    expected = encoder(frames)[-1].detach()
+    torch.testing.assert_close(after, expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(after, before, rtol=1e-2)
