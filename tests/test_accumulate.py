@@ -30,8 +30,8 @@ def losses_of(folder):
     return [line for line in read_metrics(folder / METRICS_FILE) if line["event"] == "train"]
 
 
-# There are 17 clips: the last step of an epoch has 1 of them, or with 2 and 3 it has 5, in batches of 2, 2 and 1.
-@pytest.mark.parametrize(("batch_size", "accumulate"), [(4, 2), (2, 2), (2, 3)])
+# There are 17 clips: the last step of an epoch has 1 of them, and with 2 and 3 it has 5, in batches of 2, 2 and 1.
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(4, 2), (2, 3)])
 def test_small_batches_train_the_weights_of_a_large_one(root, tmp_path, monkeypatch, batch_size, accumulate):
     use_double_precision(monkeypatch)
     large, small = tmp_path / "large", tmp_path / "small"
