@@ -58,7 +58,7 @@ FLOORS = (
     {"video_swin", "resnet", "timm_encoder", "text_encoder", "trajectory"},
     {"fusion", "deformable_transformer", "object_cluster", "spatial_decoder", "dynamic_mask_head"},
     {"soc", "matcher", "postprocess"},
-    {"criterion", "identity", "compilation"},
+    {"criterion", "identity", "compilation", "recording"},
     {"inference", "answers"},
     {"build", "model_card"},
     {"saved_model"},
