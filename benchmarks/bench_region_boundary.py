@@ -189,7 +189,10 @@ def main() -> int:
     path = options.out / f"region_boundary_{options.hardware}_{date.today().isoformat()}.md"
     versions = f"Python {platform.python_version()}, NumPy {np.__version__}, OpenCV {cv2.__version__}, one thread"
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text("\n".join(["# J and F", "", versions, "", *lines, "", summary, ""]), encoding="utf-8")
+    command = f"python -m benchmarks.bench_region_boundary --frames {options.frames} --rounds {options.rounds}"
+    command += " --davis DIR --pred DIR" if options.davis else ""
+    page = ["# J and F", "", f"`{command}`", "", versions, "", *lines, "", summary, ""]
+    unfinished.write_text("\n".join(page), encoding="utf-8")
     unfinished.replace(path)
     return int(bool(missed))
 

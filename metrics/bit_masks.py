@@ -160,7 +160,8 @@ def dilate(bits: UInt64[np.ndarray, "mask rows words"], radius: int) -> UInt64[n
             before, here, after = (bars[margin + offset :][:size] for offset in (-1, 0, 1))
             wide = wider[margin : margin + size]
             np.left_shift(here, np.uint64(step), out=wide)
-            wide |= here
+            if step > reach:  # otherwise what is shifted to both sides covers it
+                wide |= here
             wide |= np.right_shift(here, np.uint64(step), out=shifted)
             wide |= np.right_shift(before, np.uint64(WORD_BITS - step), out=shifted)
             wide |= np.left_shift(after, np.uint64(WORD_BITS - step), out=shifted)

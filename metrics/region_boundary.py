@@ -30,7 +30,7 @@ RECALL_THRESHOLD = 0.5
 
 NUM_DECAY_BINS = 4
 
-CHUNK_PIXELS = 2**22
+CHUNK_PIXELS = 3 * 2**21
 """Masks are compared in chunks of up to this many pixels; only speed and memory depend on it."""
 
 
@@ -202,15 +202,16 @@ def score_semi_supervised(
     boundary = np.empty_like(region)
     numbers, packer = range(1, num_objects + 1), Packer(*annotation.shape[1:])
     for frames in _chunks(annotation, num_masks=2):
-        num_predicted = int(prediction[frames].max())
-        if num_predicted > num_objects:
-            raise ValueError(
-                f"{sequence.name}: the prediction holds object id {num_predicted}, but only {num_objects} objects are "
-                "annotated"
-            )
-        # all objects of an image, then the next image, which is read from memory once
-        images = (*annotation[frames], *prediction[frames])
-        packed = [[packer.pack(image, number) for number in numbers] for image in images]
+        # all objects of an image, then the next image: so each is read from memory once
+        packed = [[packer.pack(image, number) for number in numbers] for image in annotation[frames]]
+        for image in prediction[frames]:
+            num_predicted = int(image.max())
+            if num_predicted > num_objects:
+                raise ValueError(
+                    f"{sequence.name}: the prediction holds object id {num_predicted}, but only {num_objects} objects "
+                    "are annotated"
+                )
+            packed.append([packer.pack(image, number) for number in numbers])
         for index, masks in enumerate(zip(*packed, strict=True)):
             region[index, frames], boundary[index, frames] = _compare(_with_outlines(masks, annotation[frames]), 0, 1)
     return region, boundary
