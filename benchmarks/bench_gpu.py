@@ -346,8 +346,8 @@ class Bench:
         launches, waits = (sum(names[name] for name in group) for group in (LAUNCHES, WAITS))
         # Kernels run one after the other here, so their times add up.
         busy = sum(event.self_device_time_total for event in events if event.device_type == DeviceType.CUDA) / 1000
-        # The profiler itself waits once, at the end.
-        return f"{median:.1f} | {peak:.0f} | {taken:.0f} | {100 * busy / median:.0f} % | {launches} | {max(waits - 1, 0)}"
+        waits = max(waits - 1, 0)  # the profiler itself waits once, at the end
+        return f"{median:.1f} | {peak:.0f} | {taken:.0f} | {100 * busy / median:.0f} % | {launches} | {waits}"
 
 
 def _agreement(name: str, seen: Answer, other_name: str, other: Answer) -> str:
