@@ -106,14 +106,23 @@ def best_queries(layer: Predictions) -> tuple[ClipPrediction, ...]:
 
 def predictions_of(layer: Predictions, queries: Int[Tensor, " batch"]) -> tuple[ClipPrediction, ...]:
     """What a query of each sample shows."""
-    scores = trajectory_scores(layer.class_logits)
+    scores = trajectory_scores(layer.class_logits).float()
     sample = torch.arange(len(queries), device=queries.device)
     masks = layer.masks_of(queries).float()
-    boxes = cxcywh_to_xyxy(layer.boxes_cxcywh_norm[sample, :, queries].float()).cpu()
-    frame_scores = layer.class_logits[sample, :, queries].float().sigmoid().amax(dim=-1).cpu()
+    boxes = cxcywh_to_xyxy(layer.boxes_cxcywh_norm[sample, :, queries].float())
+    frame_scores = layer.class_logits[sample, :, queries].float().sigmoid().amax(dim=-1)
+    # In one transfer, for which a GPU is waited for once; an index of a query is exact in float32.
+    numbers = torch.cat([boxes.flatten(1), frame_scores, scores, queries[:, None].float()], dim=1).cpu()
+    time = frame_scores.shape[1]
     return tuple(
-        ClipPrediction(masks[i].clone(), boxes[i], frame_scores[i], query_scores, query)
-        for i, (query_scores, query) in enumerate(zip(scores.float().cpu(), queries.tolist(), strict=True))
+        ClipPrediction(
+            masks[i].clone(),
+            row[: 4 * time].view(time, 4),
+            row[4 * time : 5 * time],
+            row[5 * time : -1],
+            int(row[-1]),
+        )
+        for i, row in enumerate(numbers)
     )
 
 
