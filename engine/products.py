@@ -73,7 +73,8 @@ def _mm(a: Tensor, b: Tensor) -> Tensor:
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: int | float = 1, alpha: int | float = 1) -> Tensor:
     is_plain = beta == 1 and alpha == 1 and bias.shape == b.shape[1:] and bias.dtype == a.dtype
-    if is_plain and _is_for_onednn(a, b):
+    # oneDNN reads the bias as if its numbers lay side by side.
+    if is_plain and bias.is_contiguous() and _is_for_onednn(a, b):
         result: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
         return result
     return torch.addmm(bias, a, b, beta=beta, alpha=alpha, out=a.new_empty(0))

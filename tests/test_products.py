@@ -54,6 +54,8 @@ def run():
     near(torch.addmm(b, x, w.t(), alpha=2), b.double() + 2 * (x.double() @ w.t().double()))
     near(torch.addmm(b, x, w.t(), beta=3), 3 * b.double() + x.double() @ w.t().double())
     near(torch.addmm(b[:1], x, w.t()), b[:1].double() + x.double() @ w.t().double())
+    for scattered in (torch.zeros(1).expand(90), torch.randn(180)[::2]):
+        near(torch.addmm(scattered, x, w.t()), scattered.double() + x.double() @ w.t().double())
     each = torch.randn(300, 90)
     near(torch.addmm(each, x, w.t()), each.double() + x.double() @ w.t().double())
     near(x[:3] @ w.t(), x[:3].double() @ w.t().double())
