@@ -55,7 +55,7 @@ class VisualEncoder(nn.Module):
             if self._fused.graph is not None:
                 return self._fused(images)
         elif torch.is_grad_enabled():
-            self._fused = None  # the next step of a fused optimiser changes weights, and nothing that tells it
+            self._fused = None  # made anew after the next step anyway
         maps: Sequence[Tensor] = getattr(network, function)(images)
         return maps
 
