@@ -3,8 +3,9 @@
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 import av
 import av.container
@@ -199,15 +200,17 @@ class ShownPixels:
 
 @dataclass(frozen=True, slots=True)
 class KeptPixels:
-    """Pixels of a frame that are made when they are asked for.
+    """Pixels of a frame that are made when they are asked for, in whatever thread.
 
     Attributes:
         shown: what makes them.
         decoded: what they are made from.
+        lock: a frame has one converter, and changes while it works; two threads at once would end the process.
     """
 
     shown: ShownPixels
     decoded: "av.VideoFrame"
+    lock: Lock = field(default_factory=Lock, compare=False, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -216,7 +219,8 @@ class KeptPixels:
 
     def make(self) -> UInt8[np.ndarray, "height width 3"]:
         """RGB."""
-        return self.shown.of(self.decoded)
+        with self.lock:
+            return self.shown.of(self.decoded)
 
 
 def _is_on_its_side(matrix: DisplayMatrix) -> bool:

@@ -1,7 +1,9 @@
 """Pictures and videos are read as a viewer shows them."""
 
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import av
 import numpy as np
@@ -12,7 +14,7 @@ from media.images import image_size, read_rgb, read_shown, shown_size
 from media.limits import MEGAPIXELS_VARIABLE
 from media.mask_png import read_index_png
 from media.video import open_video
-from media.video_stream import KeptPixels
+from media.video_stream import KeptPixels, ShownPixels
 from tests.video_files import moving_pictures, write_video
 
 # four colours, so that every turn and mirroring is another picture
@@ -208,6 +210,24 @@ def test_a_video_is_turned_and_mirrored_as_its_matrix_says(tmp_path, case, monke
     assert all(frame.num_bytes == frame.pixels.nbytes for frame in kept)
     for _ in range(2):
         np.testing.assert_array_equal([frame.pixels for frame in reversed(kept)], shown(stored)[::-1])
+
+
+def test_two_threads_do_not_convert_a_large_frame_at_the_same_time(monkeypatch):
+    """PyAV crashes where they do: prediction resizes a frame for the next window while the one before is written."""
+    at_work, most = [], []
+
+    def slow(self, decoded):
+        at_work.append(1)
+        most.append(len(at_work))
+        time.sleep(0.02)
+        at_work.pop()
+        return np.zeros((2, 4, 3), dtype=np.uint8)
+
+    monkeypatch.setattr(ShownPixels, "of", slow)
+    kept = KeptPixels(ShownPixels(width=4, height=2), av.VideoFrame(4, 2, "yuv420p"))
+    with ThreadPoolExecutor(4) as pool:
+        assert [pixels.shape for pixels in pool.map(lambda _: kept.make(), range(8))] == [(2, 4, 3)] * 8
+    assert max(most) == 1
 
 
 GREEN = (32, 192, 64)
