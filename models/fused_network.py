@@ -44,7 +44,8 @@ class FusedNetwork:
 
     def __init__(self, network: nn.Module, *, function: str = "forward") -> None:
         self._watched = [(weakref.ref(tensor), tensor.detach().clone()) for tensor in _tensors(network)]
-        self.graph = _fused(network, function) if can_fuse() else None
+        with torch.inference_mode(mode=False), torch.no_grad():  # weights that serve in training, too
+            self.graph = _fused(network, function) if can_fuse() else None
 
     def is_of(self, network: nn.Module) -> bool:
         """Whether these are still the weights of the network.
@@ -126,7 +127,7 @@ def can_fuse() -> bool:
 def may_be_fused(network: nn.Module, images: Tensor) -> bool:
     """Whether this call of the network may be replaced by one of its `FusedNetwork`."""
     return (
-        not torch.is_grad_enabled()
+        not needs_gradients(network, images)
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and images.dtype == torch.float32
@@ -138,6 +139,11 @@ def may_be_fused(network: nn.Module, images: Tensor) -> bool:
             if tensor.is_floating_point()
         )
     )
+
+
+def needs_gradients(network: nn.Module, images: Tensor) -> bool:
+    """Whether a backward pass will go through the network; not with one that is frozen."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (images, *network.parameters()))
 
 
 def _tensors(network: nn.Module) -> Iterator[Tensor]:

@@ -4,11 +4,10 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.fused_network import FusedNetwork, may_be_fused
+from models.fused_network import FusedNetwork, may_be_fused, needs_gradients
 from structures.clips import IMAGENET, Normalisation
 
 
@@ -39,7 +38,8 @@ class VisualEncoder(nn.Module):
     def train(self, mode: bool = True) -> "VisualEncoder":
         """As usual, except that a frozen part stays in evaluation mode, so that its batch norms do not move."""
         super().train(mode)
-        self._fused = None
+        if not self._is_frozen:
+            self._fused = None
         if self._is_frozen:
             for module in self.pretrained.modules():
                 module.training = False
@@ -48,13 +48,13 @@ class VisualEncoder(nn.Module):
     def _maps(
         self, network: nn.Module, images: Float[Tensor, "image 3 height width"], *, function: str = "forward"
     ) -> Sequence[Tensor]:
-        """What a function of the network makes of images; in prediction on a CPU by fused convolutions."""
+        """What a function of the network makes of images; on a CPU by fused convolutions unless they are trained."""
         if may_be_fused(network, images):
             if self._fused is None or not self._fused.is_of(network):
                 self._fused = FusedNetwork(network, function=function)
             if self._fused.graph is not None:
                 return self._fused(images)
-        elif torch.is_grad_enabled():
+        elif needs_gradients(network, images):
             self._fused = None  # made anew after the next step anyway
         maps: Sequence[Tensor] = getattr(network, function)(images)
         return maps

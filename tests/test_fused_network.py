@@ -142,6 +142,26 @@ def test_training_and_other_precisions_use_the_network_itself():
     assert encoder._fused is None
 
 
+@pytest.mark.parametrize("name", ["resnet50", SMALL])
+def test_a_frozen_encoder_is_fused_in_training_too(name: str):
+    encoder, frames = make(name), torch.randn(1, 1, 3, 64, 96)
+    wanted = plain(encoder, frames)
+    encoder.freeze()
+    fused(encoder, frames)
+    first = encoder._fused
+    encoder.train()
+    maps = encoder(frames)
+    assert num_fused(encoder) > 0
+    assert encoder._fused is first
+    assert_near(list(maps), wanted)
+    assert not any(level.requires_grad for level in maps)
+    weight = torch.ones(maps[0].shape[2], requires_grad=True)
+    (maps[0].movedim(2, -1) * weight).sum().backward()  # what comes behind is trained
+    torch.testing.assert_close(weight.grad, maps[0].sum(dim=(0, 1, 3, 4)))
+    (encoder(frames.requires_grad_())[0].sum()).backward()
+    assert frames.grad is not None
+
+
 def test_copies_fold_their_own_weights():
     encoder, frames = make(SMALL), torch.randn(1, 1, 3, 64, 96)
     before = fused(encoder, frames)
