@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from models.criterion import Criterion, Losses, Totals
 from models.dropout import Dropout
 from models.dynamic_mask_head import DynamicMaskHead, coordinates_px
+from models.frame_objects import FrameObjects
 from models.layers import FeedForwardLayer
 from models.ops.ms_deform_attn.module import MSDeformAttn
 from models.outputs import LayerOutput, SOCOutput, TextFeatures, VideoFeatures
-from models.soc import SOC, FrameObjects
+from models.soc import SOC
 from models.trajectory import Trajectory
 from models.video_swin import FeedForward
 from models.window_attention import (
@@ -72,7 +73,9 @@ class PlainSOC(SOC):
 class PlainWindowAttention(WindowAttention):
     """Every window has a mask of its own, and products and softmax are one operator each."""
 
-    def forward(self, x: Tensor, shift: Size3, layout: WindowLayout | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, shift: Size3, layout: WindowLayout | None = None, *, overwrites: bool = False
+    ) -> Tensor:
         """See `WindowAttention.forward`."""
         size: Size3 = (x.shape[1], x.shape[2], x.shape[3])
         window, shift = clip_window(self.window, shift, size)

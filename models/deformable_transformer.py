@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from models.dropout import Dropout
-from models.layers import MLP, AttentionLayer, FeedForwardLayer, is_split, xavier_matrices
+from models.layers import MLP, AttentionLayer, FeedForwardLayer, xavier_matrices
 from models.ops.ms_deform_attn.module import MSDeformAttn
+from models.parts import is_split
 from structures.kept import kept
 from structures.transfer import send
 
@@ -33,19 +34,30 @@ def refine_box(delta: Float[Tensor, "*shape 4"], reference: Float[Tensor, "*shap
 
 
 @dataclass(frozen=True, slots=True)
-class TransformerOutput:
+class DecoderOutput:
     """Objects that the decoder detects in every frame.
 
     Attributes:
         objects: embeddings of the queries after each decoder layer.
         first_reference: reference points (x, y) of the first layer.
         references: boxes (cx, cy, w, h) after each layer, detached; all relative to the unpadded frame.
-        memory: encoder maps of strides 8, 16 and 32.
     """
 
     objects: Float[Tensor, "layer batch time query dim"]
     first_reference: Float[Tensor, "batch time query 2"]
     references: Float[Tensor, "layer batch time query 4"]
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerOutput:
+    """What the transformer makes of every frame.
+
+    Attributes:
+        decoded: the objects.
+        memory: encoder maps of strides 8, 16 and 32.
+    """
+
+    decoded: DecoderOutput
     memory: tuple[Float[Tensor, "batch time dim _ _"], ...]
 
 
@@ -194,9 +206,11 @@ class DeformableTransformer(nn.Module):
         )
         maps = memory.split([h * w for h, w in level_shapes], dim=1)[:-1]
         return TransformerOutput(
-            objects=rearrange(objects, "l (b t) q c -> l b t q c", b=batch),
-            first_reference=rearrange(first_reference, "(b t) q xy -> b t q xy", b=batch),
-            references=rearrange(references, "l (b t) q box -> l b t q box", b=batch),
+            decoded=DecoderOutput(
+                objects=rearrange(objects, "l (b t) q c -> l b t q c", b=batch),
+                first_reference=rearrange(first_reference, "(b t) q xy -> b t q xy", b=batch),
+                references=rearrange(references, "l (b t) q box -> l b t q box", b=batch),
+            ),
             memory=tuple(
                 rearrange(part, "(b t) (h w) c -> b t c h w", b=batch, h=h, w=w)
                 for part, (h, w) in zip(maps, level_shapes, strict=False)

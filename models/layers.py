@@ -1,42 +1,12 @@
 """The post-norm transformer layers that fusion, decoder and object cluster are made of."""
 
-from collections.abc import Callable
-
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from models.dropout import Dropout
-
-TOKENS_AT_ONCE = 1024
-"""Whose hidden values, eight times as wide as the token in a feed-forward layer, stay in the cache of a CPU."""
-
-
-def is_split(x: Tensor) -> bool:
-    """Whether layers take a part of their input after the other: on a CPU, without gradients.
-
-    That takes the memory of a part's hidden values instead of all, and fewer trips to it. With gradients all hidden
-    values are kept for the backward pass anyway; on a GPU, and in a compiled graph, more and smaller kernels would only
-    wait for each other.
-    """
-    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-def token_by_token(
-    layer: Callable[[Float[Tensor, "token dim"]], Float[Tensor, "token out"]], x: Float[Tensor, "*shape dim"]
-) -> Float[Tensor, "*shape out"]:
-    """What a layer makes of each token, of a few tokens after the other where that helps.
-
-    Args:
-        layer: does the same with every token.
-        x: the tokens.
-    """
-    if not is_split(x) or x.numel() <= TOKENS_AT_ONCE * x.shape[-1]:
-        return layer(x)
-    parts = [layer(part) for part in x.reshape(-1, x.shape[-1]).split(TOKENS_AT_ONCE)]
-    return torch.cat(parts).view(*x.shape[:-1], parts[0].shape[-1])
+from models.parts import token_by_token
 
 
 class Attention(nn.Module):

@@ -1,12 +1,13 @@
 """Inputs and outputs of the stages of the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from models.parts import is_split
 from structures.transfer import constant
 
 
@@ -76,13 +77,19 @@ class VideoFeatures:
         chosen = clip_of_sentence.tolist()
         if chosen == list(range(len(self.sizes_px))):
             return self
-        clip_of_sentence = constant(tuple(chosen), dtype=torch.long, device=self.stride4.device)
+        if is_split(self.stride4) and len(set(chosen)) == 1:
+            # Layers look at a few frames at a time: there is no need for as many copies as sentences.
+            return self._chosen(lambda x: x[chosen[0]].expand(len(chosen), *x.shape[1:]), chosen)
+        index = constant(tuple(chosen), dtype=torch.long, device=self.stride4.device)
+        return self._chosen(lambda x: x[index], chosen)
+
+    def _chosen(self, choose: Callable[[Tensor], Tensor], chosen: Sequence[int]) -> "VideoFeatures":
         return replace(
             self,
-            stride4=self.stride4[clip_of_sentence],
-            levels=tuple(level[clip_of_sentence] for level in self.levels),
-            positions=tuple(position[clip_of_sentence] for position in self.positions),
-            is_padding=tuple(mask[clip_of_sentence] for mask in self.is_padding),
+            stride4=choose(self.stride4),
+            levels=tuple(choose(level) for level in self.levels),
+            positions=tuple(choose(position) for position in self.positions),
+            is_padding=tuple(choose(mask) for mask in self.is_padding),
             sizes_px=tuple(self.sizes_px[i] for i in chosen),
         )
 

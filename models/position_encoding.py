@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from models.parts import is_split
+
 EPSILON = 1e-6
 
 
@@ -26,6 +28,10 @@ def pixel_positions(
 
     Source: the encoding of DETR (arXiv:2005.12872) with pixels counted at their centre, as in Deformable DETR.
     """
+    num_frames = is_padding.shape[1]
+    if is_split(is_padding) and num_frames > 1 and bool((is_padding == is_padding[:, :1]).all()):
+        # The frames of a clip have the same ones, which are made and held once. (A GPU would be waited for.)
+        return pixel_positions(is_padding[:, :1], dim, dtype).expand(-1, num_frames, -1, -1, -1)
     is_valid = (~is_padding).to(dtype)
     y, x = is_valid.cumsum(dim=2), is_valid.cumsum(dim=3)
     last = torch.stack([y[:, :, -1:].expand_as(y), x[:, :, :, -1:].expand_as(x)], dim=-1)

@@ -6,7 +6,6 @@ Source: SOC: Semantic-Assisted Object Cluster for Referring Video Object Segment
 import copy
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,12 +14,14 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from models.deformable_transformer import DeformableTransformer, TransformerOutput, refine_box
+from models.deformable_transformer import DecoderOutput, DeformableTransformer, refine_box
 from models.dynamic_mask_head import DynamicMaskHead
+from models.frame_objects import FrameObjects, join_parts, parts_of
 from models.fusion import VisionLanguageFusion
 from models.layers import MLP
 from models.object_cluster import ObjectCluster
 from models.outputs import LayerOutput, SOCOutput, TextFeatures, Tokens, UndrawnOutput, VideoFeatures
+from models.parts import in_parts, is_split
 from models.position_encoding import pixel_positions, word_positions
 from models.spatial_decoder import SpatialDecoder
 from models.text_encoder import TextEncoder, TextProjection
@@ -35,21 +36,6 @@ PRIOR_PROBABILITY = 0.01
 
 # Of the norms behind the level projections: 32 groups at the published width of 256.
 CHANNELS_PER_GROUP = 8
-
-
-@dataclass(frozen=True, slots=True)
-class FrameObjects:
-    """What the model finds in every frame on its own.
-
-    Attributes:
-        decoded: objects and boxes of all decoder layers.
-        mask_features: what the masks are drawn from.
-        trajectory: the boxes of the last decoder layer over time.
-    """
-
-    decoded: TransformerOutput
-    mask_features: Float[Tensor, "batch time channel height4 width4"]
-    trajectory: Trajectory
 
 
 class SOC(nn.Module):
@@ -201,25 +187,23 @@ class SOC(nn.Module):
 
     def encode_video(self, clips: PaddedClips, *, annotated_frame: Int[Tensor, " clip"] | None = None) -> VideoFeatures:
         """All that does not depend on the sentence: maps of strides 4 (raw) and 8 to 64 (projected)."""
-        maps = self.visual_encoder(clips.frames)
-        is_padding = clips.is_padding
+        maps = list(self.visual_encoder(clips.frames))
+        is_padding, sizes_px, dtype = clips.is_padding, clips.sizes_px, clips.frames.dtype
+        del clips  # nor are the frames kept, where the caller keeps none, while the maps are projected
         if annotated_frame is not None:
-            maps = tuple(_select_frame(level, annotated_frame) for level in maps)
+            maps = [_select_frame(level, annotated_frame) for level in maps]
             is_padding = _select_frame(is_padding, annotated_frame)
-        batch = is_padding.shape[0]
         # The last projection makes a map of stride 64 out of the raw map of stride 32.
-        levels = [
-            rearrange(project(rearrange(level, "b t c h w -> (b t) c h w")), "(b t) c h w -> b t c h w", b=batch)
-            for project, level in zip(self.level_projections, (*maps[1:], maps[3]), strict=True)
-        ]
+        maps.append(maps[3])
+        stride4 = maps.pop(0)
+        levels = tuple(_project(project, maps.pop(0)) for project in self.level_projections)
         masks = tuple(resize_padding(is_padding, (level.shape[-2], level.shape[-1])) for level in levels)
-        dim, dtype = levels[0].shape[2], clips.frames.dtype
         return VideoFeatures(
-            stride4=maps[0],
-            levels=tuple(levels),
-            positions=tuple(pixel_positions(mask, dim, dtype) for mask in masks),
+            stride4=stride4,
+            levels=levels,
+            positions=tuple(pixel_positions(mask, levels[0].shape[2], dtype) for mask in masks),
             is_padding=masks,
-            sizes_px=clips.sizes_px,
+            sizes_px=sizes_px,
         )
 
     def segment(self, video: VideoFeatures, text: TextFeatures) -> SOCOutput:
@@ -238,15 +222,19 @@ class SOC(nn.Module):
             video: one entry per sentence.
             text: the sentences.
         """
-        fused = [self.fusion(level, text) for level in video.levels]
-        decoded = self.transformer(fused, video.positions, video.is_padding, list(self.box_heads))
+        batch = video.stride4.shape[0]
+        parts = parts_of(video, text) if is_split(video.stride4) else [(video, text)]
+        decoded, mask_features = join_parts([self._detect_at_once(*part) for part in parts], batch)
         boxes = decoded.references[-1]
-        times = torch.arange(boxes.shape[1], device=boxes.device).expand(boxes.shape[0], -1)
-        return FrameObjects(
-            decoded=decoded,
-            mask_features=self.spatial_decoder(decoded.memory, video.stride4),
-            trajectory=Trajectory(boxes, times, video.num_frames),
-        )
+        times = torch.arange(boxes.shape[1], device=boxes.device).expand(batch, -1)
+        return FrameObjects(decoded, mask_features, Trajectory(boxes, times, video.num_frames))
+
+    def _detect_at_once(
+        self, video: VideoFeatures, text: TextFeatures
+    ) -> tuple[DecoderOutput, Float[Tensor, "batch time channel height4 width4"]]:
+        fused = [self.fusion(level, text) for level in video.levels]
+        found = self.transformer(fused, video.positions, video.is_padding, list(self.box_heads))
+        return found.decoded, self.spatial_decoder(found.memory, video.stride4)
 
     def predict(
         self, objects: FrameObjects, video: VideoFeatures, text: TextFeatures, *, trajectory: Trajectory | None = None
@@ -306,7 +294,7 @@ class SOC(nn.Module):
         return slice(first, first + 1), slice(last, last + 1)
 
     def _predict_boxes(
-        self, queries: Float[Tensor, "batch time query dim"], decoded: TransformerOutput, layer: int
+        self, queries: Float[Tensor, "batch time query dim"], decoded: DecoderOutput, layer: int
     ) -> tuple[Float[Tensor, "batch time query num_classes"], Float[Tensor, "batch time query 4"]]:
         """Class logits and boxes of a decoder layer."""
         boxes = refine_box(self.box_heads[layer](queries), _reference_before(decoded, layer))
@@ -403,8 +391,16 @@ def _in_pixels(
     return references[..., :2] * constant(sizes, dtype=references.dtype, device=references.device)[:, None, None]
 
 
-def _reference_before(decoded: TransformerOutput, layer: int) -> Float[Tensor, "batch time query ref"]:
+def _reference_before(decoded: DecoderOutput, layer: int) -> Float[Tensor, "batch time query ref"]:
     return decoded.first_reference if layer == 0 else decoded.references[layer - 1]
+
+
+def _project(
+    project: nn.Module, level: Float[Tensor, "batch time channel height width"]
+) -> Float[Tensor, "batch time dim _ _"]:
+    """A projection of every frame of a map."""
+    frames = in_parts(project, rearrange(level, "b t c h w -> (b t) c h w"), size=1)
+    return rearrange(frames, "(b t) c h w -> b t c h w", b=level.shape[0])
 
 
 def _select_frame(maps: Tensor, frame: Int[Tensor, " batch"]) -> Tensor:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.checkpoint_names import kinetics_to_video_swin
-from models.layers import token_by_token
+from models.parts import in_parts, is_split, token_by_token
 from models.visual_encoder import VisualEncoder
 from models.window_attention import Size3, WindowAttention, WindowLayout
 from structures.checkpoint_file import load_strictly
@@ -45,10 +45,13 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, frames: Float[Tensor, "batch time 3 height width"]) -> Float[Tensor, "batch time _ _ dim"]:
         """One normalised token per patch."""
+        return in_parts(self._of_frames, frames.flatten(0, 1), size=1).unflatten(0, frames.shape[:2])
+
+    def _of_frames(self, frames: Float[Tensor, "frame 3 height width"]) -> Float[Tensor, "frame _ _ dim"]:
         height, width = frames.shape[-2:]
         frames = F.pad(frames, (0, -width % PATCH, 0, -height % PATCH))
         # Kernel and stride agree, so the convolution is one matrix product over flattened patches.
-        patches = rearrange(frames, "b t c (h p) (w q) -> b t h w (c p q)", p=PATCH, q=PATCH)
+        patches = rearrange(frames, "f c (h p) (w q) -> f h w (c p q)", p=PATCH, q=PATCH)
         return self.norm(F.linear(patches, self.proj.weight.flatten(1), self.proj.bias))
 
 
@@ -62,8 +65,11 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch time height width dim"]) -> Float[Tensor, "batch time _ _ dim2"]:
         """Odd sizes are padded with zeros. Channels of the neighbours: column slow, row fast, as in the weights."""
-        x = F.pad(x, (0, 0, 0, x.shape[3] % 2, 0, x.shape[2] % 2))
-        x = rearrange(x, "b t (h row) (w col) c -> b t h w (col row c)", row=2, col=2)
+        return in_parts(self._of_frames, x.flatten(0, 1), size=1).unflatten(0, x.shape[:2])
+
+    def _of_frames(self, x: Float[Tensor, "frame height width dim"]) -> Float[Tensor, "frame _ _ dim2"]:
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        x = rearrange(x, "f (h row) (w col) c -> f h w (col row c)", row=2, col=2)
         return self.reduction(self.norm(x))
 
 
@@ -91,11 +97,18 @@ class VideoSwinBlock(nn.Module):
             keep: what attention and feed-forward of each clip are multiplied with; None: 1.
             layout: of the windows, made here if it is not given; a compiled block does not look into how it is made.
         """
+        if keep is None and is_split(x):
+            # Beside `x` one tensor of this size: of a long clip there is no room for more.
+            x = self.attn(self.norm1(x), self.shift, layout, overwrites=True).add_(x)
+            return token_by_token(self._feed_forward, x, overwrites=True)
         attention, feed_forward = (None, None) if keep is None else keep.unbind()
         x = _add(x, self.attn(self.norm1(x), self.shift, layout), attention)
         if feed_forward is None:
-            return token_by_token(lambda tokens: tokens + self.mlp(self.norm2(tokens)), x)
+            return self._feed_forward(x)
         return _add(x, self.mlp(self.norm2(x)), feed_forward)
+
+    def _feed_forward(self, tokens: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
+        return tokens + self.mlp(self.norm2(tokens))
 
 
 def _add(

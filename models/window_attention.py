@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from models.layers import is_split
+from models.parts import is_split
 from structures.kept import kept
 
 Size3 = tuple[int, int, int]
@@ -23,8 +23,8 @@ Size3 = tuple[int, int, int]
 # Added to the logits of two tokens that the cyclic shift brought together; the published model uses this, not -inf.
 MASKED_LOGIT = -100.0
 
-VALUES_AT_ONCE = 2**26
-"""Of queries, keys and values: where a map has more, a CPU takes a part of its windows after the other."""
+VALUES_AT_ONCE = 2**22
+"""Of queries, keys and values: where a map has more, a CPU takes so many, some windows, after the other."""
 
 
 def clip_window(window: Size3, shift: Size3, size: Size3) -> tuple[Size3, Size3]:
@@ -205,12 +205,16 @@ class WindowAttention(nn.Module):
             of_tokens, of_table, bias = kept
             if of_tokens == num_tokens and of_table.dtype == table.dtype and torch.equal(of_table, table):
                 return bias
+        bias = self._new_bias(num_tokens)
+        self._kept_bias = (num_tokens, table.clone(), bias) if is_kept else None
+        return bias
+
+    def _new_bias(self, num_tokens: int) -> Float[Tensor, "1 head token token"]:
+        table = self.relative_position_bias_table
         index = relative_position_index(self.window, num_tokens, table.device)
         # On a GPU the gradient of `table[index]` would sort the indices first.
         rows = table.index_select(0, index.flatten())
-        bias = rearrange(rows, "(n m) head -> 1 head n m", n=num_tokens).contiguous()
-        self._kept_bias = (num_tokens, table.clone(), bias) if is_kept else None
-        return bias
+        return rearrange(rows, "(n m) head -> 1 head n m", n=num_tokens).contiguous()
 
     def layout(self, x: Float[Tensor, "batch time height width dim"], shift: Size3) -> WindowLayout:
         """Of the windows of `x`; kept per size."""
@@ -219,19 +223,32 @@ class WindowAttention(nn.Module):
         return window_layout(size, window, shift, x.shape[0], x.device)
 
     def forward(
-        self, x: Float[Tensor, "batch time height width dim"], shift: Size3, layout: WindowLayout | None = None
+        self,
+        x: Float[Tensor, "batch time height width dim"],
+        shift: Size3,
+        layout: WindowLayout | None = None,
+        *,
+        overwrites: bool = False,
     ) -> Float[Tensor, "batch time height width dim"]:
         """Attend inside windows after a cyclic shift; shape and order of the tokens are unchanged.
 
         Maps are padded at the end to whole windows with zeros that take part in the attention as any token does:
         so does the published model. All of them are one token here, and their output is not computed.
+
+        Args:
+            x: the tokens.
+            shift: of the windows.
+            layout: of the windows, made here if it is not given.
+            overwrites: `x` may be overwritten, because nobody needs it any more.
         """
         layout = layout or self.layout(x, shift)
         tokens = x.flatten(0, 3)
+        if is_split(x) and 3 * tokens.numel() > VALUES_AT_ONCE:
+            out = tokens if overwrites else torch.empty_like(tokens)
+            self._attend_in_parts(tokens, layout, out)
+            return out.view(x.shape)
         if layout.has_padding:
             tokens = F.pad(tokens, (0, 0, 0, 1))
-        if is_split(x) and 3 * tokens.numel() > VALUES_AT_ONCE:
-            return self._attend_in_parts(tokens, layout)[: len(layout.places)].view(x.shape)
         indices = layout.tokens, layout.places, layout.padding
         in_windows = self._in_windows(_Picked.apply(self.qkv(tokens), *indices), layout)
         bias = self.position_bias(in_windows.shape[3]).to(in_windows.dtype)
@@ -257,24 +274,36 @@ class WindowAttention(nn.Module):
             head=self.num_heads,
         )
 
-    def _attend_in_parts(self, tokens: Float[Tensor, "token dim"], layout: WindowLayout) -> Float[Tensor, "token dim"]:
+    def _attend_in_parts(
+        self, tokens: Float[Tensor, "token dim"], layout: WindowLayout, out: Float[Tensor, "token dim"]
+    ) -> None:
         """Some windows after the other, so that long clips need little more memory than their tokens.
 
-        Padding is projected with the windows that it is in. Its last row, behind the tokens, means nothing.
+        Args:
+            tokens: in the order of the map.
+            layout: of the windows.
+            out: where the results are written; may be `tokens`, because every token is in one window.
         """
-        attended = torch.empty_like(tokens)
         num_places = math.prod(layout.window)
-        windows = max(1, VALUES_AT_ONCE // (8 * 3 * num_places * tokens.shape[1]))
+        windows = max(1, VALUES_AT_ONCE // (3 * num_places * tokens.shape[1]))
+        bias = self._new_bias(num_places)  # not kept: those of all blocks are 85 MB, and take 16 ms of seconds
         first = 0
         for count, mask in layout.groups:
             rows_of_group = layout.tokens[first * num_places : (first + count) * num_places]
             first += count
             for rows in rows_of_group.split(windows * num_places):
-                query, key, value = self._in_windows(self.qkv(tokens.index_select(0, rows)), layout)
-                bias = self.position_bias(num_places).to(query.dtype)
+                is_token = rows < len(tokens)
+                places = None if not layout.has_padding or bool(is_token.all()) else is_token.nonzero()[:, 0]
+                rows = rows if places is None else rows.index_select(0, places)
+                qkv = self.qkv(tokens.index_select(0, rows))
+                if places is not None:  # of zeros, the projection is its bias
+                    padded = self.qkv.bias.to(qkv.dtype).repeat(len(is_token), 1)
+                    qkv = padded.index_copy_(0, places, qkv)
+                query, key, value = self._in_windows(qkv, layout)
+                pairs = bias.to(query.dtype)
                 part = F.scaled_dot_product_attention(
-                    query, key, value, attn_mask=bias if mask is None else bias + mask.to(bias.dtype)
+                    query, key, value, attn_mask=pairs if mask is None else pairs + mask.to(pairs.dtype)
                 )
-                part = self.proj(rearrange(part, "window head token c -> (window token) (head c)"))
-                attended.index_copy_(0, rows, part.to(attended.dtype))
-        return attended
+                part = rearrange(part, "window head token c -> (window token) (head c)")
+                part = self.proj(part if places is None else part.index_select(0, places))
+                out.index_copy_(0, rows, part.to(out.dtype))

@@ -21,8 +21,8 @@ def features(model: SOC, *, height: int = 40) -> tuple[Tensor, ...]:
     """What visual encoder and transformer give."""
     video, text = model.encode_video(tiny_clips(1, height=height)), model.encode_text(tiny_tokens(6))
     fused = [model.fusion(level, text) for level in video.levels]
-    decoded = model.transformer(fused, video.positions, video.is_padding, list(model.box_heads))
-    return (*video.levels, decoded.objects, decoded.references, *decoded.memory)
+    found = model.transformer(fused, video.positions, video.is_padding, list(model.box_heads))
+    return (*video.levels, found.decoded.objects, found.decoded.references, *found.memory)
 
 
 def gradients(model: SOC, outputs: tuple[Tensor, ...]) -> dict[str, Tensor]:

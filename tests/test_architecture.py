@@ -44,6 +44,7 @@ ALLOWED = {
 
 # Inside models: a module imports only from floors below its own.
 FLOORS = (
+    {"parts"},
     {"outputs", "ops", "losses", "bert", "checkpoint_names", "dropout", "encoder_files", "fused_network", "text_files"},
     {"weight_kinds"},
     {
@@ -57,6 +58,7 @@ FLOORS = (
     {"window_attention"},
     {"video_swin", "resnet", "timm_encoder", "text_encoder", "trajectory"},
     {"fusion", "deformable_transformer", "object_cluster", "spatial_decoder", "dynamic_mask_head"},
+    {"frame_objects"},
     {"soc", "matcher", "postprocess"},
     {"criterion", "identity", "compilation", "recording"},
     {"inference", "answers"},

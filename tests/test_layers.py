@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.layers import TOKENS_AT_ONCE, Attention, FeedForwardLayer, token_by_token
+from models.layers import Attention, FeedForwardLayer
+from models.parts import TOKENS_AT_ONCE, token_by_token
 
 DIM, HEADS = 16, 4
 

@@ -40,7 +40,7 @@ def test_some_windows_after_the_other_attend_as_all_at_once(
     sizes = []
     layer.qkv.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
     at_once = layer(x, shift)
-    monkeypatch.setattr("models.window_attention.VALUES_AT_ONCE", 8 * 3 * 18 * 8 * 2)  # two windows
+    monkeypatch.setattr("models.window_attention.VALUES_AT_ONCE", 3 * 18 * 8 * 2)  # two windows
     torch.testing.assert_close(layer(x, shift), at_once, rtol=1e-5, atol=1e-6)
     assert max(sizes[1:]) <= 2 * 18, "more than two windows at once"
 

@@ -14,7 +14,7 @@ from configs.model_schema import VisualEncoderConfig
 from models.build import build_visual_encoder
 from models.checkpoint_names import soc_from_published, soc_name
 from models.criterion import Criterion
-from models.deformable_transformer import TransformerOutput
+from models.deformable_transformer import DecoderOutput
 from models.ops.ms_deform_attn.functional import ms_deform_attn
 from models.ops.ms_deform_attn.module import MSDeformAttn
 from models.outputs import LayerOutput, SOCOutput, TextFeatures, Tokens, VideoFeatures
@@ -219,15 +219,15 @@ def _intermediates(
     model: SOC, clips: PaddedClips, video: VideoFeatures, text: TextFeatures, module_outputs: dict[str, list[Any]]
 ) -> Outputs:
     """The `mid/*` tensors, in the published axis orders."""
-    transformer: TransformerOutput = module_outputs["transformer"][0]
+    decoded: DecoderOutput = module_outputs["transformer"][0].decoded
     dim = text.sentence.shape[1]
     outputs: Outputs = {
         "text_memory": rearrange(text.words, "b s c -> s b c"),
         "text_sentence": text.sentence,
         "text_pos": rearrange(text.word_positions, "b s c -> b c s"),
-        "hs": rearrange(transformer.objects, "l b t q c -> l (b t) q c"),
-        "init_reference": rearrange(transformer.first_reference, "b t q c -> (b t) q c"),
-        "inter_references": rearrange(transformer.references, "l b t q c -> l (b t) q c"),
+        "hs": rearrange(decoded.objects, "l b t q c -> l (b t) q c"),
+        "init_reference": rearrange(decoded.first_reference, "b t q c -> (b t) q c"),
+        "inter_references": rearrange(decoded.references, "l b t q c -> l (b t) q c"),
         "voc": module_outputs["object_cluster"][0],
         "mask_features": rearrange(module_outputs["spatial_decoder"][0], "b t c h w -> (t b) c h w"),
     }
