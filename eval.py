@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from configs.schema import Config
+from engine.allocator import LARGEST_OF_EVALUATION
 from engine.distributed import World, gather, process_group, read_world, wait_for_all
 from engine.provenance import file_digest, provenance
 from engine.run_folder import claimed_folder
@@ -48,7 +49,7 @@ def evaluate(config: Config) -> Results:
         ValueError: if data, weights or output folder are not usable.
     """
     world = read_world()
-    device = start_process(config, world)
+    device = start_process(config, world, largest_kept=LARGEST_OF_EVALUATION)
     seed_everything(config.train.seed)
     min_score = resolve_min_score(config)
     # before the model is built

@@ -9,6 +9,7 @@ from typing import Any
 
 from configs.predict_schema import PredictConfig
 from configs.schema import Config
+from engine.allocator import LARGEST_OF_EVALUATION
 from engine.distributed import World
 from engine.progress import progress_bar
 from engine.provenance import provenance
@@ -78,7 +79,7 @@ def predict(config: Config) -> None:
         ValueError: if videos, sentences, weights or output folder are not usable. Of several videos the others are
             segmented before one that breaks on the way is reported.
     """
-    device = start_process(config, World())
+    device = start_process(config, World(), largest_kept=LARGEST_OF_EVALUATION)
     seed_everything(config.train.seed)
     objects = find_objects(config.predict, lower_case=config.data.sets[0].lower_case)
     if not config.predict.video:

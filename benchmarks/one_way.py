@@ -51,10 +51,10 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
         product, and what the task asks for besides.
     """
     if task["as_commands"]:
-        from engine.allocator import keep_freed_memory
+        from engine.allocator import LARGEST_OF_EVALUATION, keep_freed_memory
         from engine.products import use_onednn
 
-        keep_freed_memory()
+        keep_freed_memory(largest=None if task["kind"] == "train" else LARGEST_OF_EVALUATION)
         use_onednn()
     torch.set_num_threads(task["threads"])
     model = build(tiny=task["tiny"])

@@ -13,12 +13,13 @@ from engine.products import use_onednn
 logger = logging.getLogger(__name__)
 
 
-def start_process(config: Config, world: World) -> torch.device:
+def start_process(config: Config, world: World, *, largest_kept: int | None = None) -> torch.device:
     """Sets up logging, freed memory, matrix products, threads and TF32; a rank of a launcher ends with it.
 
     Args:
         config: `device`, `num_threads` and `tf32` are read.
         world: the processes.
+        largest_kept: see `keep_freed_memory`.
 
     Returns:
         The device of this process.
@@ -30,7 +31,7 @@ def start_process(config: Config, world: World) -> torch.device:
     setup_logging(world)
     device = choose_device(config.device, world)
     if device.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(largest=largest_kept)
         use_onednn()
     if config.num_threads:
         torch.set_num_threads(config.num_threads)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.identity import QueryChoice
 from models.outputs import TextFeatures, UndrawnOutput
+from models.parts import is_split
 from models.soc import SOC
 from structures.clips import one_clip
 
@@ -65,8 +66,10 @@ def segment_clip(
     """
     done = 0
     only = None if annotated_frame is None else torch.tensor([annotated_frame], device=device)
+    clip = one_clip(frames).to(device)
+    as_bytes = model.visual_encoder.takes_bytes and is_split(clip.frames)
     with _precision(model, device):
-        video = model.encode_video(one_clip(frames).to(device).normalised(model.normalisation), annotated_frame=only)
+        video = model.encode_video(clip if as_bytes else clip.normalised(model.normalisation), annotated_frame=only)
     for text in texts:
         clip_of_sentence = torch.zeros(len(text.sentence), dtype=torch.long)
         video_of_sentence = video.for_sentences(clip_of_sentence)

@@ -50,7 +50,7 @@ class VideoFeatures:
     """Clips after the visual encoder: all that does not depend on the sentence.
 
     Attributes:
-        stride4: raw encoder map, for the mask features.
+        stride4: projected map, for the mask features.
         levels: projected maps, finest first (strides 8, 16, 32, 64).
         positions: 2-D sine position encoding of each level.
         is_padding: True where a pixel of a level lies in the padding.

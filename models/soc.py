@@ -5,7 +5,7 @@ Source: SOC: Semantic-Assisted Object Cluster for Referring Video Object Segment
 
 import copy
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 import torch
@@ -27,7 +27,7 @@ from models.spatial_decoder import SpatialDecoder
 from models.text_encoder import TextEncoder, TextProjection
 from models.trajectory import Trajectory
 from models.visual_encoder import VisualEncoder
-from structures.clips import Normalisation, PaddedClips
+from structures.clips import ByteClips, Normalisation, PaddedClips
 from structures.parameters import ParameterGroup
 from structures.transfer import constant
 
@@ -185,17 +185,26 @@ class SOC(nn.Module):
             sentence=self.text_projection(pooled),
         )
 
-    def encode_video(self, clips: PaddedClips, *, annotated_frame: Int[Tensor, " clip"] | None = None) -> VideoFeatures:
-        """All that does not depend on the sentence: maps of strides 4 (raw) and 8 to 64 (projected)."""
+    def encode_video(
+        self, clips: PaddedClips | ByteClips, *, annotated_frame: Int[Tensor, " clip"] | None = None
+    ) -> VideoFeatures:
+        """All that does not depend on the sentence: projected maps of strides 4 to 64.
+
+        Args:
+            clips: the frames; bytes only for an encoder that takes them, and of clips without padding.
+            annotated_frame: see `forward`.
+        """
         maps = list(self.visual_encoder(clips.frames))
-        is_padding, sizes_px, dtype = clips.is_padding, clips.sizes_px, clips.frames.dtype
+        is_padding, sizes_px = clips.is_padding, clips.sizes_px
+        dtype = clips.frames.dtype if clips.frames.is_floating_point() else torch.float32
         del clips  # nor are the frames kept, where the caller keeps none, while the maps are projected
         if annotated_frame is not None:
             maps = [_select_frame(level, annotated_frame) for level in maps]
             is_padding = _select_frame(is_padding, annotated_frame)
         # The last projection makes a map of stride 64 out of the raw map of stride 32.
         maps.append(maps[3])
-        stride4 = maps.pop(0)
+        # The same for all sentences, and a third of the raw map, which is the largest.
+        stride4 = _project(self.spatial_decoder.project_stride4, maps.pop(0))
         levels = tuple(_project(project, maps.pop(0)) for project in self.level_projections)
         masks = tuple(resize_padding(is_padding, (level.shape[-2], level.shape[-1])) for level in levels)
         return VideoFeatures(
@@ -396,7 +405,7 @@ def _reference_before(decoded: DecoderOutput, layer: int) -> Float[Tensor, "batc
 
 
 def _project(
-    project: nn.Module, level: Float[Tensor, "batch time channel height width"]
+    project: Callable[[Tensor], Tensor], level: Float[Tensor, "batch time channel height width"]
 ) -> Float[Tensor, "batch time dim _ _"]:
     """A projection of every frame of a map."""
     frames = in_parts(project, rearrange(level, "b t c h w -> (b t) c h w"), size=1)

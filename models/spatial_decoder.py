@@ -54,20 +54,26 @@ class SpatialDecoder(nn.Module):
     def forward(
         self,
         memory: Sequence[Float[Tensor, "batch time dim _ _"]],
-        stride4: Float[Tensor, "batch time channel height4 width4"],
+        stride4: Float[Tensor, "batch time width height4 width4"],
     ) -> Float[Tensor, "batch time mask height4 width4"]:
         """Mask features of every frame.
 
         Args:
             memory: encoder maps of strides 8, 16 and 32.
-            stride4: raw map of the visual encoder.
+            stride4: the visual encoder's finest map after `project_stride4`.
         """
         batch = stride4.shape[0]
         stride8, stride16, stride32 = (rearrange(level, "b t c h w -> (b t) c h w") for level in memory)
         x = stride32
         for conv in self.entry:
             x = conv(x)
-        skips = (stride16, stride8, rearrange(stride4, "b t c h w -> (b t) c h w"))
-        for adapter, block, skip in zip(self.adapters, self.blocks, skips, strict=True):
-            x = block(adapter(skip) + F.interpolate(x, size=skip.shape[-2:], mode="nearest"))
+        skips = (self.adapters[0](stride16), self.adapters[1](stride8), rearrange(stride4, "b t c h w -> (b t) c h w"))
+        for block, skip in zip(self.blocks, skips, strict=True):
+            x = block(skip + F.interpolate(x, size=skip.shape[-2:], mode="nearest"))
         return rearrange(self.exit(x), "(b t) c h w -> b t c h w", b=batch)
+
+    def project_stride4(
+        self, frames: Float[Tensor, "frame channel height4 width4"]
+    ) -> Float[Tensor, "frame width height4 width4"]:
+        """What mask features need of the visual encoder's finest map; it does not depend on the sentence."""
+        return self.adapters[-1](frames)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from models.checkpoint_names import kinetics_to_video_swin
@@ -14,6 +14,7 @@ from models.parts import in_parts, is_split, token_by_token
 from models.visual_encoder import VisualEncoder
 from models.window_attention import Size3, WindowAttention, WindowLayout
 from structures.checkpoint_file import load_strictly
+from structures.clips import Normalisation, normalise
 
 PATCH = 4
 
@@ -36,18 +37,28 @@ SIZES = {
 
 
 class PatchEmbedding(nn.Module):
-    """Patches of 4 x 4 pixels of one frame; frames are padded to whole patches."""
+    """Patches of 4 x 4 pixels of one frame; frames are padded to whole patches.
 
-    def __init__(self, dim: int) -> None:
+    Args:
+        dim: of a token.
+        normalisation: of frames that come as bytes.
+    """
+
+    def __init__(self, dim: int, normalisation: Normalisation) -> None:
         super().__init__()
+        self.normalisation = normalisation
         self.proj = nn.Conv3d(3, dim, kernel_size=(1, PATCH, PATCH), stride=(1, PATCH, PATCH))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, frames: Float[Tensor, "batch time 3 height width"]) -> Float[Tensor, "batch time _ _ dim"]:
+    def forward(
+        self, frames: Float[Tensor, "batch time 3 height width"] | UInt8[Tensor, "batch time 3 height width"]
+    ) -> Float[Tensor, "batch time _ _ dim"]:
         """One normalised token per patch."""
         return in_parts(self._of_frames, frames.flatten(0, 1), size=1).unflatten(0, frames.shape[:2])
 
-    def _of_frames(self, frames: Float[Tensor, "frame 3 height width"]) -> Float[Tensor, "frame _ _ dim"]:
+    def _of_frames(self, frames: Tensor) -> Float[Tensor, "frame _ _ dim"]:
+        if frames.dtype == torch.uint8:
+            frames = normalise(frames, self.normalisation)
         height, width = frames.shape[-2:]
         frames = F.pad(frames, (0, -width % PATCH, 0, -height % PATCH))
         # Kernel and stride agree, so the convolution is one matrix product over flattened patches.
@@ -145,11 +156,13 @@ class VideoSwin(VisualEncoder):
     Source: arXiv:2106.13230; patch size (1, 4, 4), so that every frame keeps its own map.
     """
 
+    takes_bytes = True
+
     def __init__(self, size: VideoSwinSize, *, drop_path_rate: float = 0.2) -> None:
         super().__init__()
         self.channels = tuple(size.embed_dim * 2**stage for stage in range(4))
         self.drop_path_rate = drop_path_rate
-        self.patch_embed = PatchEmbedding(size.embed_dim)
+        self.patch_embed = PatchEmbedding(size.embed_dim, self.normalisation)
         self.stages = nn.ModuleList()
         for dim, depth, heads in zip(self.channels, size.depths, size.num_heads, strict=True):
             self.stages.append(
@@ -160,7 +173,7 @@ class VideoSwin(VisualEncoder):
         self.downsamples = nn.ModuleList(PatchMerging(dim) for dim in self.channels[:3])
 
     def forward(
-        self, frames: Float[Tensor, "batch time 3 height width"]
+        self, frames: Float[Tensor, "batch time 3 height width"] | UInt8[Tensor, "batch time 3 height width"]
     ) -> tuple[Float[Tensor, "batch time _ _ _"], ...]:
         """Maps of strides 4, 8, 16 and 32, sizes rounded up."""
         x = self.patch_embed(frames)

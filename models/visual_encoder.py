@@ -17,10 +17,13 @@ class VisualEncoder(nn.Module):
     Attributes:
         channels: of the four maps.
         normalisation: of the pixels that it was trained on.
+        takes_bytes: whether frames without padding may come as RGB bytes. They are then normalised one after the other,
+            and a long clip is not held as floats.
     """
 
     channels: tuple[int, ...]
     normalisation: Normalisation = IMAGENET
+    takes_bytes = False
     _is_frozen = False
     _fused: FusedNetwork | None = None
 

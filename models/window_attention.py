@@ -23,7 +23,7 @@ Size3 = tuple[int, int, int]
 # Added to the logits of two tokens that the cyclic shift brought together; the published model uses this, not -inf.
 MASKED_LOGIT = -100.0
 
-VALUES_AT_ONCE = 2**22
+VALUES_AT_ONCE = 2**21
 """Of queries, keys and values: where a map has more, a CPU takes so many, some windows, after the other."""
 
 

@@ -33,6 +33,32 @@ def pages_of_later_tensors(**environment: str) -> tuple[str, int]:
     return said, int(pages)
 
 
+COUNT_KEPT = """
+import torch
+from engine.allocator import keep_freed_memory
+
+def resident_mib():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+
+print(keep_freed_memory(largest=2**26))
+before = resident_mib()
+torch.ones(2**25)  # 128 MiB, freed at once
+print(round(resident_mib() - before))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is the C library of Linux alone")
+def test_larger_tensors_than_asked_for_are_given_back():
+    run = subprocess.run(
+        [sys.executable, "-c", COUNT_KEPT], cwd=ROOT, env={}, capture_output=True, text=True, check=True
+    )
+    said, kept_mib = run.stdout.split()
+    if said == "False":
+        pytest.skip("this C library is not glibc")
+    assert int(kept_mib) < 64
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is the C library of Linux alone")
 def test_tensors_get_the_memory_of_those_before():
     said, pages = pages_of_later_tensors()
