@@ -18,8 +18,8 @@ OF_GLIBC = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD
 """Variables by which somebody has chosen for themselves."""
 
 LARGEST_OF_EVALUATION = 32 * 2**20
-"""Bytes of a tensor that is kept where nothing is learned. Few are larger, most of them of long clips, and the gaps that
-they would leave are a tenth of the peak."""
+"""Bytes of a tensor that is kept where nothing is learned. Few are larger, most of them of long clips, and the gaps
+that they would leave are a tenth of the peak."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """Names of <malloc.h>, see mallopt(3)."""
