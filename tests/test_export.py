@@ -317,21 +317,6 @@ def test_matrices_in_eight_bits_are_rounded_row_by_row(exported, tmp_path):
     assert np.corrcoef(one.sentence.ravel(), other.sentence.ravel())[0, 1] > 0.98
 
 
-def test_openvino_reads_matrices_in_eight_bits(exported, tmp_path):
-    pytest.importorskip("openvino", reason=NEEDS)
-    store_in_eight_bits(exported / "text.onnx", tmp_path / "text.onnx")
-    about = json.loads((exported / "export.json").read_text(encoding="utf-8"))
-    about |= {"format": "openvino", "files": {part: f"{part}.xml" for part in about["files"]}}
-    for part, file in about["files"].items():
-        folder = tmp_path if part == "text" else exported
-        to_openvino(folder / f"{part}.onnx", tmp_path / file)
-    shutil.copy(exported / "tokenizer.json", tmp_path)
-    (tmp_path / "export.json").write_text(json.dumps(about), encoding="utf-8")
-    exact, rounded = (ExportedModel(folder).encode_text(SENTENCES) for folder in (exported, tmp_path))
-    for one, other in ((exact.words, rounded.words), (exact.sentence, rounded.sentence)):
-        assert 0 < np.abs(one - other).max() <= 0.05 * np.abs(one).max()
-
-
 def test_the_visual_encoder_in_eight_bits_is_calibrated_on_frames(exported, tmp_path):
     import onnx
 
