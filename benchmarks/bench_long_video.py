@@ -10,6 +10,10 @@ Goals: a frame more costs from the second length to the last at most a quarter m
 a sentence more likewise, and the peak grows by less than 100 MiB from the second length to the last. (40 frames are two
 windows, too few to keep every thread at work. The masks of a sentence alone would be 0.9 GB for 4,000 frames.)
 
+`--large` measures, in place of all that, the peak of `python main.py predict` with SOC-T and RoBERTa-base (random
+weights, 360 x 640): 36 frames of 480 x 854 with one sentence, and 24 of 3840 x 2160 with four. Goals: below 2 and
+3 GiB.
+
 The C library keeps freed memory of threads in pieces, which makes peaks of equal runs differ by up to 400 MiB. It is
 told to give large arrays back at once (MALLOC_MMAP_THRESHOLD_), so that the peak is what the program holds.
 """
@@ -33,6 +37,9 @@ from typing import Any
 import av
 import torch
 
+from benchmarks.bench_files import write_frames
+from benchmarks.start_models import SENTENCES as SENTENCES_ASKED
+from benchmarks.start_models import write_base_text_encoder, write_model
 from structures.user_path import user_path
 from tools.make_shapes import main as make_shapes
 
@@ -43,6 +50,12 @@ CLIP_FRAMES = 12
 FRAMES_PER_SECOND = 25
 FRAMES_OF_SENTENCES = 200
 """Of the video that more and more sentences are asked about: a few sentences cost more than the start varies."""
+
+LARGE = {
+    "36 frames of 480 x 854, 1 sentence": (36, (480, 854), 1, 2048),
+    "24 frames of 2160 x 3840, 4 sentences": (24, (2160, 3840), 4, 3072),
+}
+"""With SOC-T: frames, their height and width, sentences, and the goal of the peak in MiB."""
 
 MOST_GROWTH_MIB = 100
 MOST_GROWTH = 1.25
@@ -125,13 +138,19 @@ def predict(folder: Path, *, length: int, sentences: int, size: str, overrides: 
     return run([*command, *output, *overrides])
 
 
-def run(command: Sequence[str]) -> Run:
+def run(command: Sequence[str], *, keeps_memory: bool = False) -> Run:
     """Runs `main.py` to its end.
+
+    Args:
+        command: its arguments.
+        keeps_memory: freed memory is kept, as by default.
 
     Raises:
         RuntimeError: it has failed.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if not keeps_memory:
+        environment["MALLOC_MMAP_THRESHOLD_"] = "1000000"
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [sys.executable, "main.py", *command, "device=cpu", "num_threads=1"],
@@ -146,6 +165,48 @@ def run(command: Sequence[str]) -> Run:
             output.seek(0)
             raise RuntimeError(output.read().decode()[-2000:])
     return Run(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+
+
+def run_large(folder: Path) -> dict[str, Run]:
+    """Predicts with SOC-T, as `LARGE` says, by the command as a user gives it."""
+    text_encoder = write_base_text_encoder(folder / "text_encoder")
+    model = write_model(folder / "model", "base.yaml", text_encoder, ["data.short_side=360", "data.long_side=640"])
+    runs = {}
+    for number, (name, (length, size, sentences, _)) in enumerate(LARGE.items()):
+        images, video = folder / f"images{number}", folder / f"{number}.mp4"
+        images.mkdir()
+        write_frames(images, CLIP_FRAMES, size)
+        write_video(video, images, length)
+        asked = [word for sentence in islice(cycle(SENTENCES_ASKED), sentences) for word in ("--sentence", sentence)]
+        command = ["predict", "--model", str(model), "--video", str(video), "--output", str(folder / f"found{number}")]
+        runs[name] = run([*command, *asked], keeps_memory=True)
+    return runs
+
+
+def main_large(output: Path | None) -> int:
+    """Measures the peaks of `LARGE`; 1 if a goal is missed."""
+    with tempfile.TemporaryDirectory() as name:
+        runs = run_large(Path(name))
+    goals = {name: goal for name, (_, _, _, goal) in LARGE.items()}
+    missed = [name for name, one in runs.items() if one.peak_mib >= goals[name]]
+    rows = [f"| {name} | {one.seconds:.1f} | {one.peak_mib:.0f} | {goals[name]} |" for name, one in runs.items()]
+    text = "\n".join(
+        [
+            f"# Peak memory of prediction with SOC-T, {date.today()}\n",
+            f"Command: `python -m benchmarks.bench_long_video --large`. {platform.machine()}, 1 thread, PyTorch "
+            f"{torch.__version__}, random weights, what the model sees is 360 x 640. Of the whole process: PyTorch, "
+            "weights, decoding, masks and overlay.\n",
+            "| video | processor, s | peak, MiB | goal, below |",
+            "| --- | ---: | ---: | ---: |",
+            *rows,
+            f"\nGoals: {'met' if not missed else 'missed for ' + '; '.join(missed)}.",
+        ]
+    )
+    sys.stdout.write(f"{text}\n")
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / f"peak_cpu{os.cpu_count()}_{date.today()}.md").write_text(f"{text}\n", encoding="utf-8")
+    return int(bool(missed))
 
 
 def more(runs: Mapping[int, Run]) -> list[float]:
@@ -173,7 +234,10 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="40, 160 and 640 frames of 96x160; 1, 4 and 16 sentences")
     parser.add_argument("--output", type=user_path, help="folder for the result file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="other settings of the commands")
+    parser.add_argument("--large", action="store_true", help="only the peak with SOC-T, also of a 4K video")
     options = parser.parse_intermixed_args()
+    if options.large:
+        return main_large(options.output)
     if options.short:
         options.lengths, options.sentences, options.size = (40, 160, 640), (1, 4, 16), "96x160"
     settings = {"size": options.size, "overrides": options.overrides}

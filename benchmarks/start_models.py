@@ -67,9 +67,14 @@ def write_models(folder: Path, *, only_small: bool = False) -> list[Path]:
     write_text_encoder(small, SENTENCES)
     models = [write_model(folder / "small", "shapes.yaml", small)]
     if not only_small:
-        large = folder / "text_encoder_base"
-        write_text_encoder(large, SENTENCES)
-        sizes = json.loads((large / "config.json").read_text(encoding="utf-8")) | ROBERTA_BASE
-        (large / "config.json").write_text(json.dumps(sizes), encoding="utf-8")
+        large = write_base_text_encoder(folder / "text_encoder_base")
         models.append(write_model(folder / "soc_t", "base.yaml", large))
     return models
+
+
+def write_base_text_encoder(folder: Path) -> Path:
+    """Writes tokenizer and sizes of a text encoder as large as the published one; returns its folder."""
+    write_text_encoder(folder, SENTENCES)
+    sizes = json.loads((folder / "config.json").read_text(encoding="utf-8")) | ROBERTA_BASE
+    (folder / "config.json").write_text(json.dumps(sizes), encoding="utf-8")
+    return folder

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 TOKENS_AT_ONCE = 1024
@@ -21,8 +21,8 @@ def is_split(x: Tensor) -> bool:
 
 
 def in_parts(
-    layer: Callable[[Float[Tensor, "part ..."]], Float[Tensor, "part ..."]],
-    x: Float[Tensor, "entry ..."],
+    layer: Callable[[Shaped[Tensor, "part ..."]], Float[Tensor, "part ..."]],
+    x: Shaped[Tensor, "entry ..."],
     *,
     size: int,
     out: Float[Tensor, "entry ..."] | None = None,

@@ -187,8 +187,7 @@ def test_a_width_that_group_norm_cannot_divide_is_refused():
 
 
 @torch.no_grad()
-def test_frames_in_parts_are_frames_at_once(monkeypatch: pytest.MonkeyPatch):
-    model = tiny_soc().eval()
+def test_frames_in_parts_are_frames_at_once(model: SOC, monkeypatch: pytest.MonkeyPatch):
     clips, text = tiny_clips(2), model.encode_text(tiny_tokens(6, 3, 5))
     video = model.encode_video(clips).for_sentences(torch.tensor([0, 0, 1]))
     at_once = model.detect(video, text)
@@ -200,16 +199,15 @@ def test_frames_in_parts_are_frames_at_once(monkeypatch: pytest.MonkeyPatch):
     num_frames = video.stride4.shape[1]
     assert len(seen) == 3 * -(-num_frames // 2), "two frames of a sentence at a time"
     for name in ("objects", "first_reference", "references"):
-        torch.testing.assert_close(getattr(parts.decoded, name), getattr(at_once.decoded, name), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(parts.mask_features, at_once.mask_features, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(getattr(parts.decoded, name), getattr(at_once.decoded, name))
+    torch.testing.assert_close(parts.mask_features, at_once.mask_features)
     assert torch.equal(parts.trajectory.num_frames, at_once.trajectory.num_frames)
 
 
-def test_without_gradients_a_clip_is_encoded_as_with_them():
-    model = tiny_soc().eval()
+def test_without_gradients_a_clip_is_encoded_as_with_them(model: SOC):
     whole = model.encode_video(tiny_clips(2))
     with torch.no_grad():
         parts = model.encode_video(tiny_clips(2))
     for name in ("levels", "positions", "is_padding"):
-        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(parts.stride4, whole.stride4, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name))
+    torch.testing.assert_close(parts.stride4, whole.stride4)
