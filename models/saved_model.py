@@ -9,6 +9,7 @@ Folders and files of the machine that trained are not named in it. Weights lie t
 this project, so that `model.weights=FOLDER/model.safetensors` starts a training, too.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ PARTS = (WEIGHTS, CONFIG, TEXT_ENCODER, CARD)
 
 FORMAT_KEY, FORMAT = "soc_saved_model", "1"
 """In the header of the weights: which layout of the folder this is."""
+
+LAST_SETTING = "num_threads"
+"""All versions have written it near the end of the configuration."""
 
 WRITERS = "`python main.py teach` and `python -m tools.export_model` write one"
 
@@ -90,6 +94,9 @@ def read_saved_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
     folder = folder.resolve()  # stays right when the working directory changes
     _require_saved_model(folder)
     config = load_config(folder / CONFIG, overrides)
+    # What is missing at the end of a file would be taken for settings that are left as they are.
+    if not re.search(rf"^{LAST_SETTING}:", (folder / CONFIG).read_text(encoding="utf-8"), re.MULTILINE):
+        raise ValueError(f"{folder / CONFIG} is damaged: it ends before {LAST_SETTING}; copy the folder again")
     # Weights that somebody has put beside the tokenizer are not looked at.
     place = {"path": str(folder / TEXT_ENCODER), "random_init": True}
     text_encoder = config.model.text_encoder.model_copy(update=place)

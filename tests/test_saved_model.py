@@ -219,6 +219,14 @@ def remove(name):
     return lambda folder: (folder / name).unlink()
 
 
+def ended_before(line):
+    def damage(folder):
+        text = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(text[: text.index(f"\n{line}") + 1])
+
+    return damage
+
+
 def cut(name, share=2):
     def damage(folder):
         size = (folder / name).stat().st_size
@@ -268,6 +276,7 @@ def emptied(folder):
         (cut("text_encoder/tokenizer.json"), r"tokenizer\.json is damaged"),
         (cut("text_encoder/config.json"), r"config\.json is damaged"),
         (cut("config.yaml", 3), r"config\.yaml"),
+        (ended_before("train:"), r"config\.yaml is damaged: it ends before num_threads; copy the folder again"),
         (other_format, "says soc_saved_model=99, and this version reads 1"),
         (with_code, r"config\.json asks for code"),
         (of_another_model, "does not fit the model"),
