@@ -90,6 +90,7 @@ def predict(config: Config) -> None:
         frames.close()
     settings = PredictionSettings.of_config(config)
     predictor = VideoPredictor(build_model_for_inference(config), settings=settings, device=device)
+    predictor.look_only_for([each.sentence for each in objects])
     several = len(videos) > 1
     output = config.output_dir
     folders = [output_path(output, video.name, what="video") if several else output for video in videos]

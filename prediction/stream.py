@@ -179,6 +179,20 @@ class VideoPredictor:
         self.model = model.to(device).eval()
         self.settings = settings
         self.device = device
+        self._only: tuple[tuple[str, ...], tuple[TextFeatures, ...]] | None = None
+
+    def look_only_for(self, sentences: Sequence[str]) -> None:
+        """Encodes the sentences, and frees the text encoder: of the published model three quarters of all weights.
+
+        Args:
+            sentences: the only ones that `stream` takes from now on.
+
+        Raises:
+            ValueError: there is no sentence, or one is empty.
+        """
+        cleaned = clean_sentences(sentences, lower_case=self.settings.lower_case)
+        self._only = cleaned, self._encode(cleaned)
+        del self.model.text_encoder
 
     def stream(self, frames: Iterable[Frame], sentences: Sequence[str]) -> Iterator[WindowPrediction]:
         """The answers about one video, window by window; each is given before a frame of the next is asked for.
@@ -194,7 +208,7 @@ class VideoPredictor:
         return self._stream(frames, cleaned)
 
     def _stream(self, frames: Iterable[Frame], sentences: Sequence[str]) -> Iterator[WindowPrediction]:
-        texts = self._encode(sentences)
+        texts = self._encode(sentences) if self._only is None else self._encoded_before(sentences)
         choice = QueryChoice(
             overlap=self.settings.shared_frames,
             follow=self.settings.identity == "matched",
@@ -204,6 +218,13 @@ class VideoPredictor:
         for window, num_old in in_windows(frames, self.settings.window_frames, overlap=self.settings.shared_frames):
             yield self._predict(window, num_old, sentences, texts, answering)
             del window  # not kept while the frames of the next one are read
+
+    def _encoded_before(self, sentences: Sequence[str]) -> tuple[TextFeatures, ...]:
+        assert self._only is not None
+        known, texts = self._only
+        if tuple(sentences) != known:
+            raise ValueError(f"this predictor looks only for {list(known)}, got {list(sentences)}")
+        return texts
 
     @torch.no_grad()
     def _encode(self, sentences: Sequence[str]) -> tuple[TextFeatures, ...]:

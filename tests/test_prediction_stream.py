@@ -1,5 +1,6 @@
 """Answers about a video, window by window: nothing is kept, nothing is asked for early, and objects stay themselves."""
 
+import gc
 import itertools
 import tracemalloc
 import weakref
@@ -295,6 +296,25 @@ def test_sentences_that_say_nothing_are_refused_before_a_frame_is_read(model, se
 def test_settings_out_of_range_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         PredictionSettings(**settings)
+
+
+def test_sentences_that_alone_are_looked_for_are_answered_without_the_text_encoder(config):
+    ways = [build_model_for_inference(config) for _ in range(2)]
+    expected, found = (predictor_of(model) for model in ways)
+    encoder = weakref.ref(ways[1].text_encoder)
+    found.look_only_for(SENTENCES)
+    gc.collect()
+    assert encoder() is None
+    for _ in range(2):  # videos
+        for ours, right in zip(
+            found.stream(frames_of(9), SENTENCES), expected.stream(frames_of(9), SENTENCES), strict=True
+        ):
+            for one, other in zip(ours.objects, right.objects, strict=True):
+                assert one.sentence == other.sentence
+                assert torch.equal(one.mask_logits, other.mask_logits)
+                np.testing.assert_array_equal(one.frame_scores, other.frame_scores)
+    with pytest.raises(ValueError, match=r"looks only for \['a square', .*\], got \['a circle'\]"):
+        next(iter(found.stream(frames_of(9), ["a circle"])))
 
 
 def test_settings_come_from_the_configuration(config):
