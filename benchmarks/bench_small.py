@@ -253,7 +253,7 @@ def _exported(folder: Path, threads: int) -> Model:
 def _eager(way: Way, threads: int) -> Model:
     import torch
 
-    from engine.allocator import keep_freed_memory
+    from engine.allocator import LARGEST_OF_EVALUATION, keep_freed_memory
     from engine.products import use_onednn
     from loading.frames import as_clip, resize_frames
     from models import fused_network
@@ -261,7 +261,7 @@ def _eager(way: Way, threads: int) -> Model:
     from models.postprocess import best_queries
     from models.saved_model import load_saved_model
 
-    keep_freed_memory()  # as every command does, and so the next
+    keep_freed_memory(largest=LARGEST_OF_EVALUATION)  # as every prediction does, and so the next
     use_onednn()
     torch.set_num_threads(threads)
     if not way.fused:
