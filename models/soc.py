@@ -196,7 +196,8 @@ class SOC(nn.Module):
         """
         maps = list(self.visual_encoder(clips.frames))
         is_padding, sizes_px = clips.is_padding, clips.sizes_px
-        dtype = clips.frames.dtype if clips.frames.is_floating_point() else torch.float32
+        weights = next(self.level_projections.parameters())
+        dtype = clips.frames.dtype if clips.frames.is_floating_point() else weights.dtype
         del clips  # nor are the frames kept, where the caller keeps none, while the maps are projected
         if annotated_frame is not None:
             maps = [_select_frame(level, annotated_frame) for level in maps]

@@ -58,7 +58,7 @@ class PatchEmbedding(nn.Module):
 
     def _of_frames(self, frames: Tensor) -> Float[Tensor, "frame _ _ dim"]:
         if frames.dtype == torch.uint8:
-            frames = normalise(frames, self.normalisation)
+            frames = normalise(frames, self.normalisation).to(self.proj.weight.dtype)
         height, width = frames.shape[-2:]
         frames = F.pad(frames, (0, -width % PATCH, 0, -height % PATCH))
         # Kernel and stride agree, so the convolution is one matrix product over flattened patches.
