@@ -67,11 +67,9 @@ def join_parts(
     """What was found in the parts of `parts_of`, and the mask features, as of the whole clips.
 
     Args:
-        parts: in their order.
+        parts: several, in their order.
         batch: number of sentences.
     """
-    if len(parts) == 1:
-        return parts[0]
     decoded, features = zip(*parts, strict=True)
 
     def joined(tensors: Sequence[Tensor], dim: int) -> Tensor:

@@ -234,7 +234,8 @@ class SOC(nn.Module):
         """
         batch = video.stride4.shape[0]
         parts = parts_of(video, text) if is_split(video.stride4) else [(video, text)]
-        decoded, mask_features = join_parts([self._detect_at_once(*part) for part in parts], batch)
+        found = [self._detect_at_once(*part) for part in parts]
+        decoded, mask_features = found[0] if len(found) == 1 else join_parts(found, batch)
         boxes = decoded.references[-1]
         times = torch.arange(boxes.shape[1], device=boxes.device).expand(batch, -1)
         return FrameObjects(decoded, mask_features, Trajectory(boxes, times, video.num_frames))
