@@ -49,7 +49,7 @@ def evaluate(config: Config) -> Results:
         ValueError: if data, weights or output folder are not usable.
     """
     world = read_world()
-    device = start_process(config, world, largest_kept=LARGEST_OF_EVALUATION)
+    device = start_process(config, world, largest_kept=LARGEST_OF_EVALUATION, is_mixed=config.eval.amp != "off")
     seed_everything(config.train.seed)
     min_score = resolve_min_score(config)
     # before the model is built

@@ -79,7 +79,8 @@ def predict(config: Config) -> None:
         ValueError: if videos, sentences, weights or output folder are not usable. Of several videos the others are
             segmented before one that breaks on the way is reported.
     """
-    device = start_process(config, World(), largest_kept=LARGEST_OF_EVALUATION)
+    is_mixed = config.eval.amp != "off"
+    device = start_process(config, World(), largest_kept=LARGEST_OF_EVALUATION, is_mixed=is_mixed)
     seed_everything(config.train.seed)
     objects = find_objects(config.predict, lower_case=config.data.sets[0].lower_case)
     if not config.predict.video:

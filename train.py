@@ -72,7 +72,7 @@ def fit(config: Config) -> None:
         Stopped: a signal has ended the run; its exit code is 128 and the number of the signal.
     """
     world = read_world()
-    device = start_process(config, world)
+    device = start_process(config, world, is_mixed=config.train.amp != "off")
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignals())
         stack.enter_context(process_group(world, device, peer_timeout=config.train.peer_timeout))

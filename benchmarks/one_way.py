@@ -55,7 +55,8 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
         from engine.products import use_onednn
 
         keep_freed_memory(largest=None if task["kind"] == "train" else LARGEST_OF_EVALUATION)
-        use_onednn()
+        if task["amp"] != "bf16":
+            use_onednn()
     torch.set_num_threads(task["threads"])
     model = build(tiny=task["tiny"])
     is_plain = task["way"] == "plain"

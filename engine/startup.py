@@ -13,13 +13,16 @@ from engine.products import use_onednn
 logger = logging.getLogger(__name__)
 
 
-def start_process(config: Config, world: World, *, largest_kept: int | None = None) -> torch.device:
+def start_process(
+    config: Config, world: World, *, largest_kept: int | None = None, is_mixed: bool = False
+) -> torch.device:
     """Sets up logging, freed memory, matrix products, threads and TF32; a rank of a launcher ends with it.
 
     Args:
         config: `device`, `num_threads` and `tf32` are read.
         world: the processes.
         largest_kept: see `keep_freed_memory`.
+        is_mixed: most products are in bfloat16, which PyTorch gives to oneDNN by itself.
 
     Returns:
         The device of this process.
@@ -32,7 +35,8 @@ def start_process(config: Config, world: World, *, largest_kept: int | None = No
     device = choose_device(config.device, world)
     if device.type == "cpu":
         keep_freed_memory(largest=largest_kept)
-        use_onednn()
+        if not is_mixed:
+            use_onednn()
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     if device.type == "cuda":
