@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tasks = {PLAIN: task, **({BEFORE: task} if options.before else {}), OURS: task, BF16: replace(task, amp="bf16")}
         measured = measure(tasks, before=options.before, **counts)
         table += rows(str(task), measured)
-        title = f"\n## Where the time of the forward pass goes: {task}\n"
+        title = f"\n## Where the time goes: {task}\n"
         parts += [title, *measured[OURS].part_rows(), "\n`all else` is the rest of the step."]
     write_page([*lines, *table, *parts], options.output)
     return 0

@@ -8,7 +8,8 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,16 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
 
         make_plain(model)
     is_training = task["kind"] == "train"
+    parts = Parts(model) if task["parts"] else None
     run: Callable[[], Any] = (
-        training_step(model, task, is_plain=is_plain) if is_training else evaluation(model, task, is_plain=is_plain)
+        training_step(model, task, is_plain=is_plain, parts=parts)
+        if is_training
+        else evaluation(model, task, is_plain=is_plain)
     )
     result: dict[str, Any] = {"flops": count_flops(run) if task["counts"] else None}
     run()
-    parts = Parts(model) if task["parts"] else None
+    if parts:
+        parts.reset()
     clock, processors = [], []
     for _ in range(task["repeats"]):
         started, used = time.perf_counter(), time.process_time()
@@ -123,8 +128,14 @@ def evaluation(model: SOC, task: dict[str, Any], *, is_plain: bool) -> Callable[
     return run
 
 
-def training_step(model: SOC, task: dict[str, Any], *, is_plain: bool) -> Callable[[], None]:
+def training_step(
+    model: SOC, task: dict[str, Any], *, is_plain: bool, parts: "Parts | None" = None
+) -> Callable[[], None]:
     """Forward, matching, losses, backward, clipping, AdamW, on a batch that is in memory."""
+
+    def timed(name: str) -> AbstractContextManager[None]:
+        return parts.timed(name) if parts else nullcontext()
+
     config = load_config(Path.cwd() / "configs" / "base.yaml", ["data.root=."])
     stage = config.training_stages()[0]
     criterion: Any = build_criterion(stage.loss)
@@ -152,15 +163,19 @@ def training_step(model: SOC, task: dict[str, Any], *, is_plain: bool) -> Callab
                 clip_of_sentence=batch.clip_of_sentence,
                 annotated_frame=batch.annotated_frame,
             )
-        criterion(output, batch.targets).total.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), stage.optim.max_grad_norm)
-        optimizer.step()
+        with timed("matching and losses"):
+            total = criterion(output, batch.targets).total
+        with timed("backward pass"):
+            total.backward()
+        with timed("clipping and AdamW"):
+            nn.utils.clip_grad_norm_(model.parameters(), stage.optim.max_grad_norm)
+            optimizer.step()
 
     return run
 
 
 class Parts:
-    """Seconds inside of the parts of the model, in the forward pass."""
+    """Seconds inside of the parts of the model, in the forward pass, and of what is timed beside it."""
 
     def __init__(self, model: SOC) -> None:
         self._seconds: dict[str, float] = {}
@@ -182,6 +197,18 @@ class Parts:
             for module in modules:
                 module.register_forward_pre_hook(lambda *_, name=name: self._start(name))
                 module.register_forward_hook(lambda *_, name=name: self._stop(name))
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Counts the seconds in the context as those of a part."""
+        self._seconds.setdefault(name, 0.0)
+        self._start(name)
+        yield
+        self._stop(name)
+
+    def reset(self) -> None:
+        """Begins anew: what has run so far does not count."""
+        self._seconds = dict.fromkeys(self._seconds, 0.0)
 
     def _start(self, name: str) -> None:
         self._started[name] = time.perf_counter()
