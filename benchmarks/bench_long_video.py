@@ -273,7 +273,7 @@ def main() -> int:
                 missed.append(
                     f"{title}: a {unit} more costs {1000 * first:.2f} ms at first and {1000 * last:.2f} ms last"
                 )
-    given = ["--short"] if options.short else []
+    given = ["--short"] if options.short else ["--size", options.size]
     text = "\n".join(
         [
             f"# Cost of a frame and of a sentence, {date.today()}\n",

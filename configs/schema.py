@@ -148,7 +148,7 @@ class TrainConfig(ConfigNode):
     cuda_graphs: bool = False
     """On a GPU of NVIDIA, record the pass of each size of a batch as CUDA graphs when it comes for the second time, and
     play it back from then on: for small batches, where launching kernels takes longer than computing. The sizes should
-    be few (`models.recording.MOST_RECORDINGS`); each recording takes some hundred MB and seconds."""
+    be few (`models.recording.MOST_RECORDINGS`); each takes some hundred MB."""
 
     log_every: PositiveInt = 20
     """Steps between two lines of metrics.jsonl."""

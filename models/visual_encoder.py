@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.fused_network import FusedNetwork, may_be_fused, needs_gradients
+from models.fused_network import FusedNetwork, may_be_fused
 from structures.clips import IMAGENET, Normalisation
 
 
@@ -41,8 +41,6 @@ class VisualEncoder(nn.Module):
     def train(self, mode: bool = True) -> "VisualEncoder":
         """As usual, except that a frozen part stays in evaluation mode, so that its batch norms do not move."""
         super().train(mode)
-        if not self._is_frozen:
-            self._fused = None
         if self._is_frozen:
             for module in self.pretrained.modules():
                 module.training = False
@@ -57,8 +55,6 @@ class VisualEncoder(nn.Module):
                 self._fused = FusedNetwork(network, function=function)
             if self._fused.graph is not None:
                 return self._fused(images)
-        elif needs_gradients(network, images):
-            self._fused = None  # made anew after the next step anyway
         maps: Sequence[Tensor] = getattr(network, function)(images)
         return maps
 

@@ -83,8 +83,31 @@ def said(code: str, **environment: str) -> str:
     return run.stdout.strip()
 
 
-@pytest.mark.parametrize("code", [SAME_NUMBERS, OTHERS])
-def test_products_are_those_of_pytorch_and_only_plain_ones_go_elsewhere(code: str):
+WHOLE_MODEL = """
+from models.video_swin import SIZES, VideoSwin
+
+torch.manual_seed(0)
+encoder = VideoSwin(SIZES["video-swin-t"], drop_path_rate=0.0)
+frames = torch.randn(1, 2, 3, 64, 96)
+
+def results():
+    with torch.no_grad():
+        maps = encoder(frames)
+    total = sum(level.square().mean() for level in encoder(frames))
+    return [*maps, *torch.autograd.grad(total, list(encoder.parameters()), allow_unused=True)]
+
+assert calls(results) > 50
+found = results()
+encoder, frames = encoder.double(), frames.double()
+for one, other in zip(found, results()):
+    assert (one is None) == (other is None)
+    if one is not None:
+        assert (one.double() - other).norm() <= 1e-4 * other.norm()
+"""
+
+
+@pytest.mark.parametrize("code", [SAME_NUMBERS, OTHERS, WHOLE_MODEL])
+def test_products_and_an_encoder_are_those_of_pytorch_and_only_plain_ones_go_elsewhere(code: str):
     if said("", SOC_ONEDNN="1") == "False":
         pytest.skip("this PyTorch lacks the operator")
     assert said(code, SOC_ONEDNN="1") == "True"
