@@ -139,13 +139,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     head = f"# SOC-T on {title}, {date.today()}\n\n`python -m benchmarks.bench_gpu`, {versions}; random weights.\n"
     print(head)
     page = [head]
-    for part in parts:
-        text = "\n".join(part())
-        print(text, flush=True)  # now: the next one may take minutes
-        page.append(text)
     name = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
     path = options.output or REPOSITORY / "benchmarks" / "results" / f"gpu_{name}_{date.today()}.md"
-    path.write_text("\n".join(page) + "\n", encoding="utf-8")
+    for part in parts:
+        text = "\n".join(part())
+        print(text, flush=True)
+        page.append(text)
+        path.write_text("\n".join(page) + "\n", encoding="utf-8")  # now: the next part may take minutes
     return 0
 
 
