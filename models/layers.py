@@ -97,8 +97,10 @@ class FeedForwardLayer(nn.Module):
         return token_by_token(self._of_tokens, x)
 
     def _of_tokens(self, x: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
-        hidden = self.dropout.of_relu(self.linear1(x))
-        return self.norm(x + self.dropout(self.linear2(hidden)))
+        # Of rows the hidden layer is a tensor of its own, which may be overwritten. Of more axes it would be a view,
+        # and each gradient through an overwritten view is copied three times.
+        hidden = self.dropout.of_relu(self.linear1(x.flatten(0, -2)))
+        return self.norm(x + self.dropout(self.linear2(hidden).view(x.shape)))
 
 
 class MLP(nn.Module):

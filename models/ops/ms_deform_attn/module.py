@@ -70,11 +70,11 @@ class MSDeformAttn(nn.Module):
             level_shapes: (height, width) of each level.
             memory_is_padding: tokens whose value counts as zero.
         """
-        value = self.value_proj(memory)
+        value = self.value_proj(memory.flatten(0, 1))  # of rows, since a view that is overwritten costs copies
         if memory_is_padding is not None:
-            value = value.masked_fill_(memory_is_padding[..., None], 0.0)
+            value = value.masked_fill_(memory_is_padding.flatten()[:, None], 0.0)
         locations, weights = self.sampling_locations(query, reference, level_shapes)
-        value = rearrange(value, "b s (m c) -> b s m c", m=self.num_heads)
+        value = rearrange(value, "(b s) (m c) -> b s m c", b=len(memory), m=self.num_heads)
         return self.output_proj(ms_deform_attn(value, level_shapes, locations, weights))
 
     def sampling_locations(
