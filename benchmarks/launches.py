@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,8 +178,9 @@ def count_training_step(clip: Clip, *, as_on_gpu: bool = True, amp: str = "off")
     with tempfile.TemporaryDirectory() as folder:
         step = Bench(torch.device("cpu"), size="narrow").step(clip, amp=amp, folder=Path(folder))
         step()  # the first makes the state of the optimiser, and what is kept per size
-        # Our own dropout is of the CPU alone.
-        with patch("models.dropout.Dropout._is_cheap", return_value=False) if as_on_gpu else nullcontext():
+        with ExitStack() as stack:
+            for only_on_cpu in ("models.dropout.Dropout._is_cheap", "models.window_attention.is_suitable"):
+                stack.enter_context(patch(only_on_cpu, return_value=False) if as_on_gpu else nullcontext())
             return count(step, as_on_gpu=as_on_gpu)
 
 

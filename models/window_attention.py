@@ -15,6 +15,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from models.ops.window_attention import is_suitable, window_attention
 from models.parts import is_split
 from structures.kept import kept
 
@@ -50,10 +51,9 @@ def relative_position_index(window: Size3, num_tokens: int, device: torch.device
     return rows[:num_tokens, :num_tokens].contiguous().to(device)
 
 
-@kept(number=64)
 def shift_mask(
-    window: Size3, shift: Size3, is_last: tuple[bool, bool, bool], device: torch.device
-) -> Float[Tensor, "token token"] | None:
+    window: Size3, shift: Size3, is_last: tuple[bool, bool, bool]
+) -> Float[np.ndarray, "token token"] | None:
     """Mask of the windows that are last along the axes in `is_last`; None where nothing is masked.
 
     Only the last window along a shifted axis holds tokens from both ends of the map: its first `window - shift` rows
@@ -62,14 +62,13 @@ def shift_mask(
     if not any(last and s for last, s in zip(is_last, shift, strict=True)):
         return None
     regions = [
-        (torch.arange(w) >= w - s) if last and s else torch.zeros(w, dtype=torch.bool)
+        (np.arange(w) >= w - s) if last and s else np.zeros(w, dtype=bool)
         for w, s, last in zip(window, shift, is_last, strict=True)
     ]
-    region = sum(r.long() << k for k, r in enumerate(torch.meshgrid(*regions, indexing="ij")))
-    assert isinstance(region, Tensor)
-    region = region.flatten()
-    is_apart = region[:, None] != region[None, :]
-    return (is_apart.float() * MASKED_LOGIT).to(device)
+    bits = np.meshgrid(*regions, indexing="ij")
+    region = np.stack(bits).reshape(len(bits), -1)  # (3, tokens)
+    is_apart = (region[:, :, None] != region[:, None, :]).any(axis=0)
+    return np.where(is_apart, np.float32(MASKED_LOGIT), np.float32(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +80,21 @@ class WindowLayout:
             all padding.
         places: of each token.
         padding: the places that hold no token.
+        tokens_of_all: as `tokens`, with the last token at the places that hold none.
         window: frames, rows and columns of a window.
-        groups: for every distinct mask, how many windows have it, and the mask; None where nothing is masked.
+        groups: how many windows follow each other with the same mask, and which one; None where nothing is masked.
+        masks: the distinct ones.
+        mask_of_window: which one each window has; -1 where nothing is masked.
     """
 
     tokens: Int[Tensor, " place"]
     places: Int[Tensor, " token"]
     padding: Int[Tensor, " pad"]
+    tokens_of_all: Int[Tensor, " place"]
     window: Size3
-    groups: tuple[tuple[int, Float[Tensor, "place_in place_in"] | None], ...]
+    groups: tuple[tuple[int, int | None], ...]
+    masks: Float[Tensor, "mask place_in place_in"]
+    mask_of_window: Int[Tensor, " window"]
 
     @property
     def has_padding(self) -> bool:
@@ -120,20 +125,27 @@ def window_layout(size: Size3, window: Size3, shift: Size3, batch: int, device: 
         ((False, 0, n - 1), (True, n - 1, n)) if s else ((False, 0, n),) for n, s in zip(grid, shift, strict=True)
     ]
     parts, groups = [], []
+    masks: list[Float[np.ndarray, "place_in place_in"]] = []
     for (last_d, d0, d1), (last_h, h0, h1), (last_w, w0, w1) in product(*ranges):
         part = numbers[d0:d1, h0:h1, w0:w1].reshape(-1, math.prod(window))
         if len(part):
             parts.append(part)
-            groups.append((len(part), shift_mask(window, shift, (last_d, last_h, last_w), device)))
+            mask = shift_mask(window, shift, (last_d, last_h, last_w))
+            groups.append((len(part), None if mask is None else len(masks)))
+            masks += [] if mask is None else [mask]
     tokens = np.concatenate(parts).ravel()
     places = np.empty(count + 1, dtype=np.int64)
     places[tokens] = np.arange(len(tokens))
+    no_mask = np.empty((0, math.prod(window), math.prod(window)), dtype=np.float32)
     return WindowLayout(
         tokens=torch.from_numpy(tokens).to(device),
         places=torch.from_numpy(places[:count]).to(device),
         padding=torch.from_numpy(np.flatnonzero(tokens == count)).to(device),
+        tokens_of_all=torch.from_numpy(tokens.clip(max=count - 1)).to(device),
         window=window,
         groups=tuple(groups),
+        masks=torch.from_numpy(np.stack(masks) if masks else no_mask).to(device),
+        mask_of_window=torch.tensor([-1 if mask is None else mask for n, mask in groups for _ in range(n)]).to(device),
     )
 
 
@@ -151,9 +163,11 @@ class _Picked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         places, padding = ctx.saved_tensors
-        picked = grad.index_select(0, places)
-        if len(padding):
-            picked = torch.cat([picked, grad.index_select(0, padding).sum(dim=0, keepdim=True)])
+        if not len(padding):
+            return grad.index_select(0, places), None, None, None
+        picked = grad.new_empty(len(places) + 1, grad.shape[1])
+        torch.index_select(grad, 0, places, out=picked[:-1])
+        torch.sum(grad.index_select(0, padding), dim=0, out=picked[-1])
         return picked, None, None, None
 
 
@@ -161,15 +175,15 @@ class _Placed(torch.autograd.Function):
     """What is in the places of a layout in the order of the tokens: the way back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, tokens: Tensor, places: Tensor, padding: Tensor) -> Tensor:
-        ctx.save_for_backward(tokens, padding)
+    def forward(ctx: Any, x: Tensor, places: Tensor, tokens_of_all: Tensor, padding: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens_of_all, padding)
         return x.index_select(0, places)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        tokens, padding = ctx.saved_tensors
-        padded = F.pad(grad, (0, 0, 0, 1)) if len(padding) else grad
-        return padded.index_select(0, tokens), None, None, None
+        tokens_of_all, padding = ctx.saved_tensors
+        placed = grad.index_select(0, tokens_of_all)
+        return placed.index_fill_(0, padding, 0) if len(padding) else placed, None, None, None
 
 
 class WindowAttention(nn.Module):
@@ -249,19 +263,33 @@ class WindowAttention(nn.Module):
             return out.view(x.shape)
         if layout.has_padding:
             tokens = F.pad(tokens, (0, 0, 0, 1))
-        indices = layout.tokens, layout.places, layout.padding
-        in_windows = self._in_windows(_Picked.apply(self.qkv(tokens), *indices), layout)
-        bias = self.position_bias(in_windows.shape[3]).to(in_windows.dtype)
+        qkv = self.qkv(tokens)
+        bias = self.position_bias(math.prod(layout.window))
+        attend = self._attend_by_kernel if is_suitable(qkv, bias) else self._attend_by_group
+        return self.proj(attend(qkv, bias, layout)).view(x.shape)
+
+    def _attend_by_kernel(
+        self, qkv: Float[Tensor, "row three_dim"], bias: Float[Tensor, "1 head place_in place_in"], layout: WindowLayout
+    ) -> Float[Tensor, "token dim"]:
+        masks, mask_of_window = layout.masks, layout.mask_of_window
+        return window_attention(qkv, layout.tokens, bias[0], masks, mask_of_window, num_tokens=len(layout.places))
+
+    def _attend_by_group(
+        self, qkv: Float[Tensor, "row three_dim"], bias: Float[Tensor, "1 head place_in place_in"], layout: WindowLayout
+    ) -> Float[Tensor, "token dim"]:
+        """One call for the windows of each mask: most windows have none."""
+        picked = _Picked.apply(qkv, layout.tokens, layout.places, layout.padding)
+        in_windows, bias = self._in_windows(picked, layout), bias.to(qkv.dtype)
+        masked = (bias + layout.masks[:, None].to(bias.dtype)).split(1) if len(layout.masks) else ()
+        counts = [count for count, _ in layout.groups]
+        parts = in_windows.split(counts, dim=1) if len(counts) > 1 else [in_windows]  # its gradient is a copy
         attended = []
-        # One call per distinct mask: most windows have none.
-        parts = in_windows.split([count for count, _ in layout.groups], dim=1)
         for (query, key, value), (_, mask) in zip(parts, layout.groups, strict=True):
-            of_group = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=bias if mask is None else bias + mask.to(bias.dtype)
-            )
+            pairs = bias if mask is None else masked[mask]
+            of_group = F.scaled_dot_product_attention(query, key, value, attn_mask=pairs)
             attended.append(rearrange(of_group, "window head token c -> (window token) (head c)"))
         joined = attended[0] if len(attended) == 1 else torch.cat(attended)
-        return self.proj(_Placed.apply(joined, *indices)).view(x.shape)
+        return _Placed.apply(joined, layout.places, layout.tokens_of_all, layout.padding)
 
     def _in_windows(
         self, qkv: Float[Tensor, "place three_dim"], layout: WindowLayout
@@ -301,9 +329,9 @@ class WindowAttention(nn.Module):
                     qkv = padded.index_copy_(0, places, qkv)
                 query, key, value = self._in_windows(qkv, layout)
                 pairs = bias.to(query.dtype)
-                part = F.scaled_dot_product_attention(
-                    query, key, value, attn_mask=pairs if mask is None else pairs + mask.to(pairs.dtype)
-                )
+                if mask is not None:
+                    pairs = pairs + layout.masks[mask].to(pairs.dtype)
+                part = F.scaled_dot_product_attention(query, key, value, attn_mask=pairs)
                 part = rearrange(part, "window head token c -> (window token) (head c)")
                 part = self.proj(part if places is None else part.index_select(0, places))
                 out.index_copy_(0, rows, part.to(out.dtype))

@@ -1,5 +1,7 @@
 """Finds or compiles the two libraries with kernels: `_cpu` (g++) and `_cuda` (nvcc).
 
+That of the CPU holds window attention, too (`models/ops/window_attention.py`).
+
 A library is looked for in the installed package `soc_ms_deform_attn` first, then compiled on first use and kept in a
 cache. The name of a cached file holds a hash of everything that decides what is in it (sources, flags, processor or
 GPU), so an old or foreign file is never loaded. Only the standard library is imported at the top: `setup.py` loads
@@ -253,7 +255,7 @@ def compile_library(target: Target, command: list[str], path: Path) -> None:
     sources = sorted((SOURCES / target).glob("*.cpp" if target == "cpu" else "*.cu"))
     if not sources:
         raise BuildError(f"no sources in {SOURCES / target}")
-    logger.info("compiling the %s kernels of deformable attention (once, some seconds) into %s", target, path)
+    logger.info("compiling the %s kernels (once, some seconds) into %s", target, path)
     begin = time.monotonic()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.so")
     command_line = [*command, *map(str, sources), "-o", str(temporary), *link_flags(target)]

@@ -1,0 +1,96 @@
+"""Attention inside windows in C++, for training on a CPU: nothing in the order of the windows is made or stored.
+
+PyTorch computes attention whose bias is trained operator by operator on a CPU, and keeps the weights of every pair of
+tokens for the gradient. The kernel (`ms_deform_attn/csrc/cpu/window_attention_cpu.cpp`) computes them once more
+instead. It is in one library with that of deformable attention, and like that compiled on first use. Nobody needs it:
+without a compiler, `WindowAttention` computes the same with operators of PyTorch.
+"""
+
+import logging
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from models.ops.ms_deform_attn.backends import AUTO, BACKENDS, ENVIRONMENT_VARIABLE, requested
+from models.ops.ms_deform_attn.build import BuildError, load_library
+
+logger = logging.getLogger(__name__)
+
+DTYPES = (torch.float32, torch.bfloat16)
+"""Of queries, keys and values; sums are made in float32."""
+
+CPU = BACKENDS["cpu"].name
+
+
+def is_suitable(qkv: Tensor, bias: Tensor) -> bool:
+    """Whether the kernel can be used for these tensors: by dtype and device, and because it is there and wanted.
+
+    A backend of deformable attention that is asked for and is not in C++ (`SOC_MS_DEFORM_ATTN=reference`) says that
+    compiled kernels are not wanted.
+    """
+    fits = qkv.device.type == "cpu" and qkv.dtype in DTYPES and bias.dtype == torch.float32
+    if not fits or torch.compiler.is_compiling() or requested() not in (AUTO, CPU):
+        return False
+    reason = _why_unavailable()
+    if reason is not None and requested() == CPU:
+        raise ValueError(f"{ENVIRONMENT_VARIABLE}={CPU} was asked for, but window attention has no kernel: {reason}")
+    return reason is None
+
+
+@cache
+def _why_unavailable() -> str | None:
+    try:
+        load_library("cpu")
+    except BuildError as error:
+        return str(error)
+    if not hasattr(torch.ops.soc_window_attention_cpu, "forward"):
+        return "the installed library soc_ms_deform_attn is older; install it again"
+    return None
+
+
+def window_attention(
+    qkv: Float[Tensor, "row three_dim"],
+    rows: Int[Tensor, " place"],
+    bias: Float[Tensor, "head place_in place_in"],
+    masks: Float[Tensor, "mask place_in place_in"],
+    mask_of_window: Int[Tensor, " window"],
+    *,
+    num_tokens: int,
+) -> Float[Tensor, "token dim"]:
+    """Self-attention of the tokens of each window, for tensors that are suitable (see `is_suitable`).
+
+    Args:
+        qkv: queries, keys and values of all tokens; one more row, if there is one, is that of all padding.
+        rows: of each place, window by window, a row of `qkv`; every token has one place.
+        bias: added to the logit of each pair of places.
+        masks: added likewise.
+        mask_of_window: which of them; -1 where there is none.
+        num_tokens: rows of `qkv` without that of the padding.
+
+    Returns:
+        What is attended, of the tokens in their own order, heads side by side. That of padding is not computed.
+
+    Raises:
+        RuntimeError: if the tensors do not fit each other.
+    """
+    return _WindowAttention.apply(qkv, rows, bias, masks, mask_of_window, num_tokens)
+
+
+class _WindowAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, rows: Tensor, bias: Tensor, masks: Tensor, mask_of_window: Tensor, num_tokens: int
+    ) -> Tensor:
+        qkv, bias = qkv.contiguous(), bias.contiguous()
+        ctx.save_for_backward(qkv, rows, bias, masks, mask_of_window)
+        ctx.settings = num_tokens, (qkv.shape[1] // (3 * len(bias))) ** -0.5
+        return torch.ops.soc_window_attention_cpu.forward(qkv, rows, bias, masks, mask_of_window, *ctx.settings)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        operator = torch.ops.soc_window_attention_cpu.backward
+        of_qkv, of_bias = operator(grad.contiguous(), *ctx.saved_tensors, *ctx.settings)
+        return of_qkv, None, of_bias, None, None, None
