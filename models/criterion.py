@@ -12,7 +12,7 @@ from models.losses import contrastive_loss, dice_loss, focal_loss, generalized_i
 from models.matcher import Assignment, Matcher, StackedTargets, stack_targets
 from models.outputs import LayerOutput, SOCOutput
 from structures.samples import ClipTarget
-from structures.transfer import send
+from structures.transfer import constant, send
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,9 @@ class Criterion:
             terms = self._terms(precise, stacked, pairs, totals or count_totals(targets))
         names = [weight.name for weight in fields(LossWeights) if weight.name in terms]
         per_layer = tuple({name: terms[name][i] for name in names} for i in range(len(output.layers)))
-        total = torch.stack([getattr(self.weights, name) * terms[name].sum() for name in names]).sum()
+        stacked_terms = torch.stack([terms[name] for name in names]).sum(dim=1)
+        weights = tuple(getattr(self.weights, name) for name in names)
+        total = (constant(weights, dtype=stacked_terms.dtype, device=stacked_terms.device) * stacked_terms).sum()
         return Losses(per_layer=per_layer, total=total)
 
     def _terms(

@@ -21,8 +21,7 @@ from structures.transfer import send
 
 def inverse_sigmoid(x: Float[Tensor, "*shape"], epsilon: float = 1e-5) -> Float[Tensor, "*shape"]:
     """Logit of a probability; both odds are kept above `epsilon`."""
-    x = x.clamp(0, 1)
-    return torch.log(x.clamp(min=epsilon) / (1 - x).clamp(min=epsilon))
+    return torch.log(x.clamp(epsilon, 1) / (1 - x).clamp(epsilon, 1))
 
 
 def refine_box(delta: Float[Tensor, "*shape 4"], reference: Float[Tensor, "*shape ref"]) -> Float[Tensor, "*shape 4"]:

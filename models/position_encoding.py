@@ -7,15 +7,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from models.parts import is_split
+from structures.kept import kept
 
 EPSILON = 1e-6
 
 
 def _sine(position: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape {dim}"]:
     """Sines on even and cosines on odd channels, at wave lengths from 2 pi to 10000 * 2 pi."""
-    wavelength = 10000 ** (torch.arange(0, dim, 2, device=position.device, dtype=position.dtype) / dim)
-    angle = position[..., None] / wavelength
+    angle = position[..., None] / _wave_lengths(dim, position.device, position.dtype)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+
+
+@kept(number=16)
+def _wave_lengths(dim: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, " half"]:
+    return 10000 ** (torch.arange(0, dim, 2, device=device, dtype=dtype) / dim)
 
 
 def pixel_positions(

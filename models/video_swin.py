@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -127,7 +128,21 @@ def _add(
     branch: Float[Tensor, "batch time height width dim"],
     keep: Float[Tensor, " batch"] | None,
 ) -> Float[Tensor, "batch time height width dim"]:
-    return x + branch if keep is None else torch.addcmul(x, branch, keep[:, None, None, None, None])
+    return x + branch if keep is None else _AddKept.apply(x, branch, keep[:, None, None, None, None])
+
+
+class _AddKept(torch.autograd.Function):
+    """`torch.addcmul(x, branch, keep)`, whose gradient would multiply `keep` with 1 first."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, branch: Tensor, keep: Tensor) -> Tensor:
+        ctx.save_for_backward(keep)
+        return torch.addcmul(x, branch, keep)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        (keep,) = ctx.saved_tensors
+        return grad, grad * keep, None
 
 
 class FeedForward(nn.Module):
