@@ -46,6 +46,9 @@ typedef int32_t IntVec __attribute__((vector_size(kLanes * sizeof(int32_t))));
 // Queries at a time; their logits and the gradients of these should fit into a core's own cache.
 constexpr int64_t kBlock = 48;
 
+// Rows of a window lie far apart in memory, so they are asked for this many places ahead.
+constexpr int64_t kAhead = 16;
+
 inline Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
 inline void store(float* to, Vec x) { *reinterpret_cast<Vec*>(to) = x; }
 inline Vec all_of(float x) { return x - Vec{}; }
@@ -203,12 +206,20 @@ struct Window {
       place[count] = i;
       token[count++] = row_of_place[i];
     }
+    for (int64_t i = 0; i < std::min(kAhead, sizes.places); ++i) fetch(i);
     across(1, keys_across);
+  }
+
+  void fetch(int64_t i) const {
+    constexpr int64_t line = 64 / sizeof(T);
+    for (int part = 0; part < 3; ++part)
+      for (int64_t c = 0; c < sizes.channels; c += line) __builtin_prefetch(row(row_of_place[i], part) + c);
   }
 
   // Keys or values, a row for each channel.
   void across(int part, std::vector<float>& to) const {
     for (int64_t i = 0; i < sizes.places; ++i) {
+      if (part == 1 && i + kAhead < sizes.places) fetch(i + kAhead);
       const T* from = row(row_of_place[i], part);
       for (int64_t c = 0; c < sizes.channels; ++c) to[c * wide + i] = static_cast<float>(from[c]);
     }
