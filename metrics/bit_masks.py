@@ -131,6 +131,41 @@ class BitMasks:
         )
 
 
+class PairCounts(NamedTuple):
+    """What an annotated and a predicted mask have in common; the order is that of `mask_pairs.cpp`.
+
+    Attributes:
+        true_area: pixels of the annotated mask.
+        predicted_area: pixels of the predicted one.
+        intersection: pixels of both.
+        true_length: pixels of the outline of the annotated mask.
+        predicted_length: of the predicted one.
+        true_matched: those of the annotated outline that lie near the predicted one.
+        predicted_matched: those of the predicted outline that lie near the annotated one.
+    """
+
+    true_area: Int64[np.ndarray, "*#masks"]
+    predicted_area: Int64[np.ndarray, "*#masks"]
+    intersection: Int64[np.ndarray, "*masks"]
+    true_length: Int64[np.ndarray, "*#masks"]
+    predicted_length: Int64[np.ndarray, "*#masks"]
+    true_matched: Int64[np.ndarray, "*masks"]
+    predicted_matched: Int64[np.ndarray, "*masks"]
+
+
+def compare(masks: BitMasks, true: int | slice, predicted: int) -> PairCounts:
+    """One or more annotated objects with a predicted one; indices count along the first axis of `masks`."""
+    return PairCounts(
+        masks.areas[true],
+        masks.areas[predicted],
+        count(masks.pixels[true] & masks.pixels[predicted]),
+        masks.outline_lengths[true],
+        masks.outline_lengths[predicted],
+        count(masks.outlines[true] & masks.near_outlines[predicted]),
+        count(masks.outlines[predicted] & masks.near_outlines[true]),
+    )
+
+
 def count(bits: UInt64[np.ndarray, "*masks words"]) -> Int64[np.ndarray, "*masks"]:
     """Number of pixels in each mask."""
     return np.bitwise_count(bits).sum(axis=-1, dtype=np.uint32).astype(np.int64)  # 64 bits would add more slowly

@@ -7,14 +7,14 @@ unsupervised protocol.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from math import ceil, hypot
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped, UInt8
 
-from metrics.bit_masks import BitMasks, MaskRows, Packer, count
+from metrics.bit_masks import BitMasks, MaskRows, Packer, PairCounts, compare
+from metrics.mask_pairs import count_pairs
 from structures.object_maps import VOID_INDEX
 
 Task = Literal["semi-supervised", "unsupervised"]
@@ -129,14 +129,13 @@ def region_and_boundary(
         void: True where pixels are background in both masks.
     """
     _require_equal_shapes(annotation=annotation, prediction=prediction, void=void)
-    region, boundary = np.empty(len(annotation)), np.empty(len(annotation))
-    packer = Packer(*annotation.shape[1:])
+    region, boundary = np.empty((2, 1, len(annotation)))
+    radius = boundary_radius(*annotation.shape[1:])
     for frames in _chunks(annotation, num_masks=2):
-        images = (*annotation[frames], *prediction[frames])
-        ignored = repeat(None, len(images)) if void is None else (*void[frames], *void[frames])
-        masks = [packer.pack(image, True, hidden) for image, hidden in zip(images, ignored, strict=True)]
-        region[frames], boundary[frames] = _compare(_with_outlines(masks, annotation[frames]), 0, 1)
-    return region, boundary
+        images = (annotation[frames].view(np.uint8), prediction[frames].view(np.uint8))
+        hidden = None if void is None else void[frames]
+        region[:, frames], boundary[:, frames] = _scores(count_pairs(*images, hidden, num_objects=1, radius=radius))
+    return region[0], boundary[0]
 
 
 def boundary_radius(height: int, width: int) -> int:
@@ -200,20 +199,17 @@ def score_semi_supervised(
     annotation, prediction = sequence.annotation[1:-1], sequence.prediction[1:-1]
     region = np.empty((num_objects, len(annotation)))
     boundary = np.empty_like(region)
-    numbers, packer = range(1, num_objects + 1), Packer(*annotation.shape[1:])
+    radius = boundary_radius(*annotation.shape[1:])
     for frames in _chunks(annotation, num_masks=2):
-        # all objects of an image, then the next image: so each is read from memory once
-        packed = [[packer.pack(image, number) for number in numbers] for image in annotation[frames]]
-        for image in prediction[frames]:
-            num_predicted = int(image.max())
-            if num_predicted > num_objects:
-                raise ValueError(
-                    f"{sequence.name}: the prediction holds object id {num_predicted}, but only {num_objects} objects "
-                    "are annotated"
-                )
-            packed.append([packer.pack(image, number) for number in numbers])
-        for index, masks in enumerate(zip(*packed, strict=True)):
-            region[index, frames], boundary[index, frames] = _compare(_with_outlines(masks, annotation[frames]), 0, 1)
+        images = (annotation[frames], prediction[frames])
+        num_predicted = int(images[1].max(initial=0))
+        if num_predicted > num_objects:
+            raise ValueError(
+                f"{sequence.name}: the prediction holds object id {num_predicted}, but only {num_objects} objects "
+                "are annotated"
+            )
+        counts = count_pairs(*images, None, num_objects=num_objects, radius=radius)
+        region[:, frames], boundary[:, frames] = _scores(counts)
     return region, boundary
 
 
@@ -258,7 +254,7 @@ def compare_all_pairs(
         ]
         masks = _with_outlines(true + predicted, annotation)
         for proposal in range(num_proposals):
-            pairs = _compare(masks, slice(num_objects), num_objects + proposal)
+            pairs = _scores(compare(masks, slice(num_objects), num_objects + proposal))
             region[proposal, :, frames], boundary[proposal, :, frames] = pairs
     return region, boundary
 
@@ -321,19 +317,11 @@ def _with_outlines(masks: Sequence[MaskRows], images: Shaped[np.ndarray, "time h
     return BitMasks.from_rows(masks, shape, height=height, width=width, radius=boundary_radius(height, width))
 
 
-def _compare(
-    masks: BitMasks, true: int | slice, predicted: int
-) -> tuple[Float64[np.ndarray, "*masks"], Float64[np.ndarray, "*masks"]]:
-    """J and F between one or more annotated objects and a predicted one."""
-    intersection = count(masks.pixels[true] & masks.pixels[predicted])
-    region = _jaccard(intersection, masks.areas[true] + masks.areas[predicted] - intersection)
-    boundary = _f_measure(
-        count(masks.outlines[true] & masks.near_outlines[predicted]),
-        count(masks.outlines[predicted] & masks.near_outlines[true]),
-        masks.outline_lengths[true],
-        masks.outline_lengths[predicted],
-    )
-    return region, boundary
+def _scores(counts: PairCounts) -> tuple[Float64[np.ndarray, "*masks"], Float64[np.ndarray, "*masks"]]:
+    """J and F of pairs of masks."""
+    region = _jaccard(counts.intersection, counts.true_area + counts.predicted_area - counts.intersection)
+    lengths = (counts.true_length, counts.predicted_length)
+    return region, _f_measure(counts.true_matched, counts.predicted_matched, *lengths)
 
 
 def _jaccard(

@@ -40,7 +40,7 @@ def shared_dir() -> Path:
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The outcome of a test does not depend on who runs it."""
-    for name in ("SOC_DATA_ROOT", "SOC_ENCODERS", "SOC_MS_DEFORM_ATTN"):
+    for name in ("SOC_DATA_ROOT", "SOC_ENCODERS", "SOC_MS_DEFORM_ATTN", "SOC_COMPILED_METRICS"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -109,7 +109,12 @@ def test_nothing_but_imports_and_commands_changes_in_any_file(script, tmp_path, 
         changed += before != after
     assert changed > len(sources) // 2
     names = {str(path.relative_to(tmp_path)) for path in written}
-    for needed in ("configs/base.yaml", "models/ops/ms_deform_attn/csrc/cpu/ms_deform_attn_cpu.cpp", "main.py"):
+    for needed in (
+        "configs/base.yaml",
+        "models/ops/ms_deform_attn/csrc/cpu/ms_deform_attn_cpu.cpp",
+        "main.py",
+        "metrics/mask_pairs.cpp",
+    ):
         assert f"soc_rvos/{needed}" in names
     assert not any(part in name.split("/") for name in names for part in ("tests", "benchmarks", "setup.py"))
 
