@@ -78,6 +78,7 @@ def compiled_library() -> Path:
         return path
     compiler = _compiler()
     folder.mkdir(parents=True, exist_ok=True)
+    logger.info("compiling %s (once, a second or two) into %s", SOURCE.name, path)
     # others may compile the same at the same time: each writes a file of its own, and the last one is kept
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         built = Path(temporary) / path.name

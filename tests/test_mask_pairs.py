@@ -169,9 +169,11 @@ def test_a_compiler_that_fails_leaves_nothing_in_the_cache(tmp_path):
 def test_a_library_is_compiled_once(tmp_path):
     if pair_library.count_mask_pairs() is None:
         pytest.skip("needs a C++ compiler")
-    assert run_without_cache(tmp_path, CODE).count("compiled") == 2
+    said = run_without_cache(tmp_path, CODE)
+    assert said.count("[1.] [1.] compiled") == 2
+    assert said.count("compiling mask_pairs.cpp") == 1
     (library,) = (tmp_path / "cache").iterdir()
-    assert run_without_cache(tmp_path, CODE, CXX="false").count("compiled") == 2
+    assert run_without_cache(tmp_path, CODE, CXX="false").count("[1.] [1.] compiled") == 2
     library.write_bytes(b"no library")
     assert "cannot be compiled or loaded" in run_without_cache(tmp_path, CODE)
 
