@@ -87,7 +87,7 @@ def build_model(
         model = new_model(for_inference=True)
     torch.set_rng_state(random_state)  # some weights were drawn all the same
     class_head: Literal["load", "load_if_it_fits"] = "load" if config.keep_class_head else "load_if_it_fits"
-    load_weights(model, weights, class_head=class_head, initial_state=initial_state)
+    load_weights(model, weights, class_head=class_head, initial_state=initial_state, take=True)
     return model
 
 
@@ -309,6 +309,7 @@ def load_weights(
     *,
     class_head: Literal["load", "new", "load_if_it_fits"] = "load",
     initial_state: Callable[[], Mapping[str, Tensor]] | None = None,
+    take: bool = False,
 ) -> None:
     """Load a checkpoint of ours, or one with the published names, strictly.
 
@@ -318,6 +319,7 @@ def load_weights(
         class_head: "new" leaves the classification head of the model as it is, as the published finetuning does,
             whether that of the file fits or not; "load_if_it_fits" does so where it does not fit.
         initial_state: gives the weights by which parts start that the file does not hold; None: those of the model.
+        take: as for `load_strictly`.
 
     Raises:
         ValueError: if the file is missing, unreadable or of another architecture.
@@ -358,7 +360,7 @@ def load_weights(
     elif any(name.startswith(TRAJECTORY) for name in state.keys() - model.state_dict().keys()):
         hint += ". The file was trained with model.trajectory=true"
     _require_same_encoder(model.state_dict(), state, path)
-    load_strictly(model, state, source=f"checkpoint {path}", hint=hint)
+    load_strictly(model, state, source=f"checkpoint {path}", hint=hint, take=take)
     logger.info("loaded %d tensors from %s", len(state) - len(added) - (len(own_head) if starts_anew else 0), path)
 
 

@@ -45,6 +45,9 @@ and where it comes from."""
 CHECKSUM_KEY = "sha256"
 """Key in the header of a safetensors file of this project: the digest of its weights, see `state_digest`."""
 
+MOST_MAPPED = 64 * 2**20
+"""Bytes of a safetensors file that are in memory beside the tensors read from it; one tensor may be larger."""
+
 SHOWN = 3
 """How many names of each kind of problem a message shows."""
 
@@ -104,7 +107,7 @@ def read_checkpoint_file(path: Path, *, in_place: bool = False) -> Any:
     try:
         is_zip = zipfile.is_zipfile(path)
         if is_safetensors(path) or (path.suffix == ".safetensors" and not is_zip):
-            return _read_safetensors(path, verified=not in_place)
+            return _read_safetensors(path, in_place=in_place)
         if is_zip:
             _require_whole(path, in_place=in_place)
         with torch.serialization.safe_globals([*NUMPY_NUMBERS, *PLAIN_VALUES]), path.open("rb") as file:
@@ -184,7 +187,9 @@ def with_min_score(content: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
     return {**wrapped, MIN_SCORE: dict(stored)}
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str, hint: str = "") -> None:
+def load_strictly(
+    module: nn.Module, state: Mapping[str, Tensor], *, source: str, hint: str = "", take: bool = False
+) -> None:
     """Load a state dict that must fit name by name and shape by shape; nothing is changed if it does not.
 
     Args:
@@ -192,6 +197,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str
         state: tensors by name.
         source: where they are from, for the error message.
         hint: ends the message where something does not fit.
+        take: the tensors become the weights instead of being copied to them, for who does nothing else with them: no
+            weight is in memory twice.
 
     Raises:
         ValueError: with the parameters that are missing, unknown, of another shape, or hold what no weight is, such as
@@ -209,7 +216,25 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str
     if num:
         shown = "; ".join(f"{kind}: {_first(problems)}" for kind, problems in kinds.items() if problems)
         raise ValueError(f"{source} does not fit the model ({num} problem{'s'[: num != 1]}): {shown}{hint}")
-    module.load_state_dict(dict(state))
+    if take:
+        _take(module, state)
+    else:
+        module.load_state_dict(dict(state))
+
+
+@torch.no_grad()
+def _take(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Gives the module these tensors; those of another type or layout, or that share their memory, are copied."""
+    taken: set[int] = set()
+    for name, own in module.state_dict(keep_vars=True).items():
+        tensor = state[name].detach()
+        memory = tensor.untyped_storage()
+        kinds = [(each.dtype, each.device, each.stride()) for each in (tensor, own)]
+        if kinds[0] == kinds[1] and memory.nbytes() == tensor.nbytes and memory.data_ptr() not in taken:
+            own.data = tensor  # and stays the same parameter, wherever else the module has it
+            taken.add(memory.data_ptr())
+        else:
+            own.copy_(tensor)
 
 
 def require_numbers(state: Mapping[str, Tensor], *, source: str) -> None:
@@ -229,15 +254,25 @@ class _UnreadableError(Exception):
     """The end of the sentence "the file cannot be read"."""
 
 
-def _read_safetensors(path: Path, *, verified: bool) -> dict[str, Tensor]:
+def _read_safetensors(path: Path, *, in_place: bool) -> dict[str, Tensor]:
+    """The tensors by name, each in memory of its own: whoever writes to the file later does not change them."""
+    state: dict[str, Tensor] = {}
     try:
+        if in_place:
+            return load_file(path)
         with safe_open(path, framework="pt") as file:
-            expected = (file.metadata() or {}).get(CHECKSUM_KEY)
-        state = load_file(path)
+            expected, names = (file.metadata() or {}).get(CHECKSUM_KEY), list(file.keys())
+        while len(state) < len(names):
+            with safe_open(path, framework="pt") as file:  # anew: what was looked at before is let go of
+                num_bytes = 0
+                while len(state) < len(names) and num_bytes < MOST_MAPPED:
+                    name = names[len(state)]
+                    state[name] = file.get_tensor(name).clone()
+                    num_bytes += state[name].nbytes
     except SafetensorError as error:
         reason = what_it_is(path) or f"is damaged ({_first_line(error)})"
         raise _UnreadableError(f" as safetensors: it {reason}") from error
-    if verified and expected is not None and state_digest(state) != expected:
+    if expected is not None and state_digest(state) != expected:
         raise _UnreadableError(": it is damaged (its weights are not those that were written); copy it again")
     return state
 

@@ -294,3 +294,106 @@ def test_a_misfit_is_one_line_with_the_first_names(tmp_path: Path):
         "file does not fit the model (52 problems): missing: weight (3, 3), bias (3,); "
         "unknown: x0 (1,), x1 (1,), x2 (1,) and 47 more"
     )
+
+
+@pytest.mark.parametrize("most", [1, 100, 10**9])
+def test_tensors_of_safetensors_are_read_a_few_at_a_time_and_the_file_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+):
+    monkeypatch.setattr("structures.checkpoint_file.MOST_MAPPED", most)
+    path = tmp_path / "file.safetensors"
+    state = {f"layer.{number}": torch.randn(number, 5) for number in range(7)} | {"count": torch.tensor(3)}
+    save_file(state, path)
+    read = read_checkpoint_file(path)
+    assert list(read) == sorted(state)
+    for name, tensor in state.items():
+        assert torch.equal(read[name], tensor), name
+    if Path("/proc/self/maps").exists():
+        assert str(path) not in Path("/proc/self/maps").read_text(), "nothing of it is mapped any more"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    assert torch.equal(read["layer.6"], state["layer.6"])
+
+
+class Tied(torch.nn.Module):
+    """Two names of one parameter, one that is not trained, and two buffers of which files hold one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(3, 3)
+        self.second = torch.nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.second.bias.requires_grad_(False)
+        self.register_buffer("stored", torch.zeros(2))
+        self.register_buffer("made", torch.arange(4), persistent=False)
+
+
+def tied_state() -> dict[str, torch.Tensor]:
+    weight = torch.arange(9.0).view(3, 3)
+    return {
+        "first.weight": weight,
+        "first.bias": torch.tensor([1.0, 2.0, 3.0]),
+        "second.weight": weight,
+        "second.bias": torch.tensor([4.0, 5.0, 6.0]),
+        "stored": torch.tensor([7.0, 8.0]),
+    }
+
+
+def test_tensors_that_are_taken_are_the_weights_and_everything_else_stays():
+    module, copied, state = Tied(), Tied(), tied_state()
+    parameters = dict(module.named_parameters())
+    load_strictly(module, state, source="file", take=True)
+    load_strictly(copied, state, source="file")
+    torch.testing.assert_close(module.state_dict(), copied.state_dict(), rtol=0, atol=0)
+    assert module.first.bias.data_ptr() == state["first.bias"].data_ptr(), "not in memory twice"
+    assert module.stored.data_ptr() == state["stored"].data_ptr()
+    assert module.first.weight is module.second.weight
+    for name, parameter in module.named_parameters():
+        assert parameter is parameters[name], "an optimiser that has it goes on with it"
+        assert parameter.requires_grad == (name != "second.bias"), name
+    assert torch.equal(module.made, torch.arange(4))
+    module.first(torch.ones(3)).sum().backward()
+    assert torch.equal(module.first.weight.grad, torch.ones(3, 3))
+
+
+TAKEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "double": lambda t: t.double(),
+    "half": lambda t: t.half(),
+    "transposed": lambda t: t.t().contiguous().t(),
+    "part of a larger one": lambda t: torch.cat([t, t])[:3],
+    "of an optimiser": lambda t: t.requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_what_is_taken_is_of_the_type_and_layout_of_the_model(kind: str):
+    layer = torch.nn.Linear(3, 3)
+    state = {"weight": TAKEN[kind](torch.arange(9.0).view(3, 3)), "bias": torch.ones(3)}
+    load_strictly(layer, state, source="file", take=True)
+    assert torch.equal(layer.weight, torch.arange(9.0).view(3, 3))
+    assert (layer.weight.dtype, layer.weight.stride()) == (torch.float32, (3, 1))
+    assert layer.weight.is_leaf
+    assert layer.weight.untyped_storage().nbytes() == 36, "no memory is kept for what nobody uses"
+
+
+def test_two_names_of_one_tensor_become_two_weights():
+    pair = torch.nn.ModuleList([torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)])
+    weight, bias = torch.ones(3, 3), torch.zeros(3)
+    state = {f"{number}.{name}": each for number in (0, 1) for name, each in (("weight", weight), ("bias", bias))}
+    load_strictly(pair, state, source="file", take=True)
+    with torch.no_grad():
+        pair[0].weight.add_(1)
+    assert torch.equal(pair[1].weight, torch.ones(3, 3))
+
+
+@pytest.mark.parametrize("kind", LOADED)
+def test_nothing_is_taken_if_one_tensor_is_no_weight(kind: str):
+    layer = torch.nn.Linear(3, 3)
+    before = layer.bias.clone()
+    messages = []
+    for take in (False, True):
+        state = {"weight": LOADED[kind][0](torch.ones(3, 3)), "bias": torch.full((3,), 7.0)}
+        with pytest.raises(ValueError, match="does not fit") as error:
+            load_strictly(layer, state, source="file", take=take)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
+    assert torch.equal(layer.bias, before)

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from models.build import build_model
 from models.soc import SOC
+from structures.checkpoint_file import read_state_dict
 from structures.skipped_init import SkippedRandomFill
 from tests.tiny_run import tiny_config, write_tiny_root
 
@@ -50,6 +52,26 @@ def test_the_model_is_that_of_the_checkpoint_and_random_numbers_are_left_alone(r
     kept, others = dict(model.named_buffers()), dict(trained.named_buffers())
     for name in kept.keys() & others.keys():  # tables that no checkpoint holds, too
         assert torch.equal(kept[name], others[name]), name
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+def test_weights_are_in_memory_once_and_not_in_the_file(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    path, expected = tmp_path / name, build(root, seed=1, for_inference=False)
+    if name.endswith(".pt"):
+        torch.save({"model": expected.state_dict()}, path)
+    else:
+        save_file({name: tensor.clone() for name, tensor in expected.state_dict().items()}, path)
+    read: dict[str, dict[str, torch.Tensor]] = {}
+    monkeypatch.setattr("models.build.read_state_dict", lambda path: read.setdefault("all", read_state_dict(path)))
+    model = build(root, seed=2, for_inference=True, weights=path)
+    path.write_bytes(bytes(path.stat().st_size))
+    assert_same(model, expected.state_dict())
+    for key, parameter in model.named_parameters():
+        assert parameter.data_ptr() == read["all"][key].data_ptr(), key
+        assert parameter.dtype == torch.float32
+        assert parameter.data_ptr() % 64 == 0, "aligned as PyTorch aligns its own"
 
 
 def test_a_new_class_head_and_trajectory_start_as_in_training(root: Path, checkpoint: Path):
