@@ -151,7 +151,9 @@ def predict_video(
             )
         )
         bar = stack.enter_context(progress_bar(total=None, title=video.name, world=World(), unit="frame"))
-        behind = stack.enter_context(write_behind(writer, device=predictor.device, most_bytes=MOST_BYTES))
+        behind = stack.enter_context(
+            write_behind(writer, device=predictor.device, workers=config.eval.workers, most_bytes=MOST_BYTES)
+        )
         ahead = stack.enter_context(read_ahead(frames, most_bytes=MOST_BYTES))
         for window in predictor.stream(ahead, [each.sentence for each in objects]):
             for record, prediction in zip(records, window.objects, strict=True):

@@ -206,7 +206,8 @@ class EvalConfig(ConfigNode):
     tell a wrong choice from a wrong mask; where masks are annotated in whole videos."""
 
     workers: Processes = 2
-    """Threads that write and score masks while the model goes on; 0: it waits for them."""
+    """Threads that write and score masks while the model goes on; 0: it waits for them. `predict` writes files of
+    single frames with them, and has one at least."""
 
     @model_validator(mode="after")
     def packs_what_is_written(self) -> "EvalConfig":

@@ -21,6 +21,7 @@ class MaskFolders(Output):
     """`masks/OBJECT/FRAME.png`: 255 on the object, 0 elsewhere."""
 
     patterns = ("masks/*/*.png",)
+    in_order = False
 
     def add(self, result: FrameResult) -> None:
         """Writes one file per object."""
@@ -38,6 +39,7 @@ class PaletteMasks(Output):
     """
 
     patterns = ("palette/*.png",)
+    in_order = False
 
     def open(self, stack: ExitStack) -> None:
         """See `Output`."""
@@ -60,6 +62,7 @@ class Cutouts(Output):
     """`cutouts/OBJECT/FRAME.png`: the frame, transparent (and black) where the object is not."""
 
     patterns = ("cutouts/*/*.png",)
+    in_order = False
 
     def add(self, result: FrameResult) -> None:
         """Writes one file per object."""

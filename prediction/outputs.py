@@ -122,9 +122,11 @@ class Output(ABC):
 
     Attributes:
         patterns: of its files in the output folder, for `Path.glob`; an earlier run's are deleted.
+        in_order: whether `add` takes one frame after the other; where not, threads may call it for several at once.
     """
 
     patterns: ClassVar[tuple[str, ...]]
+    in_order: ClassVar[bool] = True
 
     def __init__(self, video: OutputVideo, stack: ExitStack) -> None:
         self.video = video
@@ -135,7 +137,7 @@ class Output(ABC):
 
     @abstractmethod
     def add(self, result: FrameResult) -> None:
-        """Takes the next frame."""
+        """Takes the next frame; any frame where the format is not `in_order`."""
 
     def finish(self) -> None:  # noqa: B027  # formats of one file per frame are finished
         """Writes what could not be written before the last frame."""

@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from threading import Condition, Thread
 from typing import Generic, TypeVar
 
@@ -15,6 +16,9 @@ from prediction.writers import OutputWriter
 
 MOST_BYTES = 64 * 2**20
 """Of frames that are read before they are needed, and of frames that wait to be written: 24 frames of 720p."""
+
+MOST_BYTES_IN_WORK = 128 * 2**20
+"""Of frames that are written at the same time, with their masks: two frames of 4K with four objects."""
 
 Item = TypeVar("Item")
 
@@ -108,23 +112,58 @@ def _join(thread: Thread) -> None:
         thread.join()
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A frame that is to be written.
+
+    Attributes:
+        number: of the frame, in the order of the video.
+        result: what was found in it.
+        ready: when the GPU has it; None on a CPU.
+    """
+
+    number: int
+    result: FrameResult
+    ready: torch.cuda.Event | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Apart:
+    """A frame of which only that is left to write which needs its turn.
+
+    Attributes:
+        waiting: the frame.
+        areas: see `WriterBehind`.
+        error: that has come.
+    """
+
+    waiting: _Waiting
+    areas: list[int] = field(default_factory=list)
+    error: BaseException | None = None
+
+
 class WriterBehind:
-    """Writes windows in another thread, see `write_behind`.
+    """Writes windows in other threads, see `write_behind`.
 
     Attributes:
         areas: of every frame that is written, for each object the pixels of its mask.
     """
 
-    def __init__(self, writer: OutputWriter, *, device: torch.device, most_bytes: int) -> None:
+    def __init__(self, writer: OutputWriter, *, device: torch.device, workers: int, most_bytes: int) -> None:
         self.areas: list[list[int]] = []
-        self._writer, self._device = writer, device
-        self._queue: BoundedQueue[tuple[FrameResult, torch.cuda.Event | None]] = BoundedQueue(most_bytes)
+        self._writer, self._device, self._workers = writer, device, workers
+        self._queue: BoundedQueue[_Waiting] = BoundedQueue(most_bytes)
+        self._pool: list[Thread] = []
+        self._in_order = Thread(target=self._write_in_order, name="write behind")
+        self._changed = Condition()
+        self._apart: dict[int, _Apart] = {}
+        self._num_added, self._num_written = 0, 0
+        self._is_over = False
         self._error: BaseException | None = None
-        self._thread = Thread(target=self._write, name="write behind")
 
     def start(self) -> None:
         """Before the first window."""
-        self._thread.start()
+        self._in_order.start()
 
     def add(self, window: WindowPrediction) -> None:
         """Takes the new frames of a window, as soon as there is room for them.
@@ -132,12 +171,16 @@ class WriterBehind:
         Raises:
             Exception: what has stopped the writing of earlier ones.
         """
+        if not self._pool:
+            self._start_pool(window)
         ready = None
         if self._device.type == "cuda":
             ready = torch.cuda.Event()
             ready.record(torch.cuda.current_stream(self._device))
         for position, frame in enumerate(window.frames):
-            if not self._queue.put((FrameResult.of(window, position), ready), frame.num_bytes):
+            waiting = _Waiting(self._num_added, FrameResult.of(window, position), ready)
+            self._num_added += 1
+            if not self._queue.put(waiting, frame.num_bytes):
                 self.finish()
 
     def finish(self) -> None:
@@ -147,40 +190,110 @@ class WriterBehind:
             Exception: what has stopped it.
         """
         self._queue.complete()
-        self._thread.join()
+        self._join()
         if self._error is not None:
             raise self._error
 
     def stop(self) -> None:
         """Drops what is not written."""
         self._queue.give_up()
-        _join(self._thread)
+        self._join()
 
-    def _write(self) -> None:
+    def _start_pool(self, window: WindowPrediction) -> None:
+        """Starts as many threads as there may be frames of this size, with their masks, at the same time."""
+        height, width = window.frames[0].size
+        num_bytes = height * width * (3 + len(window.objects))
+        for number in range(max(1, min(self._workers, MOST_BYTES_IN_WORK // num_bytes))):
+            self._pool.append(Thread(target=self._write_apart, name=f"write behind {number}"))
+            self._pool[-1].start()
+
+    def _join(self) -> None:
+        for thread in self._pool:
+            _join(thread)
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+        _join(self._in_order)
+
+    def _write_apart(self) -> None:
         try:
-            with ExitStack() as stack:
-                if self._device.type == "cuda":  # a stream of its own, or masks would wait for the next window
-                    stack.enter_context(torch.cuda.stream(torch.cuda.Stream(self._device)))
-                for result, ready in self._queue.items():
-                    if ready is not None:
-                        ready.wait()
-                    self.areas.append(self._writer.add_frame(result))
-                    del result  # not kept while the next one is waited for
+            with self._own_stream():
+                for waiting in self._queue.items():
+                    apart = self._try_apart(waiting)
+                    with self._changed:
+                        self._apart[waiting.number] = apart
+                        self._changed.notify_all()
+                        # no frame is begun while one of this thread waits for its turn, or they would pile up
+                        while self._num_written <= waiting.number and self._error is None:
+                            self._changed.wait()
+                    del waiting, apart  # not kept while the next one is waited for
         except BaseException as raised:  # noqa: BLE001  # it belongs to who has the frames written
-            self._error = raised
-            self._queue.give_up()
+            self._fail(raised)
+
+    def _try_apart(self, waiting: _Waiting) -> _Apart:
+        """Writes what can be written at any time; an error waits for the turn of its frame, too.
+
+        Then it is that of the first frame that has one, as if frames were written one by one.
+        """
+        try:
+            if waiting.ready is not None:
+                waiting.ready.wait()
+            return _Apart(waiting, areas=self._writer.write_apart(waiting.result))
+        except BaseException as raised:  # noqa: BLE001  # raised when the turn comes
+            return _Apart(waiting, error=raised)
+
+    def _write_in_order(self) -> None:
+        """One thread for all frames: what x264 writes depends on the memory that its thread has used before."""
+        try:
+            with self._own_stream():
+                while (apart := self._next_apart()) is not None:
+                    if apart.error is not None:
+                        raise apart.error
+                    if apart.waiting.ready is not None:
+                        apart.waiting.ready.wait()
+                    self._writer.write_next(apart.waiting.result)
+                    self.areas.append(apart.areas)
+                    del apart  # not kept while the next one is waited for
+                    with self._changed:
+                        self._num_written += 1
+                        self._changed.notify_all()
+        except BaseException as raised:  # noqa: BLE001  # it belongs to who has the frames written
+            self._fail(raised)
+
+    def _next_apart(self) -> _Apart | None:
+        """Waits for the next frame; None where there is no more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._num_written in self._apart or self._is_over or self._error is not None)
+            return None if self._error is not None else self._apart.pop(self._num_written, None)
+
+    def _own_stream(self) -> AbstractContextManager[object]:
+        """On a GPU each thread has a stream, or masks would wait for the next window."""
+        if self._device.type != "cuda":
+            return nullcontext()
+        return torch.cuda.stream(torch.cuda.Stream(self._device))
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
+        self._queue.give_up()
 
 
 @contextmanager
-def write_behind(writer: OutputWriter, *, device: torch.device, most_bytes: int) -> Iterator[WriterBehind]:
-    """Writes in another thread what is found in windows; when the block succeeds, all of it is written.
+def write_behind(
+    writer: OutputWriter, *, device: torch.device, workers: int, most_bytes: int
+) -> Iterator[WriterBehind]:
+    """Writes in other threads what is found in windows; when the block succeeds, all of it is written.
+
+    Files are the same, and so is an error, whatever the number of threads.
 
     Args:
         writer: of the formats.
         device: on which the masks are drawn.
+        workers: threads, one at least; fewer where frames with their masks are large.
         most_bytes: of frames that wait; where there are more, who adds them waits.
     """
-    behind = WriterBehind(writer, device=device, most_bytes=most_bytes)
+    behind = WriterBehind(writer, device=device, workers=workers, most_bytes=most_bytes)
     try:
         behind.start()
         yield behind

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -83,6 +84,7 @@ class OutputWriter:
         self._formats, self._folder, self._video, self._objects = formats, folder, video, tuple(objects)
         self._fps, self._source, self._step, self._stack = fps, source, step, stack
         self._outputs: list[Output] | None = None
+        self._opening = Lock()
 
     def add(self, window: WindowPrediction) -> list[list[int]]:
         """Writes the new frames of a window.
@@ -99,13 +101,32 @@ class OutputWriter:
         Returns:
             For each object the pixels of its mask.
         """
-        if self._outputs is None:
-            self._outputs = self._open(result.frame)
+        areas = self.write_apart(result)
+        self.write_next(result)
+        return areas
+
+    def write_apart(self, result: FrameResult) -> list[int]:
+        """Writes of a frame what no other frame matters for; threads may do so with several frames at once.
+
+        Returns:
+            For each object the pixels of its mask.
+        """
+        with self._opening:
+            if self._outputs is None:
+                self._outputs = self._open(result.frame)
+        areas = [int(np.count_nonzero(mask)) for mask in result.masks]
+        for output in self._outputs:
+            if not output.in_order:
+                output.add(result)
+        return areas
+
+    def write_next(self, result: FrameResult) -> None:
+        """Writes the rest, of one frame after the other, each after `write_apart`."""
         if None in self.colours.chosen:
             self.colours.look([result.pixels], [[mask] for mask in result.masks])
-        for output in self._outputs:
-            output.add(result)
-        return [int(np.count_nonzero(mask)) for mask in result.masks]
+        for output in self._outputs or ():
+            if output.in_order:
+                output.add(result)
 
     def finish(self) -> None:
         """Writes what could not be written before the last frame."""
