@@ -25,7 +25,7 @@ WORDS_MULTIPLE = 8
 """Sentences are padded to a multiple of so many tokens, so that fewer sizes come."""
 
 MOST_RECORDINGS = 16
-"""Each keeps its inputs, outputs and gradients: some 300 MB of SOC-T with a frozen text encoder, by their number."""
+"""Each keeps its inputs, outputs and gradients: 190 to 330 MiB of SOC-T with a frozen text encoder."""
 
 
 @dataclass(frozen=True, slots=True)
