@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from models.ops.cpu_kernels import has_kernels
+
 LANES = 4
 """Random numbers of 16 bits in one of 64, which is what the generator of PyTorch draws fastest."""
 
@@ -17,8 +19,9 @@ class Dropout(nn.Dropout):
     """In training sets values to zero and makes up for it in the others.
 
     On a CPU that of PyTorch draws one Bernoulli number per value, which took a twelfth of a training step, and keeps
-    them as floats. Here four values share one random number of 64 bits, and the mask is kept as booleans. The share of
-    zeros is rounded to a multiple of 1/65536; the mean is that of the input for this share.
+    them as floats. Where there is a C++ compiler, what is kept follows from a seed here, and no mask is needed. Else
+    four values share one random number of 64 bits, and the mask is kept as booleans. The share of zeros is rounded to a
+    multiple of 1/65536; the mean is that of the input for this share.
     """
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -26,6 +29,8 @@ class Dropout(nn.Dropout):
         if not self._is_cheap(x):
             return super().forward(x)
         zeros = round(self.p * LEVELS)
+        if _has_kernel(x):
+            return _SeededDropout.apply(x, zeros)
         return (x * _draw(x.shape, zeros)).mul_(LEVELS / (LEVELS - zeros))
 
     def of_relu(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -35,12 +40,46 @@ class Dropout(nn.Dropout):
         """
         if not self._is_cheap(x):
             return super().forward(F.relu(x, inplace=True))
-        return _ReluDropout.apply(x, round(self.p * LEVELS))
+        way = _SeededReluDropout if _has_kernel(x) and x.is_contiguous() else _ReluDropout
+        return way.apply(x, round(self.p * LEVELS))
 
     def _is_cheap(self, x: Tensor) -> bool:
         """Where ours is faster; elsewhere PyTorch has one kernel for it, or nothing is drawn."""
         is_drawn = self.training and 0 < self.p < 0.999
         return is_drawn and x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _has_kernel(x: Tensor) -> bool:
+    return x.dtype in (torch.float32, torch.bfloat16) and has_kernels("soc_dropout_cpu")
+
+
+def _new_seed() -> int:
+    return int(torch.empty((), dtype=torch.int64).random_())
+
+
+class _SeededDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, zeros: int) -> Tensor:
+        ctx.settings = _new_seed(), zeros, LEVELS / (LEVELS - zeros)
+        return torch.ops.soc_dropout_cpu.dropout(x.contiguous(), *ctx.settings)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return torch.ops.soc_dropout_cpu.dropout(grad.contiguous(), *ctx.settings), None
+
+
+class _SeededReluDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, zeros: int) -> Tensor:
+        ctx.scale = LEVELS / (LEVELS - zeros)
+        ctx.mark_dirty(x)
+        torch.ops.soc_dropout_cpu.relu_dropout_(x, _new_seed(), zeros, ctx.scale)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return torch.ops.soc_dropout_cpu.relu_dropout_backward(grad.contiguous(), *ctx.saved_tensors, ctx.scale), None
 
 
 class _ReluDropout(torch.autograd.Function):

@@ -45,8 +45,8 @@ ALLOWED = {
 # Inside models: a module imports only from floors below its own.
 FLOORS = (
     {"parts"},
-    {"outputs", "ops", "losses", "bert", "checkpoint_names", "dropout", "encoder_files", "fused_network", "text_files"},
-    {"weight_kinds"},
+    {"outputs", "ops", "losses", "bert", "checkpoint_names", "encoder_files", "fused_network", "text_files"},
+    {"weight_kinds", "dropout"},
     {
         "text_files",
         "weight_kinds",

@@ -4,6 +4,12 @@ import pytest
 import torch
 
 from models.dropout import LANES, Dropout
+from models.ops.ms_deform_attn.backends import ENVIRONMENT_VARIABLE
+
+
+@pytest.fixture(autouse=True, params=["auto", "reference"])
+def with_and_without_a_kernel(request, monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, request.param)
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
@@ -67,3 +73,29 @@ def test_whoever_looks_for_dropout_finds_it():
     assert isinstance(layer, torch.nn.Dropout)
     layer.p = 0.0
     assert torch.equal(layer(torch.ones(100)), torch.ones(100))
+
+
+def test_zeros_do_not_depend_on_threads_and_follow_no_pattern():
+    layer, x = Dropout(0.3), torch.ones(300_000)
+    before = torch.get_num_threads()
+    drawn = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            torch.manual_seed(0)
+            drawn.append(layer(x))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*drawn)
+    is_zero = (drawn[0] == 0).double()
+    for distance in (1, 2, 3, 4, 64, 2**15, 2**16, 2**17):
+        both = (is_zero[:-distance] * is_zero[distance:]).mean().item()
+        assert both == pytest.approx(0.09, abs=0.004), distance
+    other = (layer(x) == 0).double()  # of another seed
+    assert (is_zero * other).mean().item() == pytest.approx(0.09, abs=0.004)
+
+
+def test_a_value_that_is_none_is_not_hidden_by_relu():
+    layer = Dropout(0.1)
+    y = layer.of_relu(torch.full((1000,), float("nan")))
+    assert y.isnan().double().mean() > 0.5

@@ -2,53 +2,25 @@
 
 PyTorch computes attention whose bias is trained operator by operator on a CPU, and keeps the weights of every pair of
 tokens for the gradient. The kernel (`ms_deform_attn/csrc/cpu/window_attention_cpu.cpp`) computes them once more
-instead. It is in one library with that of deformable attention, and like that compiled on first use. Nobody needs it:
-without a compiler, `WindowAttention` computes the same with operators of PyTorch.
+instead. Without it, `WindowAttention` computes the same with operators of PyTorch.
 """
 
-import logging
-from functools import cache
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.ops.ms_deform_attn.backends import AUTO, BACKENDS, ENVIRONMENT_VARIABLE, requested
-from models.ops.ms_deform_attn.build import BuildError, load_library
-
-logger = logging.getLogger(__name__)
+from models.ops.cpu_kernels import has_kernels
 
 DTYPES = (torch.float32, torch.bfloat16)
 """Of queries, keys and values; sums are made in float32."""
 
-CPU = BACKENDS["cpu"].name
-
 
 def is_suitable(qkv: Tensor, bias: Tensor) -> bool:
-    """Whether the kernel can be used for these tensors: by dtype and device, and because it is there and wanted.
-
-    A backend of deformable attention that is asked for and is not in C++ (`SOC_MS_DEFORM_ATTN=reference`) says that
-    compiled kernels are not wanted.
-    """
+    """Whether the kernel can be used for these tensors: by dtype and device, and because it is there and wanted."""
     fits = qkv.device.type == "cpu" and qkv.dtype in DTYPES and bias.dtype == torch.float32
-    if not fits or torch.compiler.is_compiling() or requested() not in (AUTO, CPU):
-        return False
-    reason = _why_unavailable()
-    if reason is not None and requested() == CPU:
-        raise ValueError(f"{ENVIRONMENT_VARIABLE}={CPU} was asked for, but window attention has no kernel: {reason}")
-    return reason is None
-
-
-@cache
-def _why_unavailable() -> str | None:
-    try:
-        load_library("cpu")
-    except BuildError as error:
-        return str(error)
-    if not hasattr(torch.ops.soc_window_attention_cpu, "forward"):
-        return "the installed library soc_ms_deform_attn is older; install it again"
-    return None
+    return fits and not torch.compiler.is_compiling() and has_kernels("soc_window_attention_cpu")
 
 
 def window_attention(

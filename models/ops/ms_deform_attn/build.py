@@ -1,6 +1,6 @@
 """Finds or compiles the two libraries with kernels: `_cpu` (g++) and `_cuda` (nvcc).
 
-That of the CPU holds window attention, too (`models/ops/window_attention.py`).
+That of the CPU holds window attention and dropout, too (`models/ops/cpu_kernels.py`).
 
 A library is looked for in the installed package `soc_ms_deform_attn` first, then compiled on first use and kept in a
 cache. The name of a cached file holds a hash of everything that decides what is in it (sources, flags, processor or

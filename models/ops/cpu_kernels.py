@@ -1,0 +1,42 @@
+"""Kernels in C++ for training on a CPU beside deformable attention, in one library with it, compiled on first use.
+
+Nobody needs them: without a compiler operators of PyTorch do the same.
+"""
+
+from functools import cache
+
+import torch
+
+from models.ops.ms_deform_attn.backends import AUTO, BACKENDS, ENVIRONMENT_VARIABLE, requested
+from models.ops.ms_deform_attn.build import BuildError, load_library
+
+CPU = BACKENDS["cpu"].name
+
+
+def has_kernels(namespace: str) -> bool:
+    """Whether the operators of this namespace are there, and wanted.
+
+    A backend of deformable attention that is asked for and is not in C++ (`SOC_MS_DEFORM_ATTN=reference`) says that
+    compiled kernels are not wanted.
+
+    Raises:
+        ValueError: the backend `cpu` is asked for, and there are none.
+    """
+    backend = requested()
+    if backend not in (AUTO, CPU):
+        return False
+    reason = _why_unavailable(namespace)
+    if reason is not None and backend == CPU:
+        raise ValueError(f"{ENVIRONMENT_VARIABLE}={CPU} was asked for, but {namespace} cannot be had: {reason}")
+    return reason is None
+
+
+@cache
+def _why_unavailable(namespace: str) -> str | None:
+    try:
+        load_library("cpu")
+    except BuildError as error:
+        return str(error)
+    if not dir(getattr(torch.ops, namespace)):
+        return "the installed library soc_ms_deform_attn is older; install it again"
+    return None
