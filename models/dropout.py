@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from models.ops.cpu_kernels import has_kernels
+from models.ops.cpu_kernels import has_kernel
 
 LANES = 4
 """Random numbers of 16 bits in one of 64, which is what the generator of PyTorch draws fastest."""
@@ -29,7 +29,7 @@ class Dropout(nn.Dropout):
         if not self._is_cheap(x):
             return super().forward(x)
         zeros = round(self.p * LEVELS)
-        if _has_kernel(x):
+        if _is_seeded(x):
             return _SeededDropout.apply(x, zeros)
         return (x * _draw(x.shape, zeros)).mul_(LEVELS / (LEVELS - zeros))
 
@@ -40,7 +40,7 @@ class Dropout(nn.Dropout):
         """
         if not self._is_cheap(x):
             return super().forward(F.relu(x, inplace=True))
-        way = _SeededReluDropout if _has_kernel(x) and x.is_contiguous() else _ReluDropout
+        way = _SeededReluDropout if _is_seeded(x) and x.is_contiguous() else _ReluDropout
         return way.apply(x, round(self.p * LEVELS))
 
     def _is_cheap(self, x: Tensor) -> bool:
@@ -49,8 +49,8 @@ class Dropout(nn.Dropout):
         return is_drawn and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def _has_kernel(x: Tensor) -> bool:
-    return x.dtype in (torch.float32, torch.bfloat16) and has_kernels("soc_dropout_cpu")
+def _is_seeded(x: Tensor) -> bool:
+    return x.dtype in (torch.float32, torch.bfloat16) and has_kernel("soc_dropout_cpu::dropout")
 
 
 def _new_seed() -> int:

@@ -143,7 +143,9 @@ def test_without_a_kernel_pytorch_computes(monkeypatch):
     try:
         torch.testing.assert_close(layer(x, (1, 2, 2)), expected)
         monkeypatch.setenv(ENVIRONMENT_VARIABLE, "cpu")
-        with pytest.raises(ValueError, match="soc_window_attention_cpu cannot be had: no C\\+\\+ compiler found"):
+        with pytest.raises(
+            ValueError, match="soc_window_attention_cpu::forward cannot be had: no C\\+\\+ compiler found"
+        ):
             layer(x, (1, 2, 2))
     finally:
         cpu_kernels._why_unavailable.cache_clear()
@@ -167,3 +169,13 @@ def test_tensors_that_do_not_fit_are_refused():
     ):
         with pytest.raises(RuntimeError, match="window_attention"):
             kernel.window_attention(*bad, **good)
+
+
+@needs_compiler
+def test_an_installed_library_of_before_has_no_such_operator(monkeypatch):
+    assert cpu_kernels.has_kernel("soc_window_attention_cpu::forward")
+    assert not cpu_kernels.has_kernel("soc_window_attention_cpu::sideways")
+    assert not cpu_kernels.has_kernel("soc_something_cpu::forward")
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "cpu")
+    with pytest.raises(ValueError, match=r"soc_something_cpu::forward cannot be had: the installed library .* install"):
+        cpu_kernels.has_kernel("soc_something_cpu::forward")

@@ -13,30 +13,34 @@ from models.ops.ms_deform_attn.build import BuildError, load_library
 CPU = BACKENDS["cpu"].name
 
 
-def has_kernels(namespace: str) -> bool:
-    """Whether the operators of this namespace are there, and wanted.
+def has_kernel(name: str) -> bool:
+    """Whether an operator is there, and wanted.
 
     A backend of deformable attention that is asked for and is not in C++ (`SOC_MS_DEFORM_ATTN=reference`) says that
     compiled kernels are not wanted.
 
+    Args:
+        name: of the operator, `namespace::name`.
+
     Raises:
-        ValueError: the backend `cpu` is asked for, and there are none.
+        ValueError: the backend `cpu` is asked for, and there is no such operator.
     """
     backend = requested()
     if backend not in (AUTO, CPU):
         return False
-    reason = _why_unavailable(namespace)
+    reason = _why_unavailable(name)
     if reason is not None and backend == CPU:
-        raise ValueError(f"{ENVIRONMENT_VARIABLE}={CPU} was asked for, but {namespace} cannot be had: {reason}")
+        raise ValueError(f"{ENVIRONMENT_VARIABLE}={CPU} was asked for, but {name} cannot be had: {reason}")
     return reason is None
 
 
 @cache
-def _why_unavailable(namespace: str) -> str | None:
+def _why_unavailable(name: str) -> str | None:
     try:
         load_library("cpu")
     except BuildError as error:
         return str(error)
-    if not dir(getattr(torch.ops, namespace)):
+    namespace, operator = name.split("::")
+    if not hasattr(getattr(torch.ops, namespace), operator):
         return "the installed library soc_ms_deform_attn is older; install it again"
     return None

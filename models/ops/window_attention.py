@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.ops.cpu_kernels import has_kernels
+from models.ops.cpu_kernels import has_kernel
 
 DTYPES = (torch.float32, torch.bfloat16)
 """Of queries, keys and values; sums are made in float32."""
@@ -20,7 +20,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 def is_suitable(qkv: Tensor, bias: Tensor) -> bool:
     """Whether the kernel can be used for these tensors: by dtype and device, and because it is there and wanted."""
     fits = qkv.device.type == "cpu" and qkv.dtype in DTYPES and bias.dtype == torch.float32
-    return fits and not torch.compiler.is_compiling() and has_kernels("soc_window_attention_cpu")
+    return fits and not torch.compiler.is_compiling() and has_kernel("soc_window_attention_cpu::forward")
 
 
 def window_attention(
