@@ -21,7 +21,8 @@ from structures.transfer import send
 
 def inverse_sigmoid(x: Float[Tensor, "*shape"], epsilon: float = 1e-5) -> Float[Tensor, "*shape"]:
     """Logit of a probability; both odds are kept above `epsilon`."""
-    return torch.log(x.clamp(epsilon, 1) / (1 - x).clamp(epsilon, 1))
+    # Limits of one type: ONNX knows no others.
+    return torch.log(x.clamp(epsilon, 1.0) / (1 - x).clamp(epsilon, 1.0))
 
 
 def refine_box(delta: Float[Tensor, "*shape 4"], reference: Float[Tensor, "*shape ref"]) -> Float[Tensor, "*shape 4"]:

@@ -74,7 +74,7 @@ class MSDeformAttn(nn.Module):
         if memory_is_padding is not None:
             value = value.masked_fill_(memory_is_padding.flatten()[:, None], 0.0)
         locations, weights = self.sampling_locations(query, reference, level_shapes)
-        value = rearrange(value, "(b s) (m c) -> b s m c", b=len(memory), m=self.num_heads)
+        value = rearrange(value.view(memory.shape), "b s (m c) -> b s m c", m=self.num_heads)
         return self.output_proj(ms_deform_attn(value, level_shapes, locations, weights))
 
     def sampling_locations(
