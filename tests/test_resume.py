@@ -175,9 +175,11 @@ class Spy:
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_saves_within_the_step_and_ends_with_its_code(request, root, whole, tmp_path, monkeypatch, signum):
     config = run_config(root, tmp_path / "run")
-    # A shell starts what runs in the background with Ctrl-C ignored, and the tests may run there.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    # A shell starts what runs in the background with Ctrl-C ignored, `nohup` anything without SIGHUP; the tests may run
+    # there, and what is ignored stays so.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        before = signal.signal(number, handler)
+        request.addfinalizer(lambda number=number, before=before: signal.signal(number, before))
     original, calls = train.learning_rates, []
 
     def signalled(optimizer):
