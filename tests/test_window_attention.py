@@ -157,6 +157,8 @@ def test_tensors_that_do_not_fit_are_refused():
     layout = window_layout((2, 8, 8), (2, 4, 4), (0, 2, 2), 1, torch.device("cpu"))
     qkv, bias = torch.randn(128, 48), layer.position_bias(32)[0]
     assert kernel.is_suitable(qkv, bias)
+    with torch.no_grad():
+        assert not kernel.is_suitable(qkv, bias)  # PyTorch has a kernel for that
     good = {"num_tokens": 128}
     rows, masks, which = layout.tokens, layout.masks, layout.mask_of_window
     assert kernel.window_attention(qkv, rows, bias, masks, which, **good).shape == (128, 16)
