@@ -1,8 +1,11 @@
 """Shapes are checked in all tests: jaxtyping's import hook must stand before the first import of the project."""
 
 import os
+import random
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -42,6 +45,14 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The outcome of a test does not depend on who runs it."""
     for name in ("SOC_DATA_ROOT", "SOC_ENCODERS", "SOC_MS_DEFORM_ATTN", "SOC_COMPILED_METRICS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test, and the fixtures made for it, draw the same numbers alone, among others and in any order."""
+    seed = zlib.crc32(item.nodeid.encode())
+    for draw in (random.seed, np.random.seed, torch.manual_seed):
+        draw(seed)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
