@@ -82,6 +82,7 @@ def run(copy, *command):
     )
 
 
+@pytest.mark.slow
 def test_the_page_gives_a_data_set_that_is_checked_trained_on_and_evaluated(copy, data, config, tmp_path):
     sets = "data.sets=[{dataset: my_videos, min_words: 2}]"
     checked = run(copy, "-m", "tools.check_data", "--all", "--root", data)
@@ -109,6 +110,7 @@ def test_its_own_keys_are_named_where_one_is_wrong(copy, config):
     assert "min_words" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_its_files_is_named_by_the_check_and_by_training(copy, data, config, tmp_path):
     damaged = tmp_path / "damaged"
     shutil.copytree(data, damaged)
@@ -132,6 +134,7 @@ def test_what_is_wrong_with_its_files_is_named_by_the_check_and_by_training(copy
     assert "Traceback" not in trained.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -67,6 +67,7 @@ def test_tensors_get_the_memory_of_those_before():
     assert pages < 8192  # of 65536
 
 
+@pytest.mark.slow
 def test_the_c_library_is_left_alone_where_somebody_says_so():
     said, pages = pages_of_later_tensors(SOC_KEEP_MEMORY="0")
     assert (said, pages >= 65536) == ("False", True)

@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from benchmarks import bench_eval, bench_files, bench_model, bench_small, bench_train
 from tests.tiny_saved_model import write_tiny_saved_model
 
@@ -22,6 +24,7 @@ def test_an_evaluation_from_files_to_files_gives_the_masks_of_the_plain_way(tmp_
     assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == [text]
 
 
+@pytest.mark.slow
 def test_the_forward_pass_in_processes_of_its_own_agrees_with_the_plain_model(tmp_path, capsys):
     page = tmp_path / "page.md"
     assert bench_model.main(["--tiny", "--turns", "1", "--repeats", "1", "--output", str(page)]) == 0
@@ -30,12 +33,14 @@ def test_the_forward_pass_in_processes_of_its_own_agrees_with_the_plain_model(tm
     assert "| deformable encoder |" in text
 
 
+@pytest.mark.slow
 def test_a_training_step_is_measured_both_ways(capsys):
     assert bench_train.main(["--tiny", "--turns", "1", "--repeats", "1"]) == 0
     page = capsys.readouterr().out
     assert all(f"| {way} |" in page for way in ("plain", "ours", "ours, bf16"))
 
 
+@pytest.mark.slow
 def test_a_small_model_gives_the_same_masks_with_fused_convolutions_and_without(tmp_path, capsys):
     model, page = tmp_path / "model", tmp_path / "page.md"
     write_tiny_saved_model(model, model={"visual_encoder": {"name": "timm/test_efficientnet"}})

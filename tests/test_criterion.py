@@ -301,6 +301,7 @@ def _run_process(rank: int, rendezvous: str, results: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_with_unequal_shares_give_the_losses_of_one(tmp_path: Path):
     spawn(_run_process, args=(f"file://{tmp_path}/rendezvous", str(tmp_path)), nprocs=2)

@@ -18,6 +18,7 @@ def blocks(repository):
     return [(language, bool(skipped), code) for language, skipped, code in BLOCK.findall(text)]
 
 
+@pytest.mark.slow
 def test_the_examples_run(blocks, tmp_path, monkeypatch, capsys):
     write_tiny_saved_model(tmp_path / "my_model")
     with write_video(tmp_path / "clip.mp4", fps=10.0) as writer:

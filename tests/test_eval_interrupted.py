@@ -214,6 +214,7 @@ def start(config, tmp_path, repository, *, processes):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_go_on_with_an_evaluation_that_was_killed(config, root, tmp_path, repository):
     config = config.model_copy(update={"eval": config.eval.model_copy(update={"workers": 0})})

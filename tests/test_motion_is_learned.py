@@ -131,12 +131,14 @@ def unseen() -> Squares:
     return squares(24, torch.Generator().manual_seed(99))
 
 
+@pytest.mark.slow
 def test_left_and_right_are_told_apart(model: SOC, unseen: Squares):
     answers = unseen.answers(model)
     assert mean_iou(answers, unseen.masks) > 0.5
     assert mean_iou(answers, unseen.masks.flip(1)) < 0.05, "these are the squares that move the other way"
 
 
+@pytest.mark.slow
 def test_a_reversed_clip_exchanges_left_and_right(model: SOC, unseen: Squares):
     backwards = unseen.reversed()
     assert torch.equal(backwards.frames[:, 0], unseen.frames[:, -1])
@@ -146,6 +148,7 @@ def test_a_reversed_clip_exchanges_left_and_right(model: SOC, unseen: Squares):
     assert mean_iou(answers.flip(1, 2), unseen.answers(model)) > 0.8
 
 
+@pytest.mark.slow
 def test_without_the_trajectory_the_order_of_frames_is_not_seen(model: SOC, unseen: Squares):
     blind = tiny_soc(window_frames=1, output_layer="last").eval()
     blind.load_state_dict({name: weight for name, weight in model.state_dict().items() if "trajectory" not in name})

@@ -223,6 +223,7 @@ def project(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_tells_which_mutants_no_test_sees(project, capsys):
     report = project / "report.json"
     arguments = ["--roots", "calc.py", "--count", "99", "--json", str(report), "--markdown", str(project / "report.md")]

@@ -408,6 +408,7 @@ def test_a_mask_at_another_size_covers_the_same_share():
             assert (resized_mask(np.full((HEIGHT, WIDTH), value), size) == value).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rle", "ytvis", "coco", "contact_sheet", "overlay", "cutouts_webm"])
 def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path, name):
     peaks = []

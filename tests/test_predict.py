@@ -281,6 +281,7 @@ def peaks_of_lengths(folder, root, lengths, size):
     return peaks
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of a part of a run")
 def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path, root, monkeypatch):
     """In a process whose C library gives freed memory back, of which it else keeps pieces for each thread."""

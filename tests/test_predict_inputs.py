@@ -306,6 +306,7 @@ def test_a_video_that_breaks_off_is_segmented_up_to_there(model, tmp_path):
     assert 5 < len(summary_of(tmp_path / "out")["frame_names"]) < 40
 
 
+@pytest.mark.slow
 def test_three_hundred_sentences(model, videos, tmp_path):
     part = ["device=cpu", "data.eval_sentences=64", "predict.end=2f", "predict.frame_step=2"]
     config = read_saved_config(model, [f'predict.video="{videos / "frames"}"', *part])

@@ -57,6 +57,7 @@ def folder(page, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page_runs(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
     commands = "".join(re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)).splitlines()

@@ -106,6 +106,7 @@ for one, other in zip(found, results()):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [SAME_NUMBERS, OTHERS, WHOLE_MODEL])
 def test_products_and_an_encoder_are_those_of_pytorch_and_only_plain_ones_go_elsewhere(code: str):
     if said("", SOC_ONEDNN="1") == "False":

@@ -116,6 +116,7 @@ def a2d_root(lists, test_videos, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_the_test_split_has_exactly_its_737_videos_and_1295_sentences(a2d_root, lists, test_videos, tmp_path):
     contents = A2D_SENTENCES.read(SplitRequest(A2DSentencesSettings(), a2d_root, "test", cache=tmp_path))
     assert contents.problems == ()

@@ -138,6 +138,7 @@ def lines_with_bases(recipe):
     return lines + [line for base in bases for line in lines_with_bases(base)]
 
 
+@pytest.mark.slow
 def test_the_recipe_for_a_gpu_trains_every_stage(tmp_path):
     """Smaller frames and batches, a step each; the model and the length of the clips are those of the recipe."""
     make_shapes(

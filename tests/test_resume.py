@@ -462,6 +462,7 @@ def test_a_full_disk_is_one_message_and_the_last_checkpoint_stays(root, stopped)
     assert not list(last.parent.glob(".step_*"))
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_with_9_ends_as_the_one_without(tmp_path):
     test = KillTest(tmp_path, processes=1, seed=3)
     trial = test.trial("run", kills=2)  # the second one is of a run that has gone on already
@@ -469,6 +470,7 @@ def test_a_run_killed_twice_with_9_ends_as_the_one_without(tmp_path):
     assert len(trial.moments) == 2
 
 
+@pytest.mark.slow
 def test_sigterm_to_a_real_run_saves_and_ends_with_143(root, tmp_path, repository):
     output = tmp_path / "run"
     settings = ["data.sets=[{dataset: ref_youtube_vos}]", "data.num_workers=1", "stages.0.max_steps=400"]

@@ -161,6 +161,7 @@ def test_every_script_of_a_recipe_is_tested_here():
     assert {path.stem for path in (REPOSITORY / "scripts").glob("*.sh")} - others == set(ARGUMENTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", TRAINING)
 def test_a_training_script_trains(script, run_small, folder):
     data, weights = TRAINING[script]
@@ -174,6 +175,7 @@ def test_a_training_script_trains(script, run_small, folder):
         assert moved == {name for name in start if name.startswith("class_heads.") and name.endswith(".weight")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", EVALUATION)
 def test_an_evaluation_script_scores(script, run_small, folder):
     data, measure = EVALUATION[script]
@@ -192,6 +194,7 @@ def test_an_evaluation_script_scores(script, run_small, folder):
         assert len(list(out.glob("anno_[0-3]/*/*.png"))) == 4 * 4
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_other_classes_is_not_evaluated_with_a_random_head(run_script, folder, tmp_path):
     """The recipe of finetuning starts a new head where the classes differ; scores of it would mean nothing."""
     state = torch.load(folder / "checkpoint", weights_only=True)
@@ -210,6 +213,7 @@ def test_a_checkpoint_with_other_classes_is_not_evaluated_with_a_random_head(run
         assert "model.num_classes must be that of the file" in done.stderr
 
 
+@pytest.mark.slow
 def test_all_splits_of_refcoco_are_scored_in_one_run(run_small, folder):
     out = run_small("eval_coco", folder / "coco", folder / "checkpoint")
     sets = json.loads((out / "results.json").read_text(encoding="utf-8"))["sets"]
@@ -259,6 +263,7 @@ def test_the_demo_takes_the_model_of_the_quick_start_or_says_that_there_is_none(
     assert "--video VIDEO output_dir=runs/demo_video/VIDEO --sentence the star optim.lr=1" in command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("release", ["v1", "v2"])
 def test_mevis_is_trained_on_scored_and_packed(release, run_small, folder):
     data = folder / f"mevis-{release}"

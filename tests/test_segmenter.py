@@ -277,6 +277,7 @@ def test_a_segmenter_is_saved_with_its_settings_and_its_card(segmenter, video, t
     assert "# Another" in (tmp_path / "copy" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_threads_share_a_segmenter(saved, video):
     fresh = Segmenter.from_pretrained(saved, device="cpu")  # whose tokenizer was not used yet
     expected = {sentence: Segmenter.from_pretrained(saved, device="cpu")(video, sentence) for sentence in SENTENCES}

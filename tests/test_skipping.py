@@ -60,6 +60,7 @@ def test_a_damaged_sample_ends_the_run_by_default_with_one_message(root, num_wor
     assert "Traceback" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_ends_the_run_in_time(root, monkeypatch):
     loader = build_train_loader(make_config(root, num_workers=1, worker_timeout=1.0), seed=0)
     monkeypatch.setattr(type(loader.dataset), "__getitem__", lambda *_: time.sleep(60))

@@ -77,6 +77,7 @@ def test_a_prediction_imports_nothing_that_only_training_or_other_encoders_need(
     assert modules & SLOW_FOR_PREDICTION == set()
 
 
+@pytest.mark.slow
 def test_an_evaluation_imports_nothing_that_only_training_needs(saved_model: Path, tmp_path: Path, repository: Path):
     places = {
         "model.weights": saved_model / "model.safetensors",

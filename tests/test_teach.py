@@ -70,6 +70,7 @@ def iou(a, b):
     return (a & b).sum() / union if union else 1.0
 
 
+@pytest.mark.slow
 def test_a_taught_model_finds_its_objects_in_frames_without_labels(taught, folder):
     path, code, _ = taught
     assert code == 0
@@ -85,12 +86,14 @@ def test_a_taught_model_finds_its_objects_in_frames_without_labels(taught, folde
     assert result.found.all()
 
 
+@pytest.mark.slow
 def test_the_threshold_is_part_of_the_saved_model(taught):
     config = load_config(taught[0] / "config.yaml")
     assert config.predict.min_score is not None
     assert 0 < config.predict.min_score < 1
 
 
+@pytest.mark.slow
 def test_what_is_said_in_the_end(taught):
     path, _, said = taught
     card = (path / "README.md").read_text(encoding="utf-8")
@@ -174,6 +177,7 @@ def test_stages_are_split_where_they_see_all_frames():
         split_stages(())
 
 
+@pytest.mark.slow
 def test_it_starts_from_a_saved_model(taught, folder, caplog):
     """One step later it still knows what it was taught: the weights are those of the model."""
     again = arguments(folder, folder / "again", steps=(1, 1))

@@ -100,6 +100,7 @@ def test_a_run_that_stopped_inside_a_stage_goes_on_with_its_optimiser_and_schedu
     assert_same_state(load_last(config.output_dir), load_last(finished.output_dir))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_steps_of_the_same_size_only(root, tmp_path, monkeypatch):
     """An epoch of 17 clips is 9 steps, in batches of 2 or in twice as many of 1."""
     stage = {"epochs": 2, "optim": {"milestones": (1,)}}
@@ -281,6 +282,7 @@ def test_a_layer_that_is_not_evaluated_is_not_trained_alone(root, tmp_path):
         tiny_config(root, tmp_path, stages=({"epochs": 1, "supervised_layers": "last"},))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [4, 12])
 def test_a_run_that_stopped_before_or_in_a_stage_that_freezes_goes_on(root, tmp_path, monkeypatch, stop_at):
     """An epoch has 9 steps: the second stop is in the second epoch of the stage that freezes."""

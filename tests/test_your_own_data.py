@@ -105,6 +105,7 @@ def test_a_model_is_trained_as_the_page_has_it(trained):
     assert (trained / "run" / "checkpoints" / "last.pt").is_file()
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_on_public_data_beside_them(page, folder, tiny):
     (command,) = commands(page, "train")[1:]
     train(folder, command, tiny)
@@ -149,6 +150,7 @@ def test_a_video_without_its_labels_stops_the_commands_with_one_line(folder, tmp
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_models_are_taught_as_the_page_has_it(page, folder, tiny):
     first, second = commands(page, "teach")
     assert "--video" in first

@@ -71,6 +71,7 @@ def messages(process, *, within):
     ]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_stopped_is_named_in_time(start):
     first, second = start(0), start(1)
     met(first), met(second)
@@ -80,6 +81,7 @@ def test_a_process_that_is_stopped_is_named_in_time(start):
     assert [line.split(" (")[0] for line in lines] == [f"error: process 1 of 2 did not answer for {TIMEOUT_S} s"]
 
 
+@pytest.mark.slow
 def test_a_stopped_process_with_the_store_is_named_in_time(start):
     first, second = start(0), start(1)
     met(first), met(second)
@@ -90,6 +92,7 @@ def test_a_stopped_process_with_the_store_is_named_in_time(start):
     assert lines[0].startswith("error: process 0 or the launcher, with the store at 127.0.0.1:")
 
 
+@pytest.mark.slow
 def test_of_several_that_see_it_one_says_which_process_was_killed(start):
     processes = [start(rank, size=3, seconds=0 if rank else FOREVER) for rank in range(3)]
     for process in processes:
@@ -101,6 +104,7 @@ def test_of_several_that_see_it_one_says_which_process_was_killed(start):
     assert line.startswith("error: process 2 of 3 ")
 
 
+@pytest.mark.slow
 def test_a_process_that_never_comes_is_named(start):
     code, lines = messages(start(0, size=3), within=TIMEOUT_S + 2 * SLACK_S)
     assert code == 2
@@ -108,6 +112,7 @@ def test_a_process_that_never_comes_is_named(start):
     assert re.match(rf"error: processes 1 and 2 of 3 did not come to 127.0.0.1:\d+ within {TIMEOUT_S} s", lines[0])
 
 
+@pytest.mark.slow
 def test_a_run_whose_first_process_never_comes_ends(start, port):
     code, lines = messages(start(1), within=TIMEOUT_S + 2 * SLACK_S)
     assert code == 2
@@ -125,12 +130,14 @@ def test_an_occupied_port_is_one_message(start, port):
     assert f"MASTER_PORT={port}: process 0 cannot listen there" in lines[0]
 
 
+@pytest.mark.slow
 def test_long_work_in_python_is_not_taken_for_a_stop(start):
     first, second = start(0, seconds=2.5 * TIMEOUT_S), start(1)
     assert messages(first, within=3 * TIMEOUT_S + 2 * SLACK_S) == (0, [])
     assert messages(second, within=SLACK_S) == (0, [])
 
 
+@pytest.mark.slow
 def test_processes_that_are_stopped_together_go_on_together(start):
     """As with Ctrl-Z: each of them finds that the others have been silent for long."""
     processes = start(0, seconds=2), start(1)

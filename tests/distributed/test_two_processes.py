@@ -38,6 +38,7 @@ def without_chance(root, output_dir, **sections):
     return tiny_config(root, output_dir, model=model, train={"log_every": 1}, **sections)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_give_the_losses_and_scores_of_one(tmp_path, repository):
     root = write_tiny_root(tmp_path / "data")
@@ -60,6 +61,7 @@ def test_two_processes_give_the_losses_and_scores_of_one(tmp_path, repository):
     assert not torch.equal(first, second), "each process draws its own dropout"
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_with_accumulated_batches_train_the_weights_of_one_large_batch(tmp_path, repository, monkeypatch):
     root = write_tiny_root(tmp_path / "data")
@@ -77,6 +79,7 @@ def test_two_processes_with_accumulated_batches_train_the_weights_of_one_large_b
     torch.testing.assert_close(second, first, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_train_the_weights_of_one_although_sentences_are_absent(tmp_path, repository, monkeypatch):
     """Clips have 2 or 3 sentences, and about video "two" all are absent: the shares of the processes differ."""
@@ -101,6 +104,7 @@ def test_two_processes_train_the_weights_of_one_although_sentences_are_absent(tm
             assert other[term] == pytest.approx(one[term], rel=1e-6), term
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_train_parts_of_a_model_and_single_frames_of_one_with_trajectories(tmp_path, repository):
     """A parameter that waits for a gradient that never comes would end the run: nothing looks for unused ones."""
