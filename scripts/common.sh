@@ -51,7 +51,7 @@ install_requirements() {
     local -a pins=(-c constraints.txt)
     [[ -z ${SOC_VENV:-} ]] || pins=()
     stamp=$environment/.soc-${file%.txt}
-    wanted=$(cat requirements.txt requirements-dev.txt constraints.txt | cksum)
+    wanted=$(cat requirements.txt requirements-dev.txt requirements-export.txt constraints.txt | cksum)
     [[ -f $stamp && $(cat "$stamp") == "$wanted" ]] && return
     say "installing $file (PyTorch alone is some GB; minutes, the first time)"
     for attempt in 1 2 3; do

@@ -120,7 +120,7 @@ def environment(tmp_path_factory):
     python = venv / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    stamp = "cat requirements.txt requirements-dev.txt constraints.txt | cksum"
+    stamp = "cat requirements.txt requirements-dev.txt requirements-export.txt constraints.txt | cksum"
     installed = subprocess.run(stamp, shell=True, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     (venv / ".soc-requirements").write_text(installed)
     return venv
