@@ -18,8 +18,10 @@ import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -197,15 +199,23 @@ def _codes_for(entry: str) -> list[str]:
     return [*codes, f"-gencode=arch=compute_{name},code=compute_{name}"] if match[3] else codes
 
 
-def link_flags(target: Target) -> list[str]:
-    """Where the headers and libraries of the PyTorch in use are. They are not part of a library's cache key."""
-    import torch
+def include_flags() -> list[str]:
+    """Where the headers of the PyTorch in use are. They are not part of a library's cache key."""
+    return ["-isystem", str(_torch_folder() / "include")]
 
-    root = Path(torch.__file__).parent
-    flags = ["-isystem", str(root / "include"), "-shared", f"-L{root / 'lib'}", "-ltorch_cpu"]
+
+def link_flags(target: Target) -> list[str]:
+    """Where its libraries are; no part of the key either."""
+    flags = ["-shared", f"-L{_torch_folder() / 'lib'}", "-ltorch_cpu"]
     if target == "cuda":
         flags += ["-ltorch_cuda", "-cudart", "static"]
     return flags
+
+
+def _torch_folder() -> Path:
+    import torch
+
+    return Path(torch.__file__).parent
 
 
 def _key(target: Target, flags: list[str]) -> str:
@@ -257,19 +267,27 @@ def compile_library(target: Target, command: list[str], path: Path) -> None:
         raise BuildError(f"no sources in {SOURCES / target}")
     logger.info("compiling the %s kernels (once, some seconds) into %s", target, path)
     begin = time.monotonic()
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.so")
-    command_line = [*command, *map(str, sources), "-o", str(temporary), *link_flags(target)]
-    try:
-        try:
-            run = subprocess.run(command_line, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise BuildError(f"{command[0]} took more than {COMPILE_TIMEOUT_S} s") from error
-        if run.returncode:
-            raise BuildError(f"{command[0]} failed: {_first_errors(run.stderr or run.stdout)}")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as name, ThreadPoolExecutor() as pool:
+        folder = Path(name)
+        objects = [folder / f"{source.stem}.o" for source in sources]
+        compiling = [
+            pool.submit(_run, [*command, "-c", str(source), "-o", str(to), *include_flags()])
+            for source, to in zip(sources, objects, strict=True)
+        ]
+        for each in compiling:
+            each.result()
+        _run([*command, *map(str, objects), "-o", str(folder / path.name), *link_flags(target)])
+        (folder / path.name).replace(path)
     logger.info("compiled in %.0f s", time.monotonic() - begin)
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"{command[0]} took more than {COMPILE_TIMEOUT_S} s") from error
+    if done.returncode:
+        raise BuildError(f"{command[0]} failed: {_first_errors(done.stderr or done.stdout)}")
 
 
 def _first_errors(text: str, limit: int = 3) -> str:

@@ -180,7 +180,10 @@ def load_baseline() -> None:
     library = folder / "soc_ms_deform_attn_baseline.so"
     command = [*build.find_compiler("cuda"), *build.cuda_flags(), str(BASELINE_SOURCE)]
     run = subprocess.run(
-        [*command, "-o", str(library), *build.link_flags("cuda")], capture_output=True, text=True, check=False
+        [*command, "-o", str(library), *build.include_flags(), *build.link_flags("cuda")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if run.returncode:
         raise build.BuildError(f"nvcc failed on {BASELINE_SOURCE}: {run.stderr[-2000:]}")
