@@ -4,6 +4,7 @@ Source: Video Swin Transformer (arXiv:2106.13230), section 3.2, with the convent
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -85,6 +86,7 @@ class WindowLayout:
         groups: how many windows follow each other with the same mask, and which one; None where nothing is masked.
         masks: the distinct ones.
         mask_of_window: which one each window has; -1 where nothing is masked.
+        in_order: the token of each place is the one of its number; so there is no padding.
     """
 
     tokens: Int[Tensor, " place"]
@@ -95,6 +97,7 @@ class WindowLayout:
     groups: tuple[tuple[int, int | None], ...]
     masks: Float[Tensor, "mask place_in place_in"]
     mask_of_window: Int[Tensor, " window"]
+    in_order: bool
 
     @property
     def has_padding(self) -> bool:
@@ -133,10 +136,21 @@ def window_layout(size: Size3, window: Size3, shift: Size3, batch: int, device: 
             mask = shift_mask(window, shift, (last_d, last_h, last_w))
             groups.append((len(part), None if mask is None else len(masks)))
             masks += [] if mask is None else [mask]
-    tokens = np.concatenate(parts).ravel()
+    no_mask = np.empty((0, math.prod(window), math.prod(window)), dtype=np.float32)
+    return _layout(np.concatenate(parts).ravel(), count, window, groups, np.stack(masks) if masks else no_mask, device)
+
+
+def _layout(
+    tokens: Int[np.ndarray, " place"],
+    count: int,
+    window: Size3,
+    groups: Sequence[tuple[int, int | None]],
+    masks: Float[np.ndarray, "mask place_in place_in"],
+    device: torch.device,
+) -> WindowLayout:
+    """The layout of `count` tokens of which it is known where they are."""
     places = np.empty(count + 1, dtype=np.int64)
     places[tokens] = np.arange(len(tokens))
-    no_mask = np.empty((0, math.prod(window), math.prod(window)), dtype=np.float32)
     return WindowLayout(
         tokens=torch.from_numpy(tokens).to(device),
         places=torch.from_numpy(places[:count]).to(device),
@@ -144,9 +158,44 @@ def window_layout(size: Size3, window: Size3, shift: Size3, batch: int, device: 
         tokens_of_all=torch.from_numpy(tokens.clip(max=count - 1)).to(device),
         window=window,
         groups=tuple(groups),
-        masks=torch.from_numpy(np.stack(masks) if masks else no_mask).to(device),
+        masks=torch.from_numpy(masks).to(device),
         mask_of_window=torch.tensor([-1 if mask is None else mask for n, mask in groups for _ in range(n)]).to(device),
+        in_order=len(tokens) == count and bool((np.diff(tokens) == 1).all()),
     )
+
+
+@kept(number=64)
+def window_parts(
+    size: Size3, window: Size3, shift: Size3, batch: int, device: torch.device, windows: int
+) -> tuple[tuple[Int[Tensor, " token"], WindowLayout], ...]:
+    """The layout of a batch of maps in parts of some windows that have the same mask.
+
+    Args:
+        size: see `window_layout`, as for all but the last.
+        window: see there.
+        shift: see there.
+        batch: see there.
+        device: see there.
+        windows: of a part, at most.
+
+    Returns:
+        For each part the numbers of its tokens, and a layout of these tokens in this order.
+    """
+    layout = window_layout(size, window, shift, batch, device)
+    num_places, count = math.prod(window), len(layout.places)
+    tokens, masks = layout.tokens.cpu().numpy(), layout.masks.cpu().numpy()
+    parts, first = [], 0
+    for of_group, mask in layout.groups:
+        for done in range(0, of_group, windows):
+            number = min(windows, of_group - done)
+            own = tokens[first * num_places : (first + number) * num_places]
+            is_token = own < count
+            numbers = np.where(is_token, is_token.cumsum() - 1, is_token.sum())
+            group, of_part = (number, None if mask is None else 0), slice(0) if mask is None else slice(mask, mask + 1)
+            part = _layout(numbers, int(is_token.sum()), window, [group], masks[of_part], device)
+            parts.append((torch.from_numpy(own[is_token]).to(device), part))
+            first += number
+    return tuple(parts)
 
 
 class _Picked(torch.autograd.Function):
@@ -255,18 +304,18 @@ class WindowAttention(nn.Module):
             layout: of the windows, made here if it is not given.
             overwrites: `x` may be overwritten, because nobody needs it any more.
         """
+        if is_split(x) and 3 * x.numel() > VALUES_AT_ONCE:
+            return self._attend_in_parts(x, shift, x if overwrites else torch.empty_like(x))
         layout = layout or self.layout(x, shift)
-        tokens = x.flatten(0, 3)
-        if is_split(x) and 3 * tokens.numel() > VALUES_AT_ONCE:
-            out = tokens if overwrites else torch.empty_like(tokens)
-            self._attend_in_parts(tokens, layout, out)
-            return out.view(x.shape)
-        if layout.has_padding:
-            tokens = F.pad(tokens, (0, 0, 0, 1))
-        qkv = self.qkv(tokens)
         bias = self.position_bias(math.prod(layout.window))
+        return self._attend(x.flatten(0, 3), bias, layout).view(x.shape)
+
+    def _attend(
+        self, tokens: Float[Tensor, "token dim"], bias: Float[Tensor, "1 head place_in place_in"], layout: WindowLayout
+    ) -> Float[Tensor, "token dim"]:
+        qkv = self.qkv(F.pad(tokens, (0, 0, 0, 1)) if layout.has_padding else tokens)
         attend = self._attend_by_kernel if is_suitable(qkv, bias) else self._attend_by_group
-        return self.proj(attend(qkv, bias, layout)).view(x.shape)
+        return self.proj(attend(qkv, bias, layout))
 
     def _attend_by_kernel(
         self, qkv: Float[Tensor, "row three_dim"], bias: Float[Tensor, "1 head place_in place_in"], layout: WindowLayout
@@ -278,7 +327,7 @@ class WindowAttention(nn.Module):
         self, qkv: Float[Tensor, "row three_dim"], bias: Float[Tensor, "1 head place_in place_in"], layout: WindowLayout
     ) -> Float[Tensor, "token dim"]:
         """One call for the windows of each mask: most windows have none."""
-        picked = _Picked.apply(qkv, layout.tokens, layout.places, layout.padding)
+        picked = qkv if layout.in_order else _Picked.apply(qkv, layout.tokens, layout.places, layout.padding)
         in_windows, bias = self._in_windows(picked, layout), bias.to(qkv.dtype)
         masked = (bias + layout.masks[:, None].to(bias.dtype)).split(1) if len(layout.masks) else ()
         counts = [count for count, _ in layout.groups]
@@ -289,6 +338,8 @@ class WindowAttention(nn.Module):
             of_group = F.scaled_dot_product_attention(query, key, value, attn_mask=pairs)
             attended.append(rearrange(of_group, "window head token c -> (window token) (head c)"))
         joined = attended[0] if len(attended) == 1 else torch.cat(attended)
+        if layout.in_order:
+            return joined
         return _Placed.apply(joined, layout.places, layout.tokens_of_all, layout.padding)
 
     def _in_windows(
@@ -303,35 +354,28 @@ class WindowAttention(nn.Module):
         )
 
     def _attend_in_parts(
-        self, tokens: Float[Tensor, "token dim"], layout: WindowLayout, out: Float[Tensor, "token dim"]
-    ) -> None:
+        self,
+        x: Float[Tensor, "batch time height width dim"],
+        shift: Size3,
+        out: Float[Tensor, "batch time height width dim"],
+    ) -> Float[Tensor, "batch time height width dim"]:
         """Some windows after the other, so that long clips need little more memory than their tokens.
 
         Args:
-            tokens: in the order of the map.
-            layout: of the windows.
-            out: where the results are written; may be `tokens`, because every token is in one window.
+            x: the tokens.
+            shift: of the windows.
+            out: where the results are written; may be `x`, because every token is in one window.
+
+        Returns:
+            `out`.
         """
-        num_places = math.prod(layout.window)
-        windows = max(1, VALUES_AT_ONCE // (3 * num_places * tokens.shape[1]))
+        size: Size3 = (x.shape[1], x.shape[2], x.shape[3])
+        window, shift = clip_window(self.window, shift, size)
+        num_places = math.prod(window)
+        windows = max(1, VALUES_AT_ONCE // (3 * num_places * x.shape[4]))
         bias = self._new_bias(num_places)  # not kept: those of all blocks are 85 MB, and take 16 ms of seconds
-        first = 0
-        for count, mask in layout.groups:
-            rows_of_group = layout.tokens[first * num_places : (first + count) * num_places]
-            first += count
-            for rows in rows_of_group.split(windows * num_places):
-                is_token = rows < len(tokens)
-                places = None if not layout.has_padding or bool(is_token.all()) else is_token.nonzero()[:, 0]
-                rows = rows if places is None else rows.index_select(0, places)
-                qkv = self.qkv(tokens.index_select(0, rows))
-                if places is not None:  # of zeros, the projection is its bias
-                    padded = self.qkv.bias.to(qkv.dtype).repeat(len(is_token), 1)
-                    qkv = padded.index_copy_(0, places, qkv)
-                query, key, value = self._in_windows(qkv, layout)
-                pairs = bias.to(query.dtype)
-                if mask is not None:
-                    pairs = pairs + layout.masks[mask].to(pairs.dtype)
-                part = F.scaled_dot_product_attention(query, key, value, attn_mask=pairs)
-                part = rearrange(part, "window head token c -> (window token) (head c)")
-                part = self.proj(part if places is None else part.index_select(0, places))
-                out.index_copy_(0, rows, part.to(out.dtype))
+        tokens, results = x.flatten(0, 3), out.view(-1, out.shape[4])
+        for numbers, layout in window_parts(size, window, shift, x.shape[0], x.device, windows):
+            part = self._attend(tokens.index_select(0, numbers), bias, layout)
+            results.index_copy_(0, numbers, part.to(out.dtype))
+        return out

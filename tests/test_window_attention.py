@@ -69,12 +69,37 @@ def test_the_kernel_and_pytorch_agree_with_double_precision(size, shift, dim, he
 
 
 @needs_compiler
-def test_more_places_than_a_block_of_queries_and_a_window_that_is_mostly_padding():
+@pytest.mark.parametrize(
+    ("size", "shift"),
+    [((4, 7, 13), (2, 3, 3)), ((4, 12, 6), (0, 0, 0)), ((4, 12, 12), (0, 3, 3))],
+    ids=["mostly padding", "neither padding nor masks", "masks"],
+)
+def test_more_places_than_a_block_of_queries(size, shift):
     layer = attention(16, 2, (4, 6, 6))
-    x, grad = torch.randn(1, 4, 7, 13, 16), torch.randn(1, 4, 7, 13, 16)
-    wanted = results(copy.deepcopy(layer).double(), x.double(), (2, 3, 3), grad.double())
-    for one, other in zip(results(layer, x, (2, 3, 3), grad), wanted, strict=True):
+    x, grad = torch.randn(1, *size, 16), torch.randn(1, *size, 16)
+    wanted = results(copy.deepcopy(layer).double(), x.double(), shift, grad.double())
+    for one, other in zip(results(layer, x, shift, grad), wanted, strict=True):
         assert relative(one, other) < 2e-6
+
+
+@needs_compiler
+@pytest.mark.parametrize("windows", [1, 3, 1000])
+@pytest.mark.parametrize(("size", "shift"), [*CASES, ((2, 14, 14), (1, 2, 2))])
+def test_without_gradients_both_ways_agree_on_all_windows_at_once_and_on_some(size, shift, windows, monkeypatch):
+    layer = attention(64, 2)
+    x = torch.randn(2, *size, 64)
+    wanted = copy.deepcopy(layer).double()(x.double(), shift).detach()
+    monkeypatch.setattr("models.window_attention.VALUES_AT_ONCE", windows * 3 * 64 * 32)
+    with torch.no_grad():
+        by_kernel = layer(x, shift)
+        monkeypatch.setenv(ENVIRONMENT_VARIABLE, "reference")
+        by_pytorch = layer(x, shift)
+        assert not torch.equal(by_kernel, by_pytorch)  # two ways
+        overwritten = x.clone()
+        assert torch.equal(layer(overwritten, shift, overwrites=True), by_pytorch)
+    for found in (by_kernel, by_pytorch):
+        assert found.shape == x.shape
+        assert relative(found, wanted) < 2e-6
 
 
 @needs_compiler
@@ -158,7 +183,8 @@ def test_tensors_that_do_not_fit_are_refused():
     qkv, bias = torch.randn(128, 48), layer.position_bias(32)[0]
     assert kernel.is_suitable(qkv, bias)
     with torch.no_grad():
-        assert not kernel.is_suitable(qkv, bias)  # PyTorch has a kernel for that
+        assert kernel.is_suitable(qkv, bias)
+        assert not kernel.is_suitable(qkv.bfloat16(), bias)  # PyTorch has a faster one for that
     good = {"num_tokens": 128}
     rows, masks, which = layout.tokens, layout.masks, layout.mask_of_window
     assert kernel.window_attention(qkv, rows, bias, masks, which, **good).shape == (128, 16)

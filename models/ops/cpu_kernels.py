@@ -1,4 +1,4 @@
-"""Kernels in C++ for training on a CPU beside deformable attention, in one library with it, compiled on first use.
+"""Kernels in C++ for a CPU beside deformable attention, in one library with it, compiled on first use.
 
 Nobody needs them: without a compiler operators of PyTorch do the same.
 """

@@ -43,6 +43,8 @@ constexpr int kLanes = 4, kSums = 12, kWide = 4;
 typedef float Vec __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(kLanes * sizeof(int32_t))));
 
+constexpr float kLog2OfE = 1.44269504088896341f;
+
 // Queries at a time; their logits and the gradients of these should fit into a core's own cache.
 constexpr int64_t kBlock = 48;
 
@@ -61,40 +63,50 @@ inline float sum_of(Vec x) {
   return sum;
 }
 
-// e^x for x <= 0, to about an ulp; NaN stays NaN. Range reduction by ln 2, then a polynomial on [-ln 2 / 2, ln 2 / 2].
-// What is below e^-70, as all that a mask hides, is 0: products with it would be subnormal numbers, which are slow.
-inline Vec exponential(const Vec power_of_e) {
-  const Vec lowest = all_of(-70.0f);
-  const Vec x = power_of_e < lowest ? lowest : power_of_e;
-  const Vec shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: the sum is rounded to a whole number
-  const Vec whole = shifted - 12582912.0f;
-  const Vec rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-  Vec y = all_of(1.0f / 5040);
-  y = y * rest + 1.0f / 720;
-  y = y * rest + 1.0f / 120;
-  y = y * rest + 1.0f / 24;
-  y = y * rest + 1.0f / 6;
-  y = y * rest + 0.5f;
-  y = y * rest * rest + rest + 1.0f;
-  const IntVec exponent = (__builtin_convertvector(whole, IntVec) + 127) << 23;
+// 2^x for x <= 0, to two ulps; NaN stays NaN. The whole part goes into the exponent, the rest, from -1/2 to 1/2,
+// through a polynomial. What is below 2^-101, as all that a mask hides, is 0: products with it would be subnormal
+// numbers, which are slow.
+inline Vec power_of_two(const Vec x) {
+  const Vec lowest = all_of(-101.0f);
+  const Vec y = x < lowest ? lowest : x;
+  const Vec shifted = y + (12582912.0f + 127);  // 1.5 * 2^23: the sum is rounded to a whole number
+  const Vec rest = y - (shifted - (12582912.0f + 127));
+  Vec z = all_of(1.5403530e-4f);
+  z = z * rest + 1.3333558e-3f;
+  z = z * rest + 9.6181291e-3f;
+  z = z * rest + 5.5504109e-2f;
+  z = z * rest + 0.24022651f;
+  z = z * rest + 0.69314718f;
+  z = z * rest + 1.0f;
+  IntVec bits;
+  std::memcpy(&bits, &shifted, sizeof(bits));
+  const IntVec exponent = bits << 23;  // what is above falls out
   Vec power;
   std::memcpy(&power, &exponent, sizeof(power));
-  return power_of_e < lowest ? Vec{} : y * power;
+  return x < lowest ? Vec{} : z * power;
 }
 
-// Adds a product of matrices: out[i][:] += sum over k of a[i * a_row + k * a_step] * b[k][:], for R rows and V registers.
+// A matrix of floats: how far its rows and the numbers of a row are apart.
+struct Matrix {
+  const float* at;
+  int64_t row, step = 1;
+
+  const float* from(int64_t i, int64_t j) const { return at + i * row + j * step; }
+  Matrix below(int64_t i) const { return {from(i, 0), row, step}; }
+  Matrix right_of(int64_t j) const { return {from(0, j), row, step}; }
+};
+
+// out = start + a * b, for R rows and V registers; `start` may be `out`.
 template <int R, int V>
-inline void add_tile(
-    const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_row, float* out, int64_t out_row,
-    int64_t depth) {
+inline void multiply_tile(Matrix a, Matrix b, Matrix start, float* out, int64_t out_row, int64_t depth) {
   Vec sums[R][V];
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) sums[r][v] = load(out + r * out_row + v * kLanes);
+    for (int v = 0; v < V; ++v) sums[r][v] = load(start.at + r * start.row + v * kLanes);
   for (int64_t k = 0; k < depth; ++k) {
     Vec right[V];
-    for (int v = 0; v < V; ++v) right[v] = load(b + k * b_row + v * kLanes);
+    for (int v = 0; v < V; ++v) right[v] = load(b.at + k * b.row + v * kLanes);
     for (int r = 0; r < R; ++r) {
-      const Vec left = all_of(a[r * a_row + k * a_step]);
+      const Vec left = all_of(a.at[r * a.row + k * a.step]);
       for (int v = 0; v < V; ++v) sums[r][v] += left * right[v];
     }
   }
@@ -103,37 +115,39 @@ inline void add_tile(
 }
 
 template <int R, int V>
-inline void add_rows(
-    const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_row, float* out, int64_t out_row,
-    int64_t rows, int64_t depth) {
+inline void multiply_rows(Matrix a, Matrix b, Matrix start, float* out, int64_t out_row, int64_t rows, int64_t depth) {
   int64_t i = 0;
-  for (; i + R <= rows; i += R) add_tile<R, V>(a + i * a_row, a_row, a_step, b, b_row, out + i * out_row, out_row, depth);
+  for (; i + R <= rows; i += R)
+    multiply_tile<R, V>(a.below(i), b, start.below(i), out + i * out_row, out_row, depth);
   if constexpr (R > 1) {
-    if (i < rows) add_rows<R / 2, V>(a + i * a_row, a_row, a_step, b, b_row, out + i * out_row, out_row, rows - i, depth);
+    if (i < rows) multiply_rows<R / 2, V>(a.below(i), b, start.below(i), out + i * out_row, out_row, rows - i, depth);
   }
 }
 
 template <int V>
-inline void add_columns(
-    int vectors, const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_row, float* out,
-    int64_t out_row, int64_t rows, int64_t depth) {
-  if (vectors == V) return add_rows<std::min(12, kSums / V), V>(a, a_row, a_step, b, b_row, out, out_row, rows, depth);
-  if constexpr (V > 1) add_columns<V - 1>(vectors, a, a_row, a_step, b, b_row, out, out_row, rows, depth);
+inline void multiply_columns(
+    int vectors, Matrix a, Matrix b, Matrix start, float* out, int64_t out_row, int64_t rows, int64_t depth) {
+  if (vectors == V) return multiply_rows<std::min(12, kSums / V), V>(a, b, start, out, out_row, rows, depth);
+  if constexpr (V > 1) multiply_columns<V - 1>(vectors, a, b, start, out, out_row, rows, depth);
 }
 
-// The same for all columns; their number is a multiple of kLanes.
-void add_product(
-    const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_row, float* out, int64_t out_row,
-    int64_t rows, int64_t depth, int64_t columns) {
-  int64_t left = columns / kLanes;
-  while (left > 0) {
+// out = start + a * b; the number of columns is a multiple of kLanes; rows of `b` and of `start` have a step of 1.
+void multiply(
+    Matrix a, Matrix b, Matrix start, float* out, int64_t out_row, int64_t rows, int64_t depth, int64_t columns) {
+  for (int64_t done = 0; done < columns;) {
     // Shares of about the same size: thirteen registers are taken as 5, 4 and 4.
-    const int64_t parts = (left + kWide - 1) / kWide, vectors = (left + parts - 1) / parts;
-    add_columns<kWide>(static_cast<int>(vectors), a, a_row, a_step, b, b_row, out, out_row, rows, depth);
-    b += vectors * kLanes;
-    out += vectors * kLanes;
-    left -= vectors;
+    const int64_t left = (columns - done) / kLanes, parts = (left + kWide - 1) / kWide;
+    const int64_t vectors = (left + parts - 1) / parts;
+    multiply_columns<kWide>(
+        static_cast<int>(vectors), a, b.right_of(done), start.right_of(done), out + done, out_row, rows, depth);
+    done += vectors * kLanes;
   }
+}
+
+// out += a * b
+void add_product(
+    Matrix a, Matrix b, std::vector<float>& out, int64_t out_row, int64_t rows, int64_t depth, int64_t columns) {
+  multiply(a, b, {out.data(), out_row}, out.data(), out_row, rows, depth, columns);
 }
 
 struct Sizes {
@@ -143,22 +157,10 @@ struct Sizes {
   int64_t row() const { return heads * channels; }
 };
 
-// What does not change between windows. Rows of biases and masks are padded, so that what is behind them counts nothing.
+// What is added to the logit of each pair of places.
 struct Pairs {
-  std::vector<float> bias, masks;
+  const float *bias, *masks;
   const int64_t* mask_of_window;
-
-  Pairs(const Sizes& sizes, const float* bias_, const float* masks_, int64_t num_masks, const int64_t* mask_of_window)
-      : bias(copy(sizes, bias_, sizes.heads, -std::numeric_limits<float>::infinity())),
-        masks(copy(sizes, masks_, num_masks, 0)),
-        mask_of_window(mask_of_window) {}
-
-  static std::vector<float> copy(const Sizes& sizes, const float* from, int64_t count, float behind) {
-    const int64_t rows = count * sizes.places;
-    std::vector<float> to(rows * sizes.wide(), behind);
-    for (int64_t i = 0; i < rows; ++i) std::copy_n(from + i * sizes.places, sizes.places, to.data() + i * sizes.wide());
-    return to;
-  }
 };
 
 // A window and head: what is gathered for it, and where its results are made.
@@ -197,9 +199,9 @@ struct Window {
   void go_to(int64_t of_head, int64_t window) {
     head = of_head;
     row_of_place = rows + window * sizes.places;
-    bias = pairs.bias.data() + head * sizes.places * wide;
+    bias = pairs.bias + head * sizes.places * sizes.places;
     const int64_t which = pairs.mask_of_window[window];
-    mask = which < 0 ? nullptr : pairs.masks.data() + which * sizes.places * wide;
+    mask = which < 0 ? nullptr : pairs.masks + which * sizes.places * sizes.places;
     count = 0;
     for (int64_t i = 0; i < sizes.places; ++i) {
       if (row_of_place[i] >= sizes.tokens) continue;  // padding asks nothing
@@ -233,24 +235,36 @@ struct Window {
     }
   }
 
+  // Whether the biases of these queries can be read where they are: they follow each other, and behind the last row
+  // there are floats to fill its last register.
+  bool reads_in_place(int64_t first, int64_t size) const {
+    const int64_t places = sizes.places, last = head * places + first + size - 1;
+    return mask == nullptr && count == places && last * places + wide <= sizes.heads * places * places;
+  }
+
   // Of the queries from `first` on: e^(logit - largest) in `logits`, and their sum in `sums`.
   void weigh(int64_t first, int64_t size, float* sums) {
+    const int64_t places = sizes.places;
+    const bool in_place = reads_in_place(first, size);
     for (int64_t i = 0; i < size; ++i) {
       const T* from = row(token[first + i], 0);
       for (int64_t c = 0; c < sizes.channels; ++c) queries[i * narrow + c] = static_cast<float>(from[c]) * scale;
+      if (in_place) continue;
       float* to = logits.data() + i * wide;
-      const float* added = bias + place[first + i] * wide;
+      const float* added = bias + place[first + i] * places;
       if (mask == nullptr) {
-        std::copy_n(added, wide, to);
+        std::copy_n(added, places, to);
       } else {
-        const float* also = mask + place[first + i] * wide;
-        for (int64_t j = 0; j < wide; j += kLanes) store(to + j, load(added + j) + load(also + j));
+        const float* also = mask + place[first + i] * places;
+        for (int64_t j = 0; j < places; ++j) to[j] = added[j] + also[j];
       }
     }
-    add_product(
-        queries.data(), narrow, 1, keys_across.data(), wide, logits.data(), wide, size, sizes.channels, wide);
+    const Matrix start = in_place ? Matrix{bias + first * places, places} : Matrix{logits.data(), wide};
+    multiply(
+        {queries.data(), narrow}, {keys_across.data(), wide}, start, logits.data(), wide, size, sizes.channels, wide);
     for (int64_t i = 0; i < size; ++i) {
       float* of_query = logits.data() + i * wide;
+      std::fill(of_query + places, of_query + wide, -std::numeric_limits<float>::infinity());
       Vec largest = load(of_query);
       for (int64_t j = kLanes; j < wide; j += kLanes) {
         const Vec x = load(of_query + j);
@@ -258,9 +272,10 @@ struct Window {
       }
       float top = largest[0];
       for (int j = 1; j < kLanes; ++j) top = std::max(top, largest[j]);
+      top *= kLog2OfE;
       Vec sum{};
       for (int64_t j = 0; j < wide; j += kLanes) {
-        const Vec weight = exponential(load(of_query + j) - top);
+        const Vec weight = power_of_two(load(of_query + j) * kLog2OfE - top);
         store(of_query + j, weight);
         sum += weight;
       }
@@ -284,8 +299,7 @@ void forward_windows(
       const int64_t size = std::min(kBlock, window.count - first);
       window.weigh(first, size, sums);
       std::fill(attended.begin(), attended.end(), 0.0f);
-      add_product(
-          window.logits.data(), wide, 1, values.data(), narrow, attended.data(), narrow, size, sizes.places, narrow);
+      add_product({window.logits.data(), wide}, {values.data(), narrow}, attended, narrow, size, sizes.places, narrow);
       for (int64_t i = 0; i < size; ++i) {
         T* to = out + window.token[first + i] * sizes.row() + window.head * sizes.channels;
         const float factor = 1 / sums[i];
@@ -331,8 +345,7 @@ Shared backward_windows(
         for (int64_t c = 0; c < channels; ++c) grads[i * narrow + c] = static_cast<float>(from[c]);
       }
       std::fill(grad_logits.begin(), grad_logits.end(), 0.0f);
-      add_product(
-          grads.data(), narrow, 1, values_across.data(), wide, grad_logits.data(), wide, size, channels, wide);
+      add_product({grads.data(), narrow}, {values_across.data(), wide}, grad_logits, wide, size, channels, wide);
       for (int64_t i = 0; i < size; ++i) {
         float *weights = window.logits.data() + i * wide, *grad = grad_logits.data() + i * wide;
         float* to_bias = grad_bias + window.place[first + i] * wide;
@@ -351,13 +364,11 @@ Shared backward_windows(
         }
       }
       const int64_t places = sizes.places;
-      add_product(
-          window.logits.data(), 1, wide, grads.data(), narrow, grad_values.data(), narrow, places, size, narrow);
-      add_product(
-          grad_logits.data(), 1, wide, window.queries.data(), narrow, grad_keys.data(), narrow, places, size, narrow);
+      const Matrix weights_across{window.logits.data(), 1, wide}, logits_across{grad_logits.data(), 1, wide};
+      add_product(weights_across, {grads.data(), narrow}, grad_values, narrow, places, size, narrow);
+      add_product(logits_across, {window.queries.data(), narrow}, grad_keys, narrow, places, size, narrow);
       std::fill(grad_queries.begin(), grad_queries.end(), 0.0f);
-      add_product(
-          grad_logits.data(), wide, 1, keys.data(), narrow, grad_queries.data(), narrow, size, places, narrow);
+      add_product({grad_logits.data(), wide}, {keys.data(), narrow}, grad_queries, narrow, size, places, narrow);
       for (int64_t i = 0; i < size; ++i) {
         T* to = grad_qkv + window.token[first + i] * 3 * sizes.row() + head * channels;
         for (int64_t c = 0; c < channels; ++c) to[c] = static_cast<T>(grad_queries[i * narrow + c] * scale);
@@ -396,7 +407,8 @@ Sizes check(
   STD_TORCH_CHECK(rows.size(0) == windows * places, "window_attention: a row for each place of each window");
   STD_TORCH_CHECK(qkv.size(0) == tokens || qkv.size(0) == tokens + 1, "window_attention: qkv has too few or many rows");
   for (const Tensor* tensor : {&qkv, &rows, &bias, &masks, &mask_of_window}) {
-    STD_TORCH_CHECK(tensor->is_cpu() && tensor->is_contiguous(), "window_attention: all tensors lie on the CPU, in order");
+    STD_TORCH_CHECK(
+        tensor->is_cpu() && tensor->is_contiguous(), "window_attention: all tensors lie on the CPU, in order");
   }
   STD_TORCH_CHECK(
       rows.scalar_type() == ScalarType::Long && mask_of_window.scalar_type() == ScalarType::Long &&
@@ -422,9 +434,8 @@ Tensor forward(
     int64_t tokens, double scale) {
   const Sizes sizes = check(qkv, rows, bias, masks, mask_of_window, tokens);
   Tensor out = torch::stable::new_empty(qkv, {tokens, sizes.row()});
-  const Pairs pairs(
-      sizes, bias.const_data_ptr<float>(), masks.const_data_ptr<float>(), masks.size(0),
-      mask_of_window.const_data_ptr<int64_t>());
+  const Pairs pairs{
+      bias.const_data_ptr<float>(), masks.const_data_ptr<float>(), mask_of_window.const_data_ptr<int64_t>()};
   by_dtype(qkv, [&]<typename T>() {
     const T* in = qkv.const_data_ptr<T>();
     const int64_t* at = rows.const_data_ptr<int64_t>();
@@ -446,9 +457,8 @@ std::tuple<Tensor, Tensor> backward(
       "window_attention: grad_out does not fit the output");
   Tensor grad_qkv = torch::stable::new_empty(qkv, qkv.sizes());
   Tensor grad_bias = torch::stable::new_zeros(bias, bias.sizes());
-  const Pairs pairs(
-      sizes, bias.const_data_ptr<float>(), masks.const_data_ptr<float>(), masks.size(0),
-      mask_of_window.const_data_ptr<int64_t>());
+  const Pairs pairs{
+      bias.const_data_ptr<float>(), masks.const_data_ptr<float>(), mask_of_window.const_data_ptr<int64_t>()};
   std::vector<Shared> parts;
   std::mutex lock;
   by_dtype(qkv, [&]<typename T>() {
