@@ -149,25 +149,27 @@ def _layout(
     device: torch.device,
 ) -> WindowLayout:
     """The layout of `count` tokens of which it is known where they are."""
+    in_order = len(tokens) == count and bool((np.diff(tokens) == 1).all())
     places = np.empty(count + 1, dtype=np.int64)
     places[tokens] = np.arange(len(tokens))
+    numbers = torch.from_numpy(tokens).to(device)
     return WindowLayout(
-        tokens=torch.from_numpy(tokens).to(device),
-        places=torch.from_numpy(places[:count]).to(device),
+        tokens=numbers,
+        places=numbers if in_order else torch.from_numpy(places[:count]).to(device),
         padding=torch.from_numpy(np.flatnonzero(tokens == count)).to(device),
-        tokens_of_all=torch.from_numpy(tokens.clip(max=count - 1)).to(device),
+        tokens_of_all=numbers if in_order else torch.from_numpy(tokens.clip(max=count - 1)).to(device),
         window=window,
         groups=tuple(groups),
         masks=torch.from_numpy(masks).to(device),
         mask_of_window=torch.tensor([-1 if mask is None else mask for n, mask in groups for _ in range(n)]).to(device),
-        in_order=len(tokens) == count and bool((np.diff(tokens) == 1).all()),
+        in_order=in_order,
     )
 
 
 @kept(number=64)
 def window_parts(
     size: Size3, window: Size3, shift: Size3, batch: int, device: torch.device, windows: int
-) -> tuple[tuple[Int[Tensor, " token"], WindowLayout], ...]:
+) -> tuple[tuple[Int[Tensor, " _"], WindowLayout], ...]:
     """The layout of a batch of maps in parts of some windows that have the same mask.
 
     Args:
@@ -281,9 +283,13 @@ class WindowAttention(nn.Module):
 
     def layout(self, x: Float[Tensor, "batch time height width dim"], shift: Size3) -> WindowLayout:
         """Of the windows of `x`; kept per size."""
-        size: Size3 = (x.shape[1], x.shape[2], x.shape[3])
-        window, shift = clip_window(self.window, shift, size)
-        return window_layout(size, window, shift, x.shape[0], x.device)
+        return window_layout(self._size(x), *self._window(x, shift), len(x), x.device)
+
+    def _size(self, x: Float[Tensor, "batch time height width dim"]) -> Size3:
+        return x.shape[1], x.shape[2], x.shape[3]
+
+    def _window(self, x: Float[Tensor, "batch time height width dim"], shift: Size3) -> tuple[Size3, Size3]:
+        return clip_window(self.window, shift, self._size(x))
 
     def forward(
         self,
@@ -304,11 +310,16 @@ class WindowAttention(nn.Module):
             layout: of the windows, made here if it is not given.
             overwrites: `x` may be overwritten, because nobody needs it any more.
         """
-        if is_split(x) and 3 * x.numel() > VALUES_AT_ONCE:
-            return self._attend_in_parts(x, shift, x if overwrites else torch.empty_like(x))
+        tokens = x.flatten(0, 3)
+        if is_split(x) and 3 * tokens.numel() > VALUES_AT_ONCE:
+            size, (window, shift) = self._size(x), self._window(x, shift)
+            windows = max(1, VALUES_AT_ONCE // (3 * math.prod(window) * tokens.shape[1]))
+            out = tokens if overwrites else torch.empty_like(tokens)
+            self._attend_in_parts(tokens, window_parts(size, window, shift, len(x), x.device, windows), out)
+            return out.view(x.shape)
         layout = layout or self.layout(x, shift)
         bias = self.position_bias(math.prod(layout.window))
-        return self._attend(x.flatten(0, 3), bias, layout).view(x.shape)
+        return self._attend(tokens, bias, layout).view(x.shape)
 
     def _attend(
         self, tokens: Float[Tensor, "token dim"], bias: Float[Tensor, "1 head place_in place_in"], layout: WindowLayout
@@ -355,27 +366,19 @@ class WindowAttention(nn.Module):
 
     def _attend_in_parts(
         self,
-        x: Float[Tensor, "batch time height width dim"],
-        shift: Size3,
-        out: Float[Tensor, "batch time height width dim"],
-    ) -> Float[Tensor, "batch time height width dim"]:
+        tokens: Float[Tensor, "token dim"],
+        parts: Sequence[tuple[Int[Tensor, " _"], WindowLayout]],
+        out: Float[Tensor, "token dim"],
+    ) -> None:
         """Some windows after the other, so that long clips need little more memory than their tokens.
 
         Args:
-            x: the tokens.
-            shift: of the windows.
-            out: where the results are written; may be `x`, because every token is in one window.
-
-        Returns:
-            `out`.
+            tokens: in the order of the map.
+            parts: of `window_parts`.
+            out: where the results are written; may be `tokens`, because every token is in one window.
         """
-        size: Size3 = (x.shape[1], x.shape[2], x.shape[3])
-        window, shift = clip_window(self.window, shift, size)
-        num_places = math.prod(window)
-        windows = max(1, VALUES_AT_ONCE // (3 * num_places * x.shape[4]))
-        bias = self._new_bias(num_places)  # not kept: those of all blocks are 85 MB, and take 16 ms of seconds
-        tokens, results = x.flatten(0, 3), out.view(-1, out.shape[4])
-        for numbers, layout in window_parts(size, window, shift, x.shape[0], x.device, windows):
+        # not kept: those of all blocks are 85 MB, and take 16 ms of seconds
+        bias = self._new_bias(math.prod(parts[0][1].window))
+        for numbers, layout in parts:
             part = self._attend(tokens.index_select(0, numbers), bias, layout)
-            results.index_copy_(0, numbers, part.to(out.dtype))
-        return out
+            out.index_copy_(0, numbers, part.to(out.dtype))
