@@ -43,6 +43,8 @@ TINY = {
 }
 NEEDS = "needs the packages of requirements-export.txt"
 
+pytestmark = pytest.mark.slow
+
 
 def arguments(model, output, *others):
     return ["--model", str(model), "--format", "onnx", "--output", str(output), "--size", "40x56", *others]
