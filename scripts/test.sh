@@ -14,4 +14,6 @@ say "mypy"
 "$python" -m mypy .
 say "pytest"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # more, and the processes would wait for each other
-exec "$python" -m pytest -n logical --maxprocesses 4 --dist loadfile "$@"
+# A process that dies ends the run with the name of its test: with another one in its place pytest-xdist 3.8 would wait
+# for ever for tests that were lost.
+exec "$python" -m pytest -n logical --maxprocesses 4 --max-worker-restart 0 --dist loadfile "$@"
