@@ -1,9 +1,11 @@
+import ctypes
 import importlib.util
 import json
 import logging
 import shutil
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -283,16 +285,55 @@ def test_int8_without_a_video_is_refused(saved, tmp_path, monkeypatch, capsys):
     assert "--int8 needs --video" in capsys.readouterr().err
 
 
-def test_openvino_says_the_same(saved, exported, tmp_path):
-    pytest.importorskip("openvino", reason=NEEDS)
+@pytest.fixture(scope="module")
+def with_openvino(exported, tmp_path_factory):
+    """The same folder, in the format of OpenVINO."""
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip(NEEDS)
+    folder = tmp_path_factory.mktemp("openvino")
     about = json.loads((exported / "export.json").read_text(encoding="utf-8"))
     about |= {"format": "openvino", "files": {part: f"{part}.xml" for part in about["files"]}}
     for part, file in about["files"].items():
-        to_openvino(exported / f"{part}.onnx", tmp_path / file)
-    shutil.copy(exported / "tokenizer.json", tmp_path)
-    (tmp_path / "export.json").write_text(json.dumps(about), encoding="utf-8")
+        to_openvino(exported / f"{part}.onnx", folder / file)
+    shutil.copy(exported / "tokenizer.json", folder)
+    (folder / "export.json").write_text(json.dumps(about), encoding="utf-8")
+    return folder
+
+
+def test_openvino_says_the_same(saved, with_openvino):
     windows = [random_frames(1), random_frames(3, seed=1)]
-    require_equal(compare(saved[1], ExportedModel(tmp_path), windows, SENTENCES), what="OpenVINO")
+    require_equal(compare(saved[1], ExportedModel(with_openvino), windows, SENTENCES), what="OpenVINO")
+
+
+def test_openvino_tells_its_makers_nothing(with_openvino):
+    ExportedModel(with_openvino)
+    assert sys.modules["openvino"]
+    assert sys.modules["openvino_telemetry"] is None
+
+
+class SignalStack(ctypes.Structure):
+    """`stack_t` of signal.h: where the handlers of this thread run."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+def signal_stack():
+    """(address, size) of the one of this thread; the address is None where there is none."""
+    stack = SignalStack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    return stack.address, stack.size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where OpenVINO has stacks for signals")
+def test_openvino_leaves_no_stack_for_signals_that_goes_with_the_model(with_openvino):
+    before = signal_stack()
+    models = [ExportedModel(with_openvino)]
+    models[0].encode_video(random_frames(1))
+    assert signal_stack() == before
+    thread = threading.Thread(target=models.clear)
+    thread.start()
+    thread.join()
+    assert signal_stack() == before
 
 
 def test_matrices_in_eight_bits_are_rounded_row_by_row(exported, tmp_path):

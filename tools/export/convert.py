@@ -13,7 +13,7 @@ from models.outputs import Tokens
 from models.soc import SOC
 from models.video_swin import VideoSwin
 from tools.export.parts import SegmentPart, TextPart, VideoPart
-from tools.export.run import MAPS, PARTS
+from tools.export.run import MAPS, PARTS, import_openvino
 
 EXAMPLE_FRAMES, LONGEST_DIMENSION = 3, 4096
 """Frames that a graph is recorded with, and the most frames or sentences that it is said to take."""
@@ -141,8 +141,7 @@ def to_onnx(part: Part, path: Path) -> None:
 
 def to_openvino(onnx_file: Path, path: Path) -> None:
     """Writes a file of ONNX as two of OpenVINO: `path`, which ends with `.xml`, and its weights, `.bin`."""
-    import openvino
-
+    openvino = import_openvino()
     openvino.save_model(openvino.convert_model(onnx_file), path, compress_to_fp16=False)
 
 

@@ -17,9 +17,10 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -205,14 +206,33 @@ def _load_onnx(path: Path, threads: int) -> Run:
     return lambda feed: session.run(None, dict(feed))
 
 
-def _load_openvino(path: Path, threads: int) -> Run:
+def import_openvino() -> Any:
+    """OpenVINO without its telemetry.
+
+    That forks this process whenever OpenVINO is imported or converts a model, and writes to Google Analytics. It cannot
+    be switched off by a variable; OpenVINO does without it where the package `openvino_telemetry` is missing.
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+    """
+    # With None in its place an import of it fails, and only this package is out of reach.
+    cast(dict[str, Any], sys.modules).setdefault("openvino_telemetry", None)
     import openvino
 
+    return openvino
+
+
+def _load_openvino(path: Path, threads: int) -> Run:
+    openvino = import_openvino()
     # Without the hint processors that can would compute in bfloat16, which moves masks.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
-    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    # OpenVINO gives the thread that loads a model a stack for its signal handlers, and takes the memory away with the
+    # model, in whichever thread that goes; the next signal (Ctrl-C, the end of a child) then ends the process without a
+    # word. A thread that has ended gets no signals.
+    with ThreadPoolExecutor(max_workers=1) as loader:
+        compiled = loader.submit(openvino.Core().compile_model, str(path), "CPU", settings).result()
 
     def run(feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         result = compiled(dict(feed))
