@@ -24,6 +24,9 @@ EXIT_PEER_LOST = 75
 LONGEST_INTERVAL_S = 1.0
 """Between two heartbeats."""
 
+LAST_ANSWER_S = 5.0
+"""How long the store may take for the heartbeat that is under way when all is done."""
+
 _meetings = count()
 """Numbers of the meetings of this process; all processes meet equally often."""
 
@@ -51,15 +54,26 @@ class PeerWatch:
         self._heard_store = now
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=target, name="peers", daemon=True) for target in (self._beat, self._judge)
+        ]
 
     def start(self) -> None:
         """Begins to count, and to look at the others."""
-        for target in (self._beat, self._judge):
-            threading.Thread(target=target, name="peers", daemon=True).start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Ends both; called when all processes are done with each other."""
+        """Ends both; called when all processes are done with each other.
+
+        Python ends a thread that comes back from the store when the interpreter is gone in the middle of C++, and that
+        aborts the process (exit code 134), although all went well: so it is waited for, not for ever where the store
+        does not answer.
+        """
         self._stop.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(LAST_ANSWER_S)
 
     def end_if_one_is_gone(self) -> None:
         """Ends this process with a message if another one has just fallen silent; returns if all are well.

@@ -6,12 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from torch.distributed import Store
 
-from engine.peers import EXIT_PEER_LOST, name_ranks
+from engine.peers import EXIT_PEER_LOST, PeerWatch, name_ranks
 
 TIMEOUT_S = 6
 SLACK_S = 30  # of a busy machine
@@ -201,6 +203,51 @@ def test_ranks_end_with_their_launcher(repository):
         for rank in left:
             os.kill(rank, signal.SIGKILL)
     assert not left
+
+
+class SlowStore(Store):
+    """A store that answers when it is let."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.may_answer = threading.Event(), threading.Event()
+
+    def set(self, _key, _value):
+        self.asked.set()
+        assert self.may_answer.wait(60)
+
+    def multi_get(self, keys):
+        return [b"1" for _ in keys]
+
+
+@pytest.fixture
+def slow():
+    """A watch that has just asked its store, and the store."""
+    store = SlowStore()
+    watch = PeerWatch(lambda: store, rank=0, size=2, timeout_s=60.0, where="here")
+    watch.start()
+    assert store.asked.wait(60)
+    yield watch, store
+    store.may_answer.set()
+
+
+def heartbeats():
+    return [thread for thread in threading.enumerate() if thread.name == "peers"]
+
+
+def test_the_end_waits_for_the_heartbeat_that_is_under_way(slow):
+    watch, store = slow
+    threading.Timer(0.5, store.may_answer.set).start()
+    watch.stop()
+    assert store.may_answer.is_set()
+    assert not heartbeats(), "a thread within C++ aborts a process that ends"
+
+
+def test_the_end_does_not_wait_for_ever(slow, monkeypatch):
+    monkeypatch.setattr("engine.peers.LAST_ANSWER_S", 0.1)
+    watch, store = slow
+    watch.stop()
+    assert not store.may_answer.is_set()
 
 
 def test_names_of_processes():
