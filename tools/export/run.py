@@ -229,8 +229,8 @@ def _load_openvino(path: Path, threads: int) -> Run:
     if threads:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
     # OpenVINO gives the thread that loads a model a stack for its signal handlers, and takes the memory away with the
-    # model, in whichever thread that goes; the next signal (Ctrl-C, the end of a child) then ends the process without a
-    # word. A thread that has ended gets no signals.
+    # model, in whichever thread that goes; the next signal (Ctrl-C, the end of a child) then can end the process
+    # without a word. A thread that has ended gets no signals.
     with ThreadPoolExecutor(max_workers=1) as loader:
         compiled = loader.submit(openvino.Core().compile_model, str(path), "CPU", settings).result()
 
